@@ -1,0 +1,117 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What every upstream must offer: the hidden states of all its layers."""
+
+import hashlib
+from abc import abstractmethod
+from typing import List, Optional, Tuple
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+
+
+class AbsLayerFrontend(AbsFrontend):
+    """Waveforms in, hidden states of all layers out.
+
+    Every implementation promises, and is tested for:
+
+    * *padding-exact*: an utterance's hidden states are the same alone and in any
+      padded batch;
+    * *self-contained*: :meth:`resolved_conf` holds all that rebuilds the network
+      without the upstream's files;
+    * *no surprise in train mode*: no LayerDrop and no SpecAugment unless asked for,
+      and frozen parts stay frozen, in ``eval`` mode too;
+    * the waveform is normalised inside, under the mask, when the upstream wants it.
+    """
+
+    sample_rate: int = 16000
+
+    @abstractmethod
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        mask_time_indices: Optional[torch.Tensor] = None,
+    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
+        """Compute the hidden states of all layers.
+
+        Args:
+            speech: waveforms in [-1, 1] at ``sample_rate``, (B, N), padded right.
+            speech_lengths: valid samples of each item, (B,).
+            mask_time_indices: (B, T) bool, True where the input of the first layer
+                is replaced by the upstream's mask embedding (masked prediction).
+
+        Returns:
+            ``num_layers + 1`` tensors (B, T, D): what enters the first transformer
+            layer, then what each layer puts out; and the valid frames, (B,).
+            Padded frames hold arbitrary finite values.
+
+        Raises:
+            ValueError: if an item is shorter than :attr:`minimum_samples`.
+        """
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Stream name of the tokens made from this upstream, e.g. ``hubert``."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int:
+        """Number of transformer layers L; ``forward`` returns L + 1 tensors."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def frame_shift(self) -> int:
+        """Samples from one frame to the next."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def minimum_samples(self) -> int:
+        """Fewest samples that give one frame."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that ``num_samples`` samples give, from the network's own strides."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def resolved_conf(self) -> dict:
+        """Keyword arguments that rebuild this frontend with no upstream files.
+
+        Goes into the experiment's ``config.yaml``: plain YAML types only.
+        """
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Identify the weights as they are now, and how they hear the waveform.
+
+        Returns:
+            32 hexadecimal digits over names, shapes and fp32 bytes of all tensors.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(self._fingerprint_settings().encode())
+        for key, value in sorted(self.state_dict().items()):
+            array = value.detach().to("cpu", torch.float32).contiguous().numpy()
+            digest.update(f"{key}{tuple(array.shape)}".encode())
+            digest.update(memoryview(array).cast("B") if array.size else b"")
+        return digest.hexdigest()
+
+    def _fingerprint_settings(self) -> str:
+        """Settings that change the hidden states without changing a weight."""
+        return f"{self.name}:{self.frame_shift}"
+
+    def _check_lengths(self, speech_lengths: torch.Tensor) -> None:
+        shortest = int(speech_lengths.min())
+        if shortest < self.minimum_samples:
+            raise ValueError(
+                f"found an utterance of {shortest} samples, expected at least "
+                f"{self.minimum_samples} ({self.name} needs them for one frame): "
+                "filter short utterances (stage 4, --min_wav_duration)"
+            )
