@@ -1,0 +1,230 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""From a configuration to a model: the one place that training, inference and
+packed models call.
+
+A new frontend, head or loss is one line in a registry here.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import torch
+import yaml
+
+from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
+from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, TokenColumn
+from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
+from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
+from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.contrastive import ContrastiveLoss
+from espnet2_distilmos.mos.loss.regression import (
+    FrameL1Loss,
+    FrameMSELoss,
+    UtteranceL1Loss,
+    UtteranceMSELoss,
+)
+from espnet2_distilmos.mos.loss.token import TokenCrossEntropyLoss
+
+# Version of config.yaml and of the state dict's names.
+MODEL_FORMAT_VERSION = 1
+# Version of tokens.json.
+TOKEN_FORMAT_VERSION = 1
+
+FRONTENDS = {"hf": HFFrontend}
+HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead}
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        UtteranceL1Loss,
+        UtteranceMSELoss,
+        FrameL1Loss,
+        FrameMSELoss,
+        ContrastiveLoss,
+        TokenCrossEntropyLoss,
+    )
+}
+
+
+def build_frontend(
+    name: str, conf: Mapping[str, Any], load_pretrained: bool = True
+) -> AbsLayerFrontend:
+    """Build a frontend.
+
+    Args:
+        name: key of ``FRONTENDS``.
+        conf: its keyword arguments (``frontend_conf`` of the configuration).
+        load_pretrained: False when a trained model's weights follow.
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    return _create("frontend", FRONTENDS, name, conf, load_pretrained=load_pretrained)
+
+
+def build_head(
+    name: str,
+    conf: Mapping[str, Any],
+    frontend: AbsLayerFrontend,
+    token_columns: Tuple[TokenColumn, ...],
+) -> AbsMOSHead:
+    """Build a head for the hidden states of ``frontend``."""
+    return _create(
+        "head",
+        HEADS,
+        name,
+        conf,
+        input_size=frontend.output_size(),
+        num_layers=frontend.num_layers,
+        token_columns=token_columns,
+    )
+
+
+def build_losses(conf: Mapping[str, Mapping[str, Any]]) -> Dict[str, AbsMOSLoss]:
+    """Build the losses from ``{name: {weight: ..., option: ...}}``."""
+    if not isinstance(conf, Mapping):
+        raise ValueError(
+            f"found losses of type {type(conf).__name__}, expected a mapping such as "
+            "{mos_l1: {weight: 1.0}, token_ce: {weight: 0.1}}"
+        )
+    return {
+        name: _create("losses", LOSSES, name, options or {})
+        for name, options in conf.items()
+    }
+
+
+def token_columns_of(token_info: Optional[Mapping[str, Any]]) -> List[TokenColumn]:
+    """Columns that a ``tokens.json`` describes; none without one.
+
+    Raises:
+        ValueError: when the file is of another format version or lacks a field.
+    """
+    if not token_info:
+        return []
+    version = token_info.get("format_version")
+    if version != TOKEN_FORMAT_VERSION:
+        raise ValueError(
+            f"found tokens of format version {version}, expected "
+            f"{TOKEN_FORMAT_VERSION}: rerun stage 5"
+        )
+    try:
+        return [
+            TokenColumn(str(c["stream"]), int(c["layer"]), int(c["K"]))
+            for c in token_info["columns"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"found a tokens.json without {error}, expected columns with stream, "
+            "layer and K: rerun stage 5"
+        ) from error
+
+
+def build_model(config: Mapping[str, Any], load_pretrained: bool) -> ESPnetMOSModel:
+    """Build the model that a configuration describes.
+
+    Args:
+        config: with ``frontend``, ``frontend_conf``, ``head``, ``head_conf``,
+            ``losses``, ``token_info`` (contents of tokens.json, or None) and
+            ``model_conf``, as in an experiment's ``config.yaml``.
+        load_pretrained: True to start from the upstream's weights (training), False
+            when the trained weights follow (inference): then neither files nor
+            network are needed.
+    """
+    frontend = build_frontend(
+        config["frontend"], config.get("frontend_conf") or {}, load_pretrained
+    )
+    columns = tuple(token_columns_of(config.get("token_info")))
+    return ESPnetMOSModel(
+        frontend=frontend,
+        head=build_head(
+            config["head"], config.get("head_conf") or {}, frontend, columns
+        ),
+        losses=build_losses(config.get("losses") or {}),
+        token_columns=columns,
+        **(config.get("model_conf") or {}),
+    )
+
+
+def load_weights(model: ESPnetMOSModel, path: Union[str, Path]) -> None:
+    """Load a checkpoint strictly: every tensor must fit, and none may be left over.
+
+    Args:
+        model: takes the weights.
+        path: a model file (``*.pth``) or a training checkpoint that contains one.
+
+    Raises:
+        ValueError: names the first tensor that is missing, unknown or misshapen.
+        OSError: when the file cannot be read.
+    """
+    try:
+        states = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path}: found no readable model file ({error}), expected one that "
+            "training wrote: train again (stage 7) or copy the file anew"
+        ) from error
+    if "model" in states and "optimizers" in states:
+        states = states["model"]
+    expected = model.state_dict()
+    for key, value in expected.items():
+        found = states.get(key)
+        if found is None or found.shape != value.shape:
+            what = "nothing" if found is None else f"shape {tuple(found.shape)}"
+            raise ValueError(
+                f"{path}: found {what} for {key}, expected shape "
+                f"{tuple(value.shape)}: use the config.yaml of the same experiment"
+            )
+    unknown = [key for key in states if key not in expected]
+    if unknown:
+        raise ValueError(
+            f"{path}: found {len(unknown)} tensors that the model does not have, the "
+            f"first is {unknown[0]}: use the config.yaml of the same experiment"
+        )
+    model.load_state_dict(states, strict=True)
+
+
+def load_model(
+    train_config: Union[str, Path],
+    model_file: Optional[Union[str, Path]],
+    device: str = "cpu",
+) -> Tuple[ESPnetMOSModel, Dict[str, Any]]:
+    """Load a trained model.
+
+    Args:
+        train_config: the experiment's ``config.yaml``.
+        model_file: its weights; None keeps the starting weights, untrained.
+        device: such as ``cpu`` or ``cuda``.
+
+    Returns:
+        The model in eval mode, and the configuration.
+    """
+    with open(train_config, encoding="utf-8") as f:
+        config = yaml.safe_load(f)
+    version = config.get("mos_format_version") if isinstance(config, dict) else None
+    if version != MODEL_FORMAT_VERSION:
+        raise ValueError(
+            f"{train_config}: found format version {version}, expected "
+            f"{MODEL_FORMAT_VERSION}: use the config.yaml that training wrote"
+        )
+    model = build_model(config, load_pretrained=model_file is None)
+    if model_file is None:
+        logging.warning("No model file is given: the model is untrained")
+    else:
+        load_weights(model, model_file)
+    return model.to(device).eval(), config
+
+
+def _create(kind: str, registry: Mapping[str, type], name: str, conf, **fixed):
+    if name not in registry:
+        raise ValueError(
+            f"found {kind} {name!r}, expected one of {', '.join(sorted(registry))}"
+        )
+    try:
+        return registry[name](**fixed, **conf)
+    except TypeError as error:
+        # A mistyped option of the configuration; say where it stands.
+        raise ValueError(f"{kind} {name}: {error}") from error

@@ -1,0 +1,98 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What every head must offer: scores from the hidden states of all layers."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence
+
+import torch
+
+
+@dataclass
+class MOSPrediction:
+    """What a head says of a batch.
+
+    Attributes:
+        utt_mos: utterance scores on the scale of the labels, (B,).
+        frame_mos: frame scores, (B, T'); padded frames hold zeros.
+        lengths: valid frames, (B,).
+        token_logits: one (B, T', K) tensor a token column, or None where no loss
+            asked for them.
+        embedding: what the utterance score is made of, averaged over time, (B, H).
+        frame_stride: frontend frames from one frame here to the next.
+    """
+
+    utt_mos: torch.Tensor
+    frame_mos: torch.Tensor
+    lengths: torch.Tensor
+    token_logits: Optional[List[torch.Tensor]]
+    embedding: torch.Tensor
+    frame_stride: int = 1
+
+
+@dataclass(frozen=True)
+class TokenColumn:
+    """One column of the token files: the k-means IDs of one layer of one upstream.
+
+    Attributes:
+        stream: name of the upstream, e.g. ``wavlm``.
+        layer: 0 for the input of the first transformer layer, l for the output of
+            layer l.
+        num_clusters: K; tokens lie in [0, K).
+    """
+
+    stream: str
+    layer: int
+    num_clusters: int
+
+    @property
+    def id(self) -> str:
+        """Name in configurations and logs, e.g. ``wavlm_l09``."""
+        return f"{self.stream}_l{self.layer:02d}"
+
+
+class AbsMOSHead(torch.nn.Module, ABC):
+    """Hidden states of all layers in, frame and utterance scores out.
+
+    Args of every constructor: ``input_size`` (dimension D of the hidden states),
+    ``num_layers`` (L; the head gets L + 1 tensors) and ``token_columns``, then the
+    head's own options.
+    """
+
+    @abstractmethod
+    def __init__(
+        self,
+        input_size: int,
+        num_layers: int,
+        token_columns: Sequence[TokenColumn] = (),
+    ):
+        super().__init__()
+
+    @abstractmethod
+    def forward(
+        self,
+        hidden_states: List[torch.Tensor],
+        lengths: torch.Tensor,
+        token_columns: Sequence[int] = (),
+    ) -> MOSPrediction:
+        """Score a batch.
+
+        Args:
+            hidden_states: L + 1 tensors (B, T, D); padded frames are arbitrary.
+            lengths: valid frames, (B,).
+            token_columns: indices of the columns whose logits are wanted; none at
+                inference, where they cost nothing.
+
+        Returns:
+            The prediction; scores do not depend on the padding.
+        """
+        raise NotImplementedError
+
+    def statistics(self) -> Dict[str, torch.Tensor]:
+        """Scalars worth a curve in the training log (layer weights, say)."""
+        return {}
+
+    def set_token_training(self, wanted: bool) -> None:
+        """Say whether any loss trains the token predictors."""

@@ -1,0 +1,239 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The DistilMOS head: MOS and the layers' tokens from one fused representation."""
+
+from typing import Dict, List, Optional, Sequence
+
+import torch
+
+from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.layer_mix import LayerMix
+from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
+from espnet2_distilmos.mos.masking import frame_mask, masked_mean
+
+
+class WeightedSum(torch.nn.Module):
+    """Layer mix, then a linear projection; padded frames are zeroed."""
+
+    def __init__(self, input_size: int, layers: List[int], kind: str):
+        super().__init__()
+        self.mix = LayerMix(layers, kind)
+        self.out_proj = torch.nn.Linear(input_size, input_size)
+        torch.nn.init.xavier_uniform_(self.out_proj.weight)
+        torch.nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self, hidden_states: List[torch.Tensor], mask: torch.Tensor
+    ) -> torch.Tensor:
+        """(L + 1) x (B, T, D) and mask (B, T) to (B, T, D)."""
+        mixed = self.out_proj(self.mix(hidden_states))
+        return mixed.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+class SeparableBlock(torch.nn.Module):
+    """Depthwise convolution, pointwise convolution, batch norm, GELU."""
+
+    def __init__(self, channels: int, kernel_size: int, stride: int):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = (kernel_size - 1) // 2
+        self.dw = torch.nn.Conv1d(
+            channels,
+            channels,
+            kernel_size,
+            stride=stride,
+            padding=self.padding,
+            groups=channels,
+            bias=False,
+        )
+        self.pw = torch.nn.Conv1d(channels, channels, 1, bias=False)
+        self.bn = MaskedBatchNorm1d(channels)
+
+    def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Valid frames that come out of ``lengths`` valid frames."""
+        span = lengths + 2 * self.padding - self.kernel_size
+        return torch.div(span, self.stride, rounding_mode="floor") + 1
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor):
+        """(B, C, T) with zeroed padding and (B,) to the same, downsampled."""
+        lengths = self.num_frames(lengths)
+        x = self.pw(self.dw(x))
+        mask = frame_mask(lengths, x.size(-1))
+        x = torch.nn.functional.gelu(self.bn(x, mask))
+        # Batch norm and GELU refill the padding; the next convolution reaches
+        # over the edge, so it must find there what a single file has: zeros.
+        return x.masked_fill(~mask.unsqueeze(1), 0.0), lengths
+
+
+class FeatureProcessor(torch.nn.Module):
+    """The neck: 1x1 convolution, separable blocks, layer norm; gives z_t."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_dim: int,
+        kernels: Sequence[int],
+        strides: Sequence[int],
+    ):
+        super().__init__()
+        if len(kernels) != len(strides):
+            raise ValueError(
+                f"found {len(kernels)} downsample_kernels and {len(strides)} "
+                "downsample_strides, expected as many of both"
+            )
+        self.proj_in = torch.nn.Conv1d(input_size, hidden_dim, 1)
+        self.blocks = torch.nn.ModuleList(
+            SeparableBlock(hidden_dim, k, s) for k, s in zip(kernels, strides)
+        )
+        self.ln = torch.nn.LayerNorm(hidden_dim)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor):
+        """(B, T, D) and (B,) to z (B, T', H) and (B,)."""
+        x = self.proj_in(x.transpose(1, 2))
+        mask = frame_mask(lengths, x.size(-1))
+        x = x.masked_fill(~mask.unsqueeze(1), 0.0)
+        for block in self.blocks:
+            x, lengths = block(x, lengths)
+        return self.ln(x.transpose(1, 2)), lengths
+
+
+class TokenPredictor(torch.nn.Module):
+    """MLP H-H-H-K with ReLU that predicts one layer's cluster from z_t."""
+
+    def __init__(self, hidden_dim: int, num_clusters: int):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(hidden_dim, hidden_dim),
+            torch.nn.ReLU(),
+            torch.nn.Linear(hidden_dim, hidden_dim),
+            torch.nn.ReLU(),
+            torch.nn.Linear(hidden_dim, num_clusters),
+        )
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, T, H) to logits (B, T, K)."""
+        return self.layers(z)
+
+
+class Decoder(torch.nn.Module):
+    """Convolution and BiLSTM with a residual connection and layer norm."""
+
+    def __init__(self, hidden_dim: int, dropout: float):
+        super().__init__()
+        self.cnn = torch.nn.Conv1d(hidden_dim, hidden_dim, 3, padding=1)
+        self.bilstm = torch.nn.LSTM(
+            hidden_dim, hidden_dim, batch_first=True, bidirectional=True
+        )
+        self.dropout = torch.nn.Dropout(dropout)
+        self.linear = torch.nn.Linear(2 * hidden_dim, hidden_dim)
+        self.layer_norm = torch.nn.LayerNorm(hidden_dim)
+
+    def forward(
+        self, z: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """z (B, T, H), lengths (B,), mask (B, T) to (B, T, H)."""
+        padding = ~mask.unsqueeze(-1)
+        # z's padding holds the layer norm's bias; see SeparableBlock.
+        z = z.masked_fill(padding, 0.0)
+        x = self.cnn(z.transpose(1, 2)).transpose(1, 2)
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            x, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(
+            self.bilstm(packed)[0], batch_first=True, total_length=x.size(1)
+        )
+        y = torch.nn.functional.gelu(self.linear(self.dropout(y)))
+        return self.layer_norm(y.masked_fill(padding, 0.0) + x)
+
+
+class DistilMOSHead(AbsMOSHead):
+    """Head of DistilMOS (arXiv 2601.13700).
+
+    Layer mix -> neck -> z_t; every token predictor and the MOS decoder read z_t; the
+    utterance score is the mean of the frame scores, on the labels' own scale and
+    unclipped.
+
+    Args:
+        input_size: dimension D of the hidden states.
+        num_layers: transformer layers L of the frontend.
+        token_columns: what the token predictors predict; may be empty.
+        layers: which hidden states are mixed; None means 1..L.
+        layer_mix: ``entmax15``, ``softmax`` or ``single``.
+        hidden_dim: H.
+        downsample_kernels, downsample_strides: of the neck's separable blocks.
+        dropout: in the decoder.
+        init_score: bias of the last linear layer at the start, so that training
+            begins at the middle of the scale and not at zero.
+
+    Deviation from the authors' code: padded frames are zeroed before every
+    convolution that looks beyond its frame, and batch-norm statistics are over valid
+    frames, so that a padded batch scores as single files do.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_layers: int,
+        token_columns: Sequence[TokenColumn] = (),
+        layers: Optional[List[int]] = None,
+        layer_mix: str = "entmax15",
+        hidden_dim: int = 256,
+        downsample_kernels: Sequence[int] = (5, 3, 3),
+        downsample_strides: Sequence[int] = (1, 1, 1),
+        dropout: float = 0.1,
+        init_score: float = 3.0,
+    ):
+        super().__init__(input_size, num_layers, token_columns)
+        layers = list(range(1, num_layers + 1)) if layers is None else list(layers)
+        bad = [layer for layer in layers if not 0 <= layer <= num_layers]
+        if bad or not layers:
+            raise ValueError(
+                f"found head_conf.layers={layers}, expected layers between 0 and "
+                f"{num_layers}"
+            )
+        self.weighted_sum = WeightedSum(input_size, layers, layer_mix)
+        self.feature_processor = FeatureProcessor(
+            input_size, hidden_dim, downsample_kernels, downsample_strides
+        )
+        self.decoder = Decoder(hidden_dim, dropout)
+        self.linear = torch.nn.Linear(hidden_dim, 1)
+        torch.nn.init.constant_(self.linear.bias, init_score)
+        # Last, so that with or without tokens the rest starts from one seed.
+        self.predictors = torch.nn.ModuleList(
+            TokenPredictor(hidden_dim, column.num_clusters) for column in token_columns
+        )
+        self.frame_stride = 1
+        for stride in downsample_strides:
+            self.frame_stride *= stride
+
+    def forward(
+        self,
+        hidden_states: List[torch.Tensor],
+        lengths: torch.Tensor,
+        token_columns: Sequence[int] = (),
+    ) -> MOSPrediction:
+        """See :meth:`AbsMOSHead.forward`."""
+        mask = frame_mask(lengths, hidden_states[0].size(1))
+        z, lengths = self.feature_processor(
+            self.weighted_sum(hidden_states, mask), lengths
+        )
+        mask = frame_mask(lengths, z.size(1))
+        decoded = self.decoder(z, lengths, mask)
+        frame_mos = self.linear(decoded).squeeze(-1).masked_fill(~mask, 0.0)
+        return MOSPrediction(
+            utt_mos=masked_mean(frame_mos, mask),
+            frame_mos=frame_mos,
+            lengths=lengths,
+            token_logits=[self.predictors[i](z) for i in token_columns] or None,
+            embedding=masked_mean(decoded, mask),
+            frame_stride=self.frame_stride,
+        )
+
+    def statistics(self) -> Dict[str, torch.Tensor]:
+        return self.weighted_sum.mix.statistics()
+
+    def set_token_training(self, wanted: bool) -> None:
+        # Without gradients, else DDP waits for those of unused predictors.
+        self.predictors.requires_grad_(wanted)

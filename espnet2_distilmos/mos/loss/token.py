@@ -1,0 +1,118 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Self-distillation: predict the pretrained layers' k-means IDs."""
+
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+
+from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+
+# Never predicted and never trained on; k-means IDs start at zero.
+NO_TOKEN = -1
+
+
+class TokenCrossEntropyLoss(AbsMOSLoss):
+    """Cross-entropy of each column's tokens, averaged over columns and valid frames.
+
+    L_token = mean over layers and frames of CE(head_l(z_t), c_{t,l}) of DistilMOS
+    (arXiv 2601.13700).
+
+    Args:
+        columns: ids of the token columns to train on, such as ``wavlm_l09``; None
+            means all of them.
+    """
+
+    name = "token_ce"
+    needs = frozenset({"tokens"})
+
+    def __init__(self, weight: float = 0.1, columns: Optional[List[str]] = None):
+        super().__init__(weight)
+        self.columns = columns
+
+    def select(self, available: Sequence[TokenColumn]) -> List[int]:
+        """Indices of the wanted columns among those of the token files.
+
+        Raises:
+            ValueError: when there are no tokens, or not those asked for.
+        """
+        if not available:
+            raise ValueError(
+                "found losses.token_ce but no tokens: give --token_info and the "
+                "tokens.scp that stage 5 writes, or set losses.token_ce.weight=0"
+            )
+        ids = [column.id for column in available]
+        missing = [c for c in (self.columns or []) if c not in ids]
+        if missing:
+            raise ValueError(
+                f"found no token column {', '.join(missing)}, expected columns among "
+                f"{', '.join(ids)} (losses.token_ce.columns)"
+            )
+        return [i for i, c in enumerate(ids) if not self.columns or c in self.columns]
+
+    def forward(
+        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """See :meth:`AbsMOSLoss.forward`; ``tokens`` holds the selected columns."""
+        logits, tokens = align_tokens(prediction, target["tokens"])
+        losses = [
+            F.cross_entropy(
+                column.float().transpose(1, 2),
+                tokens[..., i],
+                ignore_index=NO_TOKEN,
+                reduction="sum",
+            )
+            for i, column in enumerate(logits)
+        ]
+        count = (tokens[..., 0] != NO_TOKEN).sum().clamp(min=1)
+        return torch.stack(losses).mean() / count
+
+
+def align_tokens(
+    prediction: MOSPrediction, tokens: torch.Tensor
+) -> Tuple[List[torch.Tensor], torch.Tensor]:
+    """Bring logits and tokens to common frames.
+
+    Both are cut to the shorter length (upstreams differ by a frame or two), tokens
+    are taken at the head's stride, and frames beyond the valid length get no token.
+
+    Args:
+        prediction: with S logits (B, T', K).
+        tokens: (B, T, S), negative where there is none.
+
+    Returns:
+        S logits (B, T'', K) and tokens (B, T'', S) with ``NO_TOKEN`` where invalid.
+    """
+    tokens = tokens[:, :: prediction.frame_stride]
+    frames = min(tokens.size(1), prediction.token_logits[0].size(1))
+    tokens = tokens[:, :frames]
+    steps = torch.arange(frames, device=tokens.device)
+    invalid = (steps[None, :] >= prediction.lengths[:, None]).unsqueeze(-1)
+    tokens = tokens.masked_fill(invalid | (tokens < 0), NO_TOKEN)
+    return [logits[:, :frames] for logits in prediction.token_logits], tokens
+
+
+@torch.no_grad()
+def token_accuracy(
+    prediction: MOSPrediction, tokens: torch.Tensor, columns: Sequence[TokenColumn]
+) -> Dict[str, torch.Tensor]:
+    """Share of frames whose token is the most probable one, for each column.
+
+    Args:
+        prediction: with logits of these columns.
+        tokens: (B, T, S) of these columns.
+        columns: their descriptions.
+
+    Returns:
+        ``token_acc_<stream>_l<layer>`` to a scalar in [0, 1]; NaN without tokens.
+    """
+    logits, tokens = align_tokens(prediction, tokens)
+    accuracy = {}
+    for i, (column, scores) in enumerate(zip(columns, logits)):
+        valid = tokens[..., i] != NO_TOKEN
+        correct = (scores.argmax(dim=-1) == tokens[..., i]) & valid
+        accuracy[f"token_acc_{column.id}"] = correct.sum() / valid.sum()
+    return accuracy

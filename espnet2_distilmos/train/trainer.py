@@ -1,0 +1,265 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""ESPnet's trainer, with validation on rank correlations and safe resumption."""
+
+import argparse
+import dataclasses
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence
+
+import torch
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.reporter import Reporter, SubReporter
+from espnet2.train.trainer import Trainer, TrainerOptions
+
+from espnet2_distilmos.fileio.datadir import read_scp
+from espnet2_distilmos.mos.evaluation.metrics import evaluate
+
+LEVELS = ("utt", "sys")
+STATISTICS = ("mse", "lcc", "srcc", "ktau")
+
+
+@dataclasses.dataclass
+class MOSTrainerOptions(TrainerOptions):
+    """Options of ESPnet's trainer, and where the systems of the clips stand."""
+
+    valid_utt2sys: Optional[str] = None
+
+
+class RecordScores(torch.nn.Module):
+    """Wrap a model for one validation and remember its scores.
+
+    ESPnet's validation averages what batches report; a rank correlation is of the
+    whole set. Wrapping leaves ESPnet's loop as it is.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self.scores: Dict[str, float] = {}
+        self.labels: Dict[str, float] = {}
+
+    def forward(self, **batch) -> Dict[str, Any]:
+        result = self.model(**batch)
+        ids = batch["utt_id"]
+        self.scores.update(zip(ids, result["utt_mos"].float().cpu().tolist()))
+        self.labels.update(zip(ids, batch["mos"].float().reshape(-1).cpu().tolist()))
+        return result
+
+
+class MOSTrainer(Trainer):
+    """Validates on the whole set and survives being killed at any moment."""
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> MOSTrainerOptions:
+        names = [field.name for field in dataclasses.fields(MOSTrainerOptions)]
+        return MOSTrainerOptions(**{name: getattr(args, name) for name in names})
+
+    @classmethod
+    def check_criteria(cls, args: argparse.Namespace, losses: Sequence[str]) -> None:
+        """Refuse a criterion that no epoch will ever report.
+
+        ESPnet passes over an unknown one in silence, and there is no best model.
+
+        Args:
+            args: with ``best_model_criterion``, ``early_stopping_criterion``,
+                ``patience`` and ``valid_utt2sys``.
+            losses: names of the losses of non-zero weight.
+
+        Raises:
+            ValueError: one sentence naming the criterion and those that exist.
+        """
+        criteria = [("best_model_criterion", c) for c in args.best_model_criterion]
+        if args.patience is not None:
+            criteria.append(("early_stopping_criterion", args.early_stopping_criterion))
+        known = {"train": ["loss", *losses], "valid": ["loss", *losses]}
+        for level in LEVELS:
+            if level == "utt" or args.valid_utt2sys is not None:
+                known["valid"] += [f"{level}_{s}" for s in STATISTICS]
+        for option, (phase, key, mode) in criteria:
+            if key.startswith("token_acc_") and "token_ce" in losses:
+                continue
+            if phase not in known or key not in known[phase] or mode not in _MODES:
+                hint = ""
+                if key.startswith("sys_") and args.valid_utt2sys is None:
+                    hint = " (system-level metrics need --valid_utt2sys)"
+                raise ValueError(
+                    f"found --{option} {phase},{key},{mode}, expected train or valid, "
+                    f"then one of {', '.join(known['valid'])}, then min or max{hint}"
+                )
+
+    @classmethod
+    def run(cls, *args, **kwargs) -> None:
+        options = kwargs["trainer_options"]
+        distributed = kwargs["distributed_option"]
+        output_dir = Path(options.output_dir)
+        if options.resume and _is_first_rank(distributed):
+            restore_checkpoint(output_dir, options.best_model_criterion)
+        if distributed.distributed:
+            torch.distributed.barrier()
+        super().run(*args, **kwargs)
+
+    @classmethod
+    @torch.no_grad()
+    def validate_one_epoch(
+        cls,
+        model: torch.nn.Module,
+        iterator: Iterable[Dict[str, torch.Tensor]],
+        reporter: SubReporter,
+        options: MOSTrainerOptions,
+        distributed_option: DistributedOption,
+    ) -> None:
+        """Validate as ESPnet does, then add the metrics of the whole set.
+
+        Registers ``{utt,sys}_{mse,lcc,srcc,ktau}``. Under DDP every process gathers
+        all scores, since each decides on its own whether to stop early.
+        """
+        recorder = RecordScores(model)
+        super().validate_one_epoch(
+            model=recorder,
+            iterator=iterator,
+            reporter=reporter,
+            options=options,
+            distributed_option=distributed_option,
+        )
+        if options.no_forward_run:
+            return
+        scores, labels = recorder.scores, recorder.labels
+        if distributed_option.distributed:
+            scores, labels = _gather(scores), _gather(labels)
+        systems = read_scp(options.valid_utt2sys) if options.valid_utt2sys else None
+        reporter.register(validation_metrics(scores, labels, systems))
+        reporter.next()
+        if _is_first_rank(distributed_option):
+            keep_checkpoint(Path(options.output_dir))
+
+
+_MODES = ("min", "max")
+
+
+def validation_metrics(
+    scores: Dict[str, float],
+    labels: Dict[str, float],
+    systems: Optional[Dict[str, str]],
+) -> Dict[str, float]:
+    """Metrics of a validation set, fit for choosing the best epoch.
+
+    Args:
+        scores: utterance id to predicted score.
+        labels: utterance id to label, NaN for an unlabelled one, which is left out.
+        systems: utterance id to system; None leaves the system level out.
+
+    Returns:
+        ``utt_mse``, ... An undefined correlation (constant scores) is 0, as NaN would
+        spoil ESPnet's sorting of epochs, and a constant predictor ranks nothing.
+
+    Raises:
+        ValueError: when no utterance has a label, or one has no system.
+    """
+    ids = sorted(i for i in scores if labels[i] == labels[i])
+    if not ids:
+        raise ValueError(
+            "found no labelled utterance in the validation set, expected some: check "
+            "its metric.scp"
+        )
+    if systems is not None:
+        without = [i for i in ids if i not in systems]
+        if without:
+            raise ValueError(
+                f"found {len(without)} validation utterances without a system, the "
+                f"first is {without[0]}: add them to --valid_utt2sys"
+            )
+    result = evaluate(
+        [scores[i] for i in ids],
+        [labels[i] for i in ids],
+        None if systems is None else [systems[i] for i in ids],
+    )
+    metrics = {}
+    for level in LEVELS:
+        for statistic in STATISTICS if level in result else ():
+            value = result[level][statistic]
+            if value is None:
+                logging.warning(
+                    f"valid {level}_{statistic} is undefined and reported as 0: "
+                    "predictions or labels are constant"
+                )
+                value = 0.0
+            metrics[f"{level}_{statistic}"] = float(value)
+    return metrics
+
+
+def keep_checkpoint(output_dir: Path) -> None:
+    """Put the last checkpoint aside before ESPnet writes the next one in place.
+
+    ESPnet's ``torch.save`` truncates ``checkpoint.pth``; a process killed in that
+    second would leave nothing to resume from.
+    """
+    checkpoint = output_dir / "checkpoint.pth"
+    if checkpoint.exists():
+        os.replace(checkpoint, output_dir / "checkpoint.previous.pth")
+
+
+def restore_checkpoint(output_dir: Path) -> None:
+    """Undo what a kill in the middle of saving may have left.
+
+    A missing or cut-off ``checkpoint.pth`` is replaced by the one before; a cut-off
+    model file of the checkpoint's epoch is written again from the checkpoint.
+    """
+    checkpoint = output_dir / "checkpoint.pth"
+    previous = output_dir / "checkpoint.previous.pth"
+    states = _load(checkpoint)
+    if states is None and previous.exists():
+        states = _load(previous)
+        if states is not None:
+            logging.warning(f"{checkpoint} was cut off: going on from {previous}")
+            partial = output_dir / "checkpoint.pth.tmp"
+            shutil.copyfile(previous, partial)
+            os.replace(partial, checkpoint)
+    if states is None:
+        if checkpoint.exists():
+            logging.warning(f"{checkpoint} is unreadable: training starts anew")
+            checkpoint.unlink()
+        return
+    reporter = Reporter()
+    reporter.load_state_dict(states["reporter"])
+    epoch = reporter.get_epoch()
+    model_file = output_dir / f"{epoch}epoch.pth"
+    if _load(model_file) is None:
+        partial = output_dir / f"{epoch}epoch.pth.tmp"
+        torch.save(states["model"], partial)
+        os.replace(partial, model_file)
+    links = ["latest.pth"]
+    for phase, key, mode in criteria:
+        if reporter.has(phase, key):
+            if reporter.get_best_epoch(phase, key, mode) == epoch:
+                links.append(f"{phase}.{key}.best.pth")
+    for name in links:
+        partial = output_dir / f"{name}.tmp"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(model_file.name)
+        os.replace(partial, output_dir / name)
+
+
+def _load(path: Path) -> Optional[Dict[str, Any]]:
+    """Contents of a file that ``torch.save`` wrote; None if missing or cut off."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError):
+        return None
+
+
+def _is_first_rank(distributed_option: DistributedOption) -> bool:
+    return not distributed_option.distributed or distributed_option.dist_rank == 0
+
+
+def _gather(values: Dict[str, float]) -> Dict[str, float]:
+    """Union of every process's dictionary, the same on all of them."""
+    parts: List[Dict[str, float]] = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, values)
+    return {key: value for part in parts for key, value in part.items()}
