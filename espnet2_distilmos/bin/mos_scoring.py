@@ -1,0 +1,405 @@
+#!/usr/bin/env python3
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Score predicted against true MOS: results.json, RESULTS.md and scatter plots."""
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import urllib.parse
+from typing import Any, Dict, List, Optional, Sequence
+
+import espnet2_distilmos
+from espnet2_distilmos.fileio.datadir import (
+    DataError,
+    atomic_write,
+    read_metric_scp,
+    read_scp,
+)
+from espnet2_distilmos.mos.evaluation.bootstrap import bootstrap_intervals
+from espnet2_distilmos.mos.evaluation.metrics import evaluate
+
+FORMAT_VERSION = 1
+CONFIDENCE = 0.95
+_METRICS = ("mse", "lcc", "srcc", "ktau")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Score predicted MOS against listeners' MOS: mean squared error, "
+        "linear, Spearman and Kendall correlation of utterances and of systems, with "
+        "bootstrap intervals. Writes results.json, RESULTS.md and scatter plots.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--score",
+        nargs=4,
+        action="append",
+        required=True,
+        metavar=("MODEL", "TEST_SET", "REF_DIR", "PRED"),
+        help="a row of the table: the names of model and test set, the data directory "
+        "with metric.scp (and utt2sys, utt2src), the predicted metric.scp; repeatable",
+    )
+    parser.add_argument("--output_dir", required=True, help="where the results go")
+    parser.add_argument(
+        "--note",
+        action="append",
+        default=[],
+        help="a sentence that stands above the table; repeatable",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        help="resamples for the 95 %% intervals, 0 for none",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling")
+    parser.add_argument(
+        "--command", help="the command that made the results, for RESULTS.md"
+    )
+    return parser
+
+
+def _count(ids: Sequence[str]) -> str:
+    plural = "utterance" if len(ids) == 1 else "utterances"
+    return f"{len(ids)} {plural} (the first is {ids[0]})"
+
+
+def load_pairs(ref_dir: str, pred_path: str) -> Dict[str, Any]:
+    """Align predictions with labels by utterance id.
+
+    Args:
+        ref_dir: Data directory with metric.scp, and optionally utt2sys and utt2src.
+        pred_path: Predicted metric.scp.
+
+    Returns:
+        ``pred``, ``true``, ``systems`` (or None), ``clusters`` (or None), lists in
+        the order of the reference; ``problems``, a sentence each; ``num_unlabelled``.
+
+    Raises:
+        DataError: A file cannot be read or nothing is left to score.
+    """
+    ref_path = os.path.join(ref_dir, "metric.scp")
+    labels = read_metric_scp(ref_path)
+    predictions = {
+        utt_id: score
+        for utt_id, score in read_metric_scp(pred_path).items()
+        if score is not None
+    }
+    labelled = [utt_id for utt_id, label in labels.items() if label is not None]
+    scored = [utt_id for utt_id in labelled if utt_id in predictions]
+    problems = []
+    missing = [utt_id for utt_id in labelled if utt_id not in predictions]
+    if missing:
+        problems.append(
+            f"{pred_path} has no prediction for {_count(missing)} of {ref_path}, "
+            f"the other {len(scored)} were scored; run stage 8 (inference) again."
+        )
+    unknown = [utt_id for utt_id in predictions if utt_id not in labels]
+    if unknown:
+        problems.append(
+            f"{pred_path} has predictions for {_count(unknown)} that {ref_path} does "
+            "not know, they were left out; check that both are of the same test set."
+        )
+    if not scored:
+        raise DataError(
+            " ".join(problems)
+            or f"{ref_path} has no labelled utterance, expected at least one; "
+            "correct the labels."
+        )
+
+    def attribute(name: str) -> Optional[List[Optional[str]]]:
+        path = os.path.join(ref_dir, name)
+        if not os.path.exists(path):
+            return None
+        values = read_scp(path)
+        without = [utt_id for utt_id in scored if utt_id not in values]
+        if without:
+            what = {"utt2sys": "system", "utt2src": "source"}[name]
+            effect = {
+                "utt2sys": "they count at utterance level only",
+                "utt2src": "each is resampled on its own",
+            }[name]
+            problems.append(
+                f"{path} has no {what} for {_count(without)} of {ref_path}, "
+                f"{effect}; complete {name}."
+            )
+        return [values.get(utt_id) for utt_id in scored]
+
+    systems = attribute("utt2sys")
+    clusters: Optional[List[Any]] = attribute("utt2src")
+    if clusters is not None:
+        # a tuple cannot equal the name of a source
+        clusters = [c if c is not None else (u,) for c, u in zip(clusters, scored)]
+    return {
+        "pred": [predictions[utt_id] for utt_id in scored],
+        "true": [labels[utt_id] for utt_id in scored],
+        "systems": systems,
+        "clusters": clusters,
+        "problems": problems,
+        "num_unlabelled": len(labels) - len(labelled),
+    }
+
+
+def score(pairs: Dict[str, Any], num_resamples: int, seed: int) -> Dict[str, Any]:
+    """Compute the metrics and intervals of one model on one test set.
+
+    Args:
+        pairs: As ``load_pairs`` returns them.
+        num_resamples: Bootstrap resamples, 0 for no intervals.
+        seed: Seed of the resampling.
+
+    Returns:
+        JSON-ready dict without NaN: the keys of ``evaluate``, ``intervals`` (pairs or
+        None by key), ``resampled`` (what the bootstrap draws) and ``num_clusters``.
+    """
+    pred, true, systems = pairs["pred"], pairs["true"], pairs["systems"]
+    result = evaluate(pred, true, systems)
+    clusters = pairs["clusters"]
+    result["resampled"] = "utterances" if clusters is None else "sources (utt2src)"
+    result["num_clusters"] = len(pred) if clusters is None else len(set(clusters))
+    result["num_unlabelled"] = pairs["num_unlabelled"]
+    result["intervals"] = {}
+    if num_resamples > 0:
+        intervals = bootstrap_intervals(
+            pred, true, systems, clusters, num_resamples, CONFIDENCE, seed
+        )
+        result["intervals"] = {
+            key: None if interval is None else list(interval)
+            for key, interval in intervals.items()
+        }
+    return result
+
+
+def _git(directory: str, *arguments: str) -> Optional[str]:
+    try:
+        done = subprocess.run(
+            ["git", "-C", directory, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _checkout() -> str:
+    """Return the directory whose git commit describes this code."""
+    package = os.path.dirname(os.path.abspath(espnet2_distilmos.__file__))
+    # An installed copy may lie inside another project's checkout, untracked.
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
+    return package if tracked else "."
+
+
+def _version(package: str) -> Optional[str]:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def environment(command: Optional[str]) -> Dict[str, Optional[str]]:
+    """Collect what RESULTS.md states about the run; unknown values are None."""
+    checkout = _checkout()
+    return {
+        "date": datetime.datetime.now()
+        .astimezone()
+        .strftime("%a %b %d %H:%M:%S %Z %Y"),
+        "python": platform.python_version(),
+        "espnet": _version("espnet"),
+        "torch": _version("torch"),
+        "espnet2_distilmos": espnet2_distilmos.__version__,
+        "git_hash": _git(checkout, "rev-parse", "HEAD"),
+        "git_commit_date": _git(checkout, "log", "-1", "--format=%cd"),
+        "command": command,
+    }
+
+
+def table(results: Sequence[Dict[str, Any]]) -> List[str]:
+    """Format the results as lines of a Markdown table, one row each."""
+
+    def number(value: Optional[float]) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    def cell(text: str) -> str:
+        return " ".join(text.split()).replace("|", "\\|")
+
+    head = ["test set", "model"]
+    for level, count in (("utt", "utts"), ("sys", "systems")):
+        head += [count, f"{level} MSE", f"{level} LCC"]
+        head += [f"{level} SRCC [95 %]", f"{level} KTAU"]
+    rows = []
+    for result in results:
+        row = [cell(result["test_set"]), cell(result["model"])]
+        for level, count in (("utt", "num_utts"), ("sys", "num_systems")):
+            row.append(str(result[count]))
+            for metric in _METRICS:
+                key = f"{level}_mos_{metric}"
+                text = number(result[key])
+                interval = result["intervals"].get(key)
+                if metric == "srcc" and interval:
+                    text += f" [{number(interval[0])}, {number(interval[1])}]"
+                row.append(text)
+        rows.append(row)
+    widths = [max(len(row[i]) for row in [head] + rows) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        # names to the left, numbers to the right
+        cells = [
+            text.ljust(width) if i < 2 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths))
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = [
+        "-" * width if i < 2 else "-" * (width - 1) + ":"
+        for i, width in enumerate(widths)
+    ]
+    return [line(head), "| " + " | ".join(rule) + " |"] + [line(row) for row in rows]
+
+
+def report(document: Dict[str, Any]) -> str:
+    """Format the whole of results.json as RESULTS.md."""
+    env = document["environment"]
+    results = document["results"]
+    lines = [
+        "<!-- Generated by espnet2_distilmos.bin.mos_scoring -->",
+        "# RESULTS",
+        "## Environments",
+        f"- date: `{env['date']}`",
+        f"- python version: `{env['python']}`",
+        f"- espnet version: `espnet {env['espnet'] or 'unknown'}`",
+        f"- pytorch version: `pytorch {env['torch'] or 'unknown'}`",
+        f"- espnet2_distilmos version: `{env['espnet2_distilmos']}`",
+        f"- Git hash: `{env['git_hash'] or 'unknown'}`",
+    ]
+    if env["git_commit_date"]:
+        lines.append(f"  - Commit date: `{env['git_commit_date']}`")
+    if env["command"]:
+        lines.append(f"- command: `{env['command']}`")
+    lines += ["", "## MOS prediction", ""]
+    notes = list(document["notes"])
+    bootstrap = document["bootstrap"]
+    if bootstrap["num_resamples"] > 0:
+        drawn: Dict[str, List[str]] = {}
+        for result in results:
+            text = f"{result['num_clusters']} {result['resampled']}"
+            if result["test_set"] not in drawn.setdefault(text, []):
+                drawn[text].append(result["test_set"])
+        sets = "; ".join(f"{text} of {', '.join(s)}" for text, s in drawn.items())
+        notes.append(
+            f"[95 %]: bootstrap interval from {bootstrap['num_resamples']} resamples "
+            f"of the {sets}."
+        )
+    lines += [f"- {' '.join(note.split())}" for note in notes] + [""]
+    lines += table(results)
+    remarks = []
+    for result in results:
+        reasons: Dict[str, List[str]] = {}
+        for key, reason in result["undefined"].items():
+            reasons.setdefault(reason, []).append(key)
+        name = f"{result['test_set']}, {result['model']}"
+        remarks += [f"- {name}: {', '.join(k)}: {r}." for r, k in reasons.items()]
+    if remarks:
+        lines += ["", "Undefined (–):", ""] + remarks
+    if document["problems"]:
+        lines += ["", "Problems:", ""] + [f"- {p}" for p in document["problems"]]
+    return "\n".join(lines) + "\n"
+
+
+def _write_plot(directory: str, result: Dict[str, Any], pairs: Dict[str, Any]) -> None:
+    from espnet2_distilmos.mos.evaluation.plots import scatter_figure
+
+    model, test_set = result["model"], result["test_set"]
+    figure = scatter_figure(
+        pairs["pred"], pairs["true"], pairs["systems"], f"{model} on {test_set}"
+    )
+    name = urllib.parse.quote(f"scatter_{model}_{test_set}.png", safe=" ")
+    with atomic_write(os.path.join(directory, "images", name), "wb") as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def score_all(args: argparse.Namespace) -> int:
+    """Score every row, write the files and print the table.
+
+    Returns:
+        0, or 1 where anything was missing or unusable.
+
+    Raises:
+        DataError: The output directory cannot be written.
+    """
+    document: Dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "bootstrap": {
+            "num_resamples": args.bootstrap,
+            "confidence": CONFIDENCE,
+            "seed": args.seed,
+        },
+        "notes": args.note,
+        "results": [],
+        "problems": [],
+        "environment": environment(args.command),
+    }
+    can_plot = importlib.util.find_spec("matplotlib") is not None
+    if not can_plot:
+        logging.info("matplotlib is not installed: no scatter plots")
+    seen = set()
+    for model, test_set, ref_dir, pred_path in args.score:
+        problems = document["problems"]
+        if (model, test_set) in seen:
+            problems.append(
+                f"--score names the model {model} on {test_set} twice, expected every "
+                "row once; the second was left out."
+            )
+            continue
+        seen.add((model, test_set))
+        try:
+            pairs = load_pairs(ref_dir, pred_path)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        problems.extend(pairs["problems"])
+        result = {"model": model, "test_set": test_set}
+        result.update(score(pairs, args.bootstrap, args.seed))
+        document["results"].append(result)
+        if can_plot:
+            _write_plot(args.output_dir, result, pairs)
+
+    # refuses NaN, which is no JSON
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(os.path.join(args.output_dir, "results.json")) as file:
+        file.write(text + "\n")
+    results_md = os.path.join(args.output_dir, "RESULTS.md")
+    with atomic_write(results_md) as file:
+        file.write(report(document))
+
+    for problem in document["problems"]:
+        print(problem, file=sys.stderr)
+    print("\n".join(table(document["results"])))
+    print(f"The results are in {results_md}", flush=True)
+    return 1 if document["problems"] else 0
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> int:
+    args = get_parser().parse_args(cmd)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
+    )
+    try:
+        return score_all(args)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
