@@ -108,7 +108,7 @@ def test_results_md(sets):
     text = (sets / "out" / "RESULTS.md").read_text()
     lines = text.splitlines()
     for word in (
-        "date:",
+        "- date:",
         "python version:",
         "espnet version:",
         "pytorch version",
