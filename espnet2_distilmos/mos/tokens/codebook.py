@@ -1,0 +1,293 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Codebooks: K centroids for each of several layers of one upstream."""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass, field
+from typing import IO, Any, Dict, List, Mapping, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+
+FORMAT_VERSION = 1
+# Token files are int16.
+MAX_CLUSTERS = 32767
+# What stands where an utterance of a padded batch has no frame.
+PADDING = -1
+
+
+class CodebookError(ValueError):
+    """Codebooks that cannot be made or used; the message is one sentence."""
+
+
+@dataclass
+class Codebooks:
+    """K-means centroids of the hidden states of one upstream, a codebook a layer.
+
+    Attributes:
+        centroids: (L, K, D) float32.
+        layers: Layer of each codebook (L,); 0 is what enters the first transformer
+            layer, l what layer l puts out.
+        stream: Name of the upstream family, such as "hubert".
+        frame_shift: Samples from one frame to the next.
+        sample_rate: Sampling rate in Hz.
+        upstream_fingerprint: Fingerprint of the frontend whose states were clustered.
+        seed: Seed of the sample and of the clustering.
+        num_frames: Frames that each codebook was fitted to.
+        inertia: Sum of squared distances to the nearest centroid, a layer (L,).
+        settings: How the codebooks were made: plain JSON values.
+    """
+
+    centroids: np.ndarray
+    layers: Tuple[int, ...]
+    stream: str
+    frame_shift: int
+    sample_rate: int
+    upstream_fingerprint: str
+    seed: int = 0
+    num_frames: int = 0
+    inertia: Tuple[float, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.centroids = np.ascontiguousarray(self.centroids, dtype=np.float32)
+        self.layers = tuple(int(layer) for layer in self.layers)
+        if self.centroids.ndim != 3 or len(self.centroids) != len(self.layers):
+            raise CodebookError(
+                f"centroids have the shape {self.centroids.shape}, expected one (K, D) "
+                f"matrix for each of the {len(self.layers)} layers {self.layers}."
+            )
+        if not 1 <= self.num_clusters <= MAX_CLUSTERS:
+            raise CodebookError(
+                f"a codebook has {self.num_clusters} clusters, expected 1 to "
+                f"{MAX_CLUSTERS}, which int16 tokens can hold."
+            )
+        if not np.isfinite(self.centroids).all():
+            raise CodebookError("centroids contain NaN or infinity, expected numbers.")
+        self._on_device: Dict[torch.device, Tuple[torch.Tensor, ...]] = {}
+
+    @property
+    def num_clusters(self) -> int:
+        """Clusters K of every codebook."""
+        return self.centroids.shape[1]
+
+    @property
+    def dim(self) -> int:
+        """Dimension D of the hidden states."""
+        return self.centroids.shape[2]
+
+    def columns(self) -> List[Dict[str, Any]]:
+        """Describe the columns of the tokens, as tokens.json does."""
+        return [
+            {"stream": self.stream, "layer": layer, "K": self.num_clusters}
+            for layer in self.layers
+        ]
+
+    def fingerprint(self) -> str:
+        """Hash all that decides which token a frame gets (not how it came about)."""
+        head = [FORMAT_VERSION, self.layers, self.stream, self.frame_shift]
+        head += [self.sample_rate, self.upstream_fingerprint, self.centroids.shape]
+        digest = hashlib.blake2b(json.dumps(head).encode(), digest_size=16)
+        digest.update(self.centroids.astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def assign(
+        self, hidden_states: Sequence[torch.Tensor], lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """Find the nearest centroid of every frame in every layer.
+
+        argmin_k |h - mu_k|^2 = argmin_k (|mu_k|^2 - 2 h mu_k), in float64 around the
+        mean of the centroids: the matrix product, whose rounding depends on the shape
+        of the batch, then decides only where two centroids are equally near to about
+        twelve digits.
+
+        Args:
+            hidden_states: All of the frontend's states, tensors (B, T, D).
+            lengths: Valid frames (B,).
+
+        Returns:
+            Tokens (B, T, L) int64 in [0, K); -1 in padded frames.
+
+        Raises:
+            CodebookError: A layer is missing or has another dimension.
+        """
+        if max(self.layers) >= len(hidden_states):
+            raise CodebookError(
+                f"the codebooks are of layers up to {max(self.layers)}, but the "
+                f"upstream has layers 0 to {len(hidden_states) - 1}; "
+                "rerun stage 5 with this upstream."
+            )
+        first = hidden_states[0]
+        if first.shape[-1] != self.dim:
+            raise CodebookError(
+                f"the codebooks are of dimension {self.dim}, but the upstream's "
+                f"hidden states of {first.shape[-1]}; rerun stage 5 with this upstream."
+            )
+        offset, centred, squares = self._tensors(first.device)
+        tokens = first.new_empty(
+            (*first.shape[:2], len(self.layers)), dtype=torch.int64
+        )
+        for i, layer in enumerate(self.layers):
+            h = hidden_states[layer].detach().to(torch.float64) - offset[i]
+            tokens[..., i] = torch.argmin(squares[i] - 2 * (h @ centred[i].T), dim=-1)
+        frames = torch.arange(first.shape[1], device=first.device)
+        padded = frames >= lengths.to(first.device)[:, None]
+        return tokens.masked_fill(padded[..., None], PADDING)
+
+    def _tensors(self, device: torch.device) -> Tuple[torch.Tensor, ...]:
+        if device not in self._on_device:
+            centroids = torch.from_numpy(self.centroids).to(device, torch.float64)
+            offset = centroids.mean(1)
+            centred = centroids - offset[:, None]
+            self._on_device[device] = (offset, centred, centred.square().sum(2))
+        return self._on_device[device]
+
+    def save(self, file: IO[bytes]) -> None:
+        """Write an .npz without pickles; equal codebooks give equal bytes."""
+        metadata = {
+            "format_version": FORMAT_VERSION,
+            "stream": self.stream,
+            "frame_shift": self.frame_shift,
+            "sample_rate": self.sample_rate,
+            "upstream_fingerprint": self.upstream_fingerprint,
+            "codebook_fingerprint": self.fingerprint(),
+            "seed": self.seed,
+            "num_frames": self.num_frames,
+            "settings": dict(self.settings),
+        }
+        np.savez(
+            file,
+            centroids=self.centroids,
+            layers=np.array(self.layers, dtype=np.int64),
+            inertia=np.array(self.inertia, dtype=np.float64),
+            metadata=np.array(json.dumps(metadata, sort_keys=True)),
+        )
+
+    @classmethod
+    def load(cls, file: Union[str, IO[bytes]]) -> "Codebooks":
+        """Read what ``save`` wrote.
+
+        Args:
+            file: Path or open binary file.
+
+        Raises:
+            CodebookError: The file cannot be read, is not a file of codebooks, is of
+                another format version or was altered.
+        """
+        name = file if isinstance(file, str) else getattr(file, "name", "codebooks")
+        mend = "run stage 5 (learn_codebooks --overwrite) again."
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                metadata = json.loads(str(arrays["metadata"]))
+                version = metadata["format_version"]
+                if version != FORMAT_VERSION:
+                    raise CodebookError(
+                        f"{name} has the format version {version}, expected "
+                        f"{FORMAT_VERSION}; {mend}"
+                    )
+                codebooks = cls(
+                    centroids=arrays["centroids"],
+                    layers=tuple(arrays["layers"].tolist()),
+                    inertia=tuple(arrays["inertia"].tolist()),
+                    stream=metadata["stream"],
+                    frame_shift=metadata["frame_shift"],
+                    sample_rate=metadata["sample_rate"],
+                    upstream_fingerprint=metadata["upstream_fingerprint"],
+                    seed=metadata["seed"],
+                    num_frames=metadata["num_frames"],
+                    settings=metadata["settings"],
+                )
+                expected = metadata["codebook_fingerprint"]
+        except CodebookError:
+            raise
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            zipfile.BadZipFile,
+        ) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise CodebookError(
+                f"{name} cannot be read as codebooks ({reason}), expected an .npz that "
+                f"learn_codebooks wrote; {mend}"
+            ) from error
+        if codebooks.fingerprint() != expected:
+            raise CodebookError(
+                f"{name} was altered: its contents do not match the fingerprint "
+                f"written with them; {mend}"
+            )
+        return codebooks
+
+
+def fit_codebooks(
+    features: np.ndarray, num_clusters: int, seed: int = 0, n_jobs: int = 1
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Cluster the frames of every layer with mini-batch k-means.
+
+    Sculley, "Web-scale k-means clustering", WWW 2010, as scikit-learn implements it,
+    with k-means++ (Arthur & Vassilvitskii, SODA 2007). Every layer has the same seed
+    and one thread, so that the result does not depend on ``n_jobs``.
+
+    Args:
+        features: (L, M, D) float32, C-contiguous: M frames of L layers.
+        num_clusters: Clusters K.
+        seed: Seed of scikit-learn.
+        n_jobs: Layers that are clustered at once.
+
+    Returns:
+        Centroids (L, K, D) float32 and inertias (L,) float64.
+
+    Raises:
+        CodebookError: There are fewer frames than clusters.
+    """
+    # Imported on use: assigning needs neither.
+    import joblib
+    from threadpoolctl import threadpool_limits
+
+    if not 1 <= num_clusters <= MAX_CLUSTERS:
+        raise CodebookError(
+            f"{num_clusters} clusters were asked for, expected 1 to {MAX_CLUSTERS}; "
+            "correct --num_clusters."
+        )
+    if features.shape[1] < num_clusters:
+        raise CodebookError(
+            f"there are {features.shape[1]} frames for {num_clusters} clusters, "
+            "expected at least as many frames; give more audio, raise --max_frames "
+            "or lower --num_clusters."
+        )
+    # BLAS threads are limited here, for all layers at once (the limit is one of the
+    # process), OpenMP's in each worker (a limit of the thread).
+    with threadpool_limits(limits=1):
+        results = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(
+            joblib.delayed(_fit_layer)(layer, num_clusters, seed) for layer in features
+        )
+    centroids, inertias = zip(*results)
+    return np.stack(centroids), np.array(inertias)
+
+
+def _fit_layer(
+    features: np.ndarray, num_clusters: int, seed: int
+) -> Tuple[np.ndarray, float]:
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
+    kmeans = MiniBatchKMeans(
+        n_clusters=num_clusters,
+        init="k-means++",
+        batch_size=10000,
+        max_iter=100,
+        # Guards against a bad draw. More tries are compared on a subset only and
+        # hardly lower the inertia (see the test), while each costs as much again.
+        n_init=3,
+        reassignment_ratio=0.0,
+        random_state=seed,
+    )
+    with threadpool_limits(limits=1, user_api="openmp"):
+        kmeans.fit(features)
+    return kmeans.cluster_centers_.astype(np.float32), float(kmeans.inertia_)
