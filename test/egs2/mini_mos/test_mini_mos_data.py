@@ -1,0 +1,311 @@
+# Copyright 2026 espnet2_distilmos developers
+# Apache 2.0 (http://www.apache.org/licenses/LICENSE-2.0)
+"""Tests of the embedded default data of ``egs2/mini_mos/mos1``."""
+
+import importlib
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+RECIPE = Path(__file__).resolve().parents[3] / "egs2" / "mini_mos" / "mos1"
+CORPUS = RECIPE / "corpus"
+NAMES = (
+    "baseline_ridge",
+    "compute_labels",
+    "corpus",
+    "degradations",
+    "prepare_data",
+    "systems",
+)
+
+
+def load_local():
+    """Import the recipe's local modules by path, without leaving them behind."""
+    sys.path.insert(0, str(RECIPE / "local"))
+    try:
+        return {name: importlib.import_module(name) for name in NAMES}
+    finally:
+        sys.path.remove(str(RECIPE / "local"))
+        for name in NAMES:
+            sys.modules.pop(name, None)
+
+
+LOCAL = load_local()
+corpus, systems, prepare_data = (
+    LOCAL[name] for name in ("corpus", "systems", "prepare_data")
+)
+degradations = LOCAL["degradations"]
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return corpus.read_labels(CORPUS)
+
+
+@pytest.fixture(scope="module")
+def clean(clips):
+    return corpus.read_clean(CORPUS, clips[0].source)
+
+
+@pytest.mark.parametrize("system", systems.SYSTEMS)
+def test_system_keeps_length_and_repeats(system, clean):
+    first = systems.render(clean, system, "utt")
+    assert first.dtype == np.int16 and first.shape == clean.shape
+    assert np.abs(first.astype(int)).max() <= 0.99 * 32767 + 1
+    np.testing.assert_array_equal(first, systems.render(clean, system, "utt"))
+    scaled = clean / degradations.rms(clean)
+    degraded = first / degradations.rms(first.astype(float))
+    change = degradations.rms(degraded - scaled)
+    if system == "clean":
+        assert change < 2e-3  # rounding to 16 bits
+    else:
+        assert change > 2e-3
+        other = systems.render(clean, system, "other utt").astype(float)
+        # Another utterance draws other parameters, not only another level.
+        assert degradations.rms(other / degradations.rms(other) - degraded) > 1e-4
+
+
+def delay_of(degraded, clean, longest=400):
+    """Delay in samples that fits the envelopes best: resynthesis keeps no waveform."""
+    one, two = (
+        np.convolve(np.abs(audio), np.hanning(800), mode="same")
+        for audio in (clean, degraded)
+    )
+    middle = slice(longest, -longest)
+    likeness = np.correlate(one - one.mean(), (two - two.mean())[middle], mode="valid")
+    return longest - int(likeness.argmax())
+
+
+def test_delay_is_measured(clean):
+    assert delay_of(np.roll(clean, 123), clean) == 123
+
+
+# An echo moves the envelope although the direct sound stays; see the next test.
+@pytest.mark.parametrize("system", sorted(set(systems.SYSTEMS) - {"reverb_far"}))
+def test_system_is_aligned(system, clean):
+    degraded = systems.render(clean, system, "utt") / 32767
+    assert abs(delay_of(degraded, clean)) <= 80  # 5 ms
+
+
+def test_reverberation_begins_with_the_direct_sound():
+    impulse = np.zeros(16000)
+    impulse[1000] = 1
+    rng = np.random.default_rng(0)
+    wet = degradations.reverberate(impulse, rng, t60=0.5, direct_db=3.0)
+    np.testing.assert_allclose(wet[:1048], impulse[:1048], atol=1e-9)
+    tail = wet[1048:]
+    assert 10 * np.log10((tail**2).sum()) == pytest.approx(-3.0, abs=0.1)
+    # The energy falls by 60 dB in t60: by 30 dB in half of it.
+    decay = 10 * np.log10((tail[:800] ** 2).sum() / (tail[4000:4800] ** 2).sum())
+    assert decay == pytest.approx(30, abs=3)
+
+
+def test_noise_has_the_level_it_names(clean):
+    rng = np.random.default_rng(0)
+    for colour in ("white", "pink", "babble"):
+        noise = degradations.add_noise(clean, rng, colour, snr_db=13.0) - clean
+        snr = 20 * np.log10(degradations.rms(clean) / degradations.rms(noise))
+        assert snr == pytest.approx(13.0, abs=1e-6)
+
+
+def test_stft_inverts(clean):
+    again = degradations.istft(degradations.stft(clean), len(clean))
+    np.testing.assert_allclose(again, clean, atol=1e-9)
+
+
+def test_mdct_with_all_coefficients_is_the_signal(clean):
+    again = degradations.keep_coefficients(clean, None, share=1.0)
+    np.testing.assert_allclose(again, clean, atol=1e-9)
+
+
+def test_lpc_envelope_matches_the_normal_equations():
+    scipy_linalg = pytest.importorskip("scipy.linalg")
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((3, 256)).cumsum(axis=1)
+    correlation = degradations._autocorrelation(frames)
+    envelope = degradations._all_pole_envelope(correlation, 8, 512)
+    for row, found in zip(correlation, envelope):
+        row = row.copy()
+        row[0] = row[0] * 1.0001 + 1e-9
+        weights = scipy_linalg.solve_toeplitz(row[:8], -row[1:9])
+        expected = 1 / np.fft.rfft(np.concatenate([[1], weights]), 512)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_pitch_of_a_known_tone():
+    seconds = np.arange(512 * 4) / 16000
+    tone = sum(np.sin(2 * np.pi * 160 * k * seconds) / k for k in range(1, 8))
+    pitch = degradations._pitch(degradations._autocorrelation(tone.reshape(4, 512)))
+    np.testing.assert_allclose(pitch, 160, rtol=0.02)
+
+
+def test_lost_packets_are_silent(clean):
+    rng = np.random.default_rng(3)
+    degraded = degradations.lose_packets(clean, rng, rate=0.2, conceal="zero")
+    packets = degraded[: len(clean) // 320 * 320].reshape(-1, 320)
+    original = clean[: len(clean) // 320 * 320].reshape(-1, 320)
+    lost = np.abs(packets).max(axis=1) == 0
+    assert 0.05 < lost.mean() < 0.5
+    np.testing.assert_array_equal(packets[~lost], original[~lost])
+
+
+def test_labels_fit_the_corpus(clips):
+    assert len({clip.utterance for clip in clips}) == len(clips)
+    for clip in clips:
+        assert (CORPUS / clip.source).is_file(), clip
+        assert clip.utterance == f"{clip.voice}_{clip.sentence}_{clip.system}"
+        assert clip.source == f"clean/{clip.dataset}/{clip.voice}_{clip.sentence}.opus"
+        assert 1.0 <= clip.mos_lqo <= 4.65
+    counts = Counter(clip.dataset for clip in clips)
+    assert counts["train"] >= 450 and counts["dev"] >= 150
+    assert counts["test"] >= 330 and counts["ood"] >= 640
+
+
+def test_every_clean_clip_is_used(clips):
+    files = {path.relative_to(CORPUS).as_posix() for path in CORPUS.rglob("*.opus")}
+    assert files == {clip.source for clip in clips}
+
+
+@pytest.mark.parametrize("field", ["voice", "sentence"])
+def test_sets_share_nothing(clips, field):
+    values = defaultdict(set)
+    for clip in clips:
+        values[clip.dataset].add(getattr(clip, field))
+    assert sum(map(len, values.values())) == len(set().union(*values.values()))
+
+
+def test_systems_are_balanced_and_of_their_domain(clips):
+    for dataset in corpus.DATA_DIRS:
+        registry = systems.OUT_OF_DOMAIN if dataset == "ood" else systems.IN_DOMAIN
+        counts = Counter(clip.system for clip in clips if clip.dataset == dataset)
+        assert set(counts) == set(registry)
+        assert len(set(counts.values())) == 1
+    assert not set(systems.IN_DOMAIN) & set(systems.OUT_OF_DOMAIN)
+
+
+def test_texts_are_distinct_and_sets_agree(clips):
+    lines = (CORPUS / "sentences.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = [line.split("\t") for line in lines]
+    assert len({text for _, _, text in rows}) == len(rows)
+    expected = {(dataset, sentence) for dataset, sentence, _ in rows}
+    assert {(clip.dataset, clip.sentence) for clip in clips} == expected
+
+
+def test_labels_span_the_scale(clips):
+    for dataset in corpus.DATA_DIRS:
+        by_system = defaultdict(list)
+        for clip in clips:
+            if clip.dataset == dataset:
+                by_system[clip.system].append(clip.mos_lqo)
+        means = [np.mean(values) for values in by_system.values()]
+        assert min(means) < 1.4 and max(means) > 4.0
+        # Knowing the system is not knowing the clip.
+        assert np.mean([np.std(values) for values in by_system.values()]) > 0.15
+
+
+def test_corpus_is_small_and_clips_are_long_enough(clips):
+    size = sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file())
+    assert size < 6e6
+    seconds = [
+        sf.info(CORPUS / source).duration for source in {c.source for c in clips}
+    ]
+    assert 1.2 < min(seconds) and max(seconds) < 3.2
+
+
+def test_fresh_labels_agree(clips):
+    pytest.importorskip("pesq")
+    label = LOCAL["compute_labels"].label
+    for clip in clips[:: len(clips) // 12]:
+        assert label(clip, CORPUS).mos_lqo == pytest.approx(clip.mos_lqo, abs=0.05)
+
+
+def small_corpus(folder, clips):
+    folder.mkdir()
+    (folder / "clean").symlink_to(CORPUS / "clean")
+    picked = [next(c for c in clips if c.dataset == name) for name in corpus.DATA_DIRS]
+    corpus.write_labels(folder, picked + [c for c in clips if c.dataset == "dev"][1:4])
+    return folder
+
+
+def test_prepare_data(clips, tmp_path, monkeypatch):
+    # Its processes import the modules by name.
+    monkeypatch.syspath_prepend(str(RECIPE / "local"))
+    for name in NAMES:
+        monkeypatch.setitem(sys.modules, name, LOCAL[name])
+    folder = small_corpus(tmp_path / "corpus", clips)
+    audio, out = tmp_path / "audio", tmp_path / "data"
+    arguments = ["--corpus", str(folder), "--audio_dir", str(audio)]
+    arguments += ["--out", str(out), "--nj", "1"]
+    assert prepare_data.main(arguments) == 0
+
+    for name, count in (("train", 1), ("dev", 4), ("test", 1), ("test_ood", 1)):
+        keys = None
+        for table in ("wav.scp", "utt2spk", "utt2sys", "utt2src", "metric.scp"):
+            rows = (out / name / table).read_text().splitlines()
+            found = [row.split(maxsplit=1)[0] for row in rows]
+            assert len(found) == count and found == sorted(found)
+            assert keys in (None, found)
+            keys = found
+    wavs = dict(r.split() for r in (out / "dev" / "wav.scp").read_text().splitlines())
+    metrics = (out / "dev" / "metric.scp").read_text().splitlines()
+    labels = {clip.utterance: clip for clip in clips}
+    for row in metrics:
+        utterance, value = row.split(maxsplit=1)
+        assert json.loads(value) == {"mos": labels[utterance].mos_lqo}
+        written, rate = sf.read(wavs[utterance], dtype="int16")
+        clean = corpus.read_clean(CORPUS, labels[utterance].source)
+        expected = systems.render(clean, labels[utterance].system, utterance)
+        assert rate == 16000
+        np.testing.assert_array_equal(written, expected)
+
+    # A second run renders only what is missing, and what another version left.
+    kept, lost = sorted(wavs.values())[:2]
+    os.utime(kept, (1, 1))
+    os.remove(lost)
+    assert prepare_data.main(arguments) == 0
+    assert os.path.getmtime(kept) == 1 and os.path.exists(lost)
+    (audio / prepare_data.STAMP).write_text("another version\n")
+    assert prepare_data.main(arguments) == 0
+    assert os.path.getmtime(kept) != 1
+
+
+def test_prepare_data_names_a_damaged_label(clips, tmp_path, capsys):
+    folder = small_corpus(tmp_path / "corpus", clips)
+    with open(folder / "labels.tsv", "a") as f:
+        f.write("dev\tutt\tclean\tvoice\ts1\tclean/x.opus\tgood\n")
+    assert prepare_data.main(["--corpus", str(folder), "--out", str(tmp_path)]) == 1
+    assert "labels.tsv, line 9: expected 7 columns" in capsys.readouterr().err
+
+
+def test_ridge_baseline_finds_a_level(tmp_path):
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 40), ("test", 10)):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "wav.scp", "w") as wavs:
+            with open(tmp_path / name / "metric.scp", "w") as metrics:
+                for index in range(count):
+                    level = rng.uniform(-40, -20)
+                    path = tmp_path / name / f"{index:02d}.wav"
+                    noise = rng.standard_normal(16000) * 10 ** (level / 20)
+                    sf.write(path, noise, 16000)
+                    wavs.write(f"{index:02d} {path}\n")
+                    value = "{}" if index == 3 else f'{{"mos": {5 + level / 10:.4f}}}'
+                    metrics.write(f"{index:02d} {value}\n")
+    arguments = ["--train", str(tmp_path / "train"), "--test", str(tmp_path / "test")]
+    LOCAL["baseline_ridge"].main([*arguments, "--out", str(tmp_path / "exp")])
+    read_scp = LOCAL["baseline_ridge"].read_scp
+    found = read_scp(tmp_path / "exp" / "test" / "metric.scp")
+    truth = read_scp(tmp_path / "test" / "metric.scp")
+    for utterance, value in truth.items():
+        if value != "{}":
+            expected = json.loads(value)["mos"]
+            assert json.loads(found[utterance])["mos"] == pytest.approx(
+                expected, abs=0.1
+            )
