@@ -8,7 +8,17 @@ import collections.abc
 import concurrent.futures
 import math
 import os
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import (
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Union,
+)
 
 import numpy as np
 
@@ -112,7 +122,13 @@ class AudioBatches:
         self.prefetch = prefetch
         self.failures: Dict[str, str] = {}
         self.num_samples = self._lengths(known)
-        self._plan = self._make_plan(batch_seconds * fs)
+        self._limit = batch_seconds * fs
+        self._plan = self._make_plan(self.num_samples)
+
+    def drop(self, utt_ids: Iterable[str]) -> None:
+        """Leave out these utterances, such as those that are done already."""
+        dropped = set(utt_ids)
+        self._plan = self._make_plan([i for i in self.num_samples if i not in dropped])
 
     @property
     def num_batches(self) -> int:
@@ -137,14 +153,14 @@ class AudioBatches:
                     lengths[utt_id] = result
         return lengths
 
-    def _make_plan(self, limit: float) -> List[List[str]]:
+    def _make_plan(self, utt_ids: Iterable[str]) -> List[List[str]]:
         # sorted() is stable: equal lengths keep the order of the wav.scp
-        ids = sorted(self.num_samples, key=lambda utt_id: -self.num_samples[utt_id])
+        ids = sorted(utt_ids, key=lambda utt_id: -self.num_samples[utt_id])
         plan = []
         start = 0
         while start < len(ids):
             longest = max(self.num_samples[ids[start]], 1)
-            count = max(int(limit // longest), 1)
+            count = max(int(self._limit // longest), 1)
             plan.append(ids[start : start + count])
             start += count
         return plan

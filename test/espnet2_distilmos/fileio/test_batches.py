@@ -98,6 +98,14 @@ def test_selection_and_bad_limit(corpus):
         AudioBatches(str(corpus / "wav.scp"), batch_seconds=0)
 
 
+def test_dropped_utterances_do_not_come(corpus):
+    batches = AudioBatches(str(corpus / "wav.scp"), batch_seconds=1.0)
+    batches.drop(["u10", "u03", "u02"])
+    seen = [utt_id for batch in batches for utt_id in batch.utt_ids]
+    assert seen == ["u09", "u08", "u07", "u06", "u05", "u04", "u01"]
+    assert batches.failures == {}
+
+
 def test_leaving_the_loop_early_stops_the_threads(corpus):
     for _ in AudioBatches(str(corpus / "wav.scp"), batch_seconds=0.1):
         break

@@ -1,0 +1,58 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import pytest
+
+from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.fileio.train_config import read_frontend_conf
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text("frontend: hf\nfrontend_conf: {upstream: a, b: {c: 1, d: 2}}\n")
+    return str(path)
+
+
+def test_plain(config):
+    assert read_frontend_conf(config) == (
+        "hf",
+        {"upstream": "a", "b": {"c": 1, "d": 2}},
+    )
+
+
+def test_overrides_merge_and_other_options_pass(config):
+    args = (
+        "--max_epoch 3 --frontend_conf b.c=7 --losses token_ce.weight=0 "
+        "--frontend s3prl --frontend_conf 'upstream=x y'"
+    )
+    assert read_frontend_conf(config, args) == (
+        "s3prl",
+        {"upstream": "x y", "b": {"c": 7, "d": 2}},
+    )
+
+
+def test_no_frontend_means_the_default(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text("max_epoch: 1\n")
+    assert read_frontend_conf(str(path)) == ("hf", {})
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "frontend_conf: 3"])
+def test_bad_config(tmp_path, text):
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    with pytest.raises(DataError, match="train.yaml") as error:
+        read_frontend_conf(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_config(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_frontend_conf(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("args", ["--frontend", "--frontend_conf 3", "--frontend 'x"])
+def test_bad_overrides(config, args):
+    with pytest.raises(DataError, match="--train_args"):
+        read_frontend_conf(config, args)
