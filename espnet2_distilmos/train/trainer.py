@@ -178,17 +178,18 @@ def validation_metrics(
         [labels[i] for i in ids],
         None if systems is None else [systems[i] for i in ids],
     )
+    levels = LEVELS if systems is not None else LEVELS[:1]
     metrics = {}
-    for level in LEVELS:
-        for statistic in STATISTICS if level in result else ():
-            value = result[level][statistic]
-            if value is None:
-                logging.warning(
-                    f"valid {level}_{statistic} is undefined and reported as 0: "
-                    "predictions or labels are constant"
-                )
-                value = 0.0
-            metrics[f"{level}_{statistic}"] = float(value)
+    for name in (f"{level}_{stat}" for level in levels for stat in STATISTICS):
+        key = name.replace("_", "_mos_")
+        value = result[key]
+        if value is None:
+            logging.warning(
+                f"valid {name} is undefined ({result['undefined'][key]}) and "
+                "reported as 0"
+            )
+            value = 0.0
+        metrics[name] = float(value)
     return metrics
 
 
@@ -203,11 +204,16 @@ def keep_checkpoint(output_dir: Path) -> None:
         os.replace(checkpoint, output_dir / "checkpoint.previous.pth")
 
 
-def restore_checkpoint(output_dir: Path) -> None:
+def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> None:
     """Undo what a kill in the middle of saving may have left.
 
     A missing or cut-off ``checkpoint.pth`` is replaced by the one before; a cut-off
-    model file of the checkpoint's epoch is written again from the checkpoint.
+    model file of the checkpoint's epoch is written again from the checkpoint, and
+    its links ``latest.pth`` and ``*.best.pth`` are set.
+
+    Args:
+        output_dir: of the experiment.
+        criteria: (phase, key, mode) triples that have a best model.
     """
     checkpoint = output_dir / "checkpoint.pth"
     previous = output_dir / "checkpoint.previous.pth"

@@ -10,6 +10,7 @@ import torch
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.layer_mix import LayerMix
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
+from espnet2_distilmos.mos.head.masked_lstm import MaskedBiLSTM
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
 
@@ -123,9 +124,7 @@ class Decoder(torch.nn.Module):
     def __init__(self, hidden_dim: int, dropout: float):
         super().__init__()
         self.cnn = torch.nn.Conv1d(hidden_dim, hidden_dim, 3, padding=1)
-        self.bilstm = torch.nn.LSTM(
-            hidden_dim, hidden_dim, batch_first=True, bidirectional=True
-        )
+        self.bilstm = MaskedBiLSTM(hidden_dim, hidden_dim)
         self.dropout = torch.nn.Dropout(dropout)
         self.linear = torch.nn.Linear(2 * hidden_dim, hidden_dim)
         self.layer_norm = torch.nn.LayerNorm(hidden_dim)
@@ -138,12 +137,7 @@ class Decoder(torch.nn.Module):
         # z's padding holds the layer norm's bias; see SeparableBlock.
         z = z.masked_fill(padding, 0.0)
         x = self.cnn(z.transpose(1, 2)).transpose(1, 2)
-        packed = torch.nn.utils.rnn.pack_padded_sequence(
-            x, lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        y, _ = torch.nn.utils.rnn.pad_packed_sequence(
-            self.bilstm(packed)[0], batch_first=True, total_length=x.size(1)
-        )
+        y = self.bilstm(x, lengths)
         y = torch.nn.functional.gelu(self.linear(self.dropout(y)))
         return self.layer_norm(y.masked_fill(padding, 0.0) + x)
 
