@@ -1,0 +1,421 @@
+#!/usr/bin/env python3
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Fit k-means codebooks of all chosen layers in one pass over a seeded sample."""
+
+import argparse
+import hashlib
+import logging
+import os
+import sys
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from espnet2_distilmos.fileio.audio import AudioError, read_header
+from espnet2_distilmos.fileio.batches import AudioBatches, read_num_samples
+from espnet2_distilmos.fileio.datadir import DataError, atomic_write, read_scp
+from espnet2_distilmos.fileio.train_config import read_frontend_conf
+from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.tokens.codebook import (
+    CodebookError,
+    Codebooks,
+    fit_codebooks,
+)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Fit k-means codebooks to the hidden states of an upstream: one "
+        "forward pass over a seeded sample of the training set for all layers at once. "
+        "The features of the sample (layers x max_frames x dimension x 4 bytes) are "
+        "held in memory and nothing is dumped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, help="training configuration (YAML)")
+    parser.add_argument(
+        "--train_args",
+        default="",
+        help="options of mos_train that override the configuration; only --frontend "
+        "and --frontend_conf matter",
+    )
+    parser.add_argument("--wav_scp", help="wav.scp of the training set")
+    parser.add_argument("--output", required=True, help="file of codebooks (.npz)")
+    parser.add_argument(
+        "--num_clusters", type=int, default=200, help="clusters of each codebook"
+    )
+    parser.add_argument(
+        "--layers",
+        default="all",
+        help="`all` transformer layers (1 to L), or a list such as 1,3,5; 0 is what "
+        "enters the first layer",
+    )
+    parser.add_argument(
+        "--max_frames", type=int, default=100000, help="frames to fit to"
+    )
+    parser.add_argument(
+        "--batch_seconds", type=float, default=60, help="padded seconds of a batch"
+    )
+    parser.add_argument("--nj", type=int, default=1, help="layers fitted at once")
+    parser.add_argument("--seed", type=int, default=0, help="of sample and clustering")
+    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing file"
+    )
+    parser.add_argument(
+        "--import_km",
+        nargs="+",
+        metavar="LAYER=PATH",
+        help="instead of fitting, import ESPnet's joblib models (km_*.mdl), one a "
+        "layer; reading them runs code that they contain, so import only your own",
+    )
+    return parser
+
+
+def parse_layers(text: str, num_layers: int) -> Tuple[int, ...]:
+    """Parse ``all`` or ``1,3,5`` into sorted layer numbers.
+
+    Raises:
+        DataError: Not a list of different layers between 0 and ``num_layers``.
+    """
+    if text == "all":
+        return tuple(range(1, num_layers + 1))
+    try:
+        layers = [int(part) for part in text.split(",")]
+    except ValueError:
+        layers = []
+    good = layers and len(set(layers)) == len(layers)
+    if not good or min(layers) < 0 or max(layers) > num_layers:
+        raise DataError(
+            f"the layers are {text!r}, expected `all` or different numbers from 0 to "
+            f"{num_layers} such as 1,3; correct --layers."
+        )
+    return tuple(sorted(layers))
+
+
+def get_device(ngpu: int) -> torch.device:
+    """Return the CPU for 0 and the GPU for more.
+
+    Raises:
+        DataError: A GPU is wanted and there is none.
+    """
+    if ngpu == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DataError(
+            f"--ngpu is {ngpu} and no CUDA device was found, expected one; "
+            "use --ngpu 0 or a machine with a GPU."
+        )
+    return torch.device("cuda")
+
+
+def choose_sample(
+    wav_scp: str, frontend: AbsLayerFrontend, max_frames: int, seed: int
+) -> Tuple[Dict[str, int], Dict[str, str]]:
+    """Draw utterances in a seeded order until they have enough frames.
+
+    The order is that of a permutation of the sorted ids, so it depends neither on the
+    order of the wav.scp nor on the batches; only the files drawn are opened.
+
+    Args:
+        wav_scp: Path of the wav.scp.
+        frontend: Gives the number of frames.
+        max_frames: Frames wanted.
+        seed: Seed of the permutation.
+
+    Returns:
+        Frames by utterance id in the order drawn, and sentences of unusable files.
+    """
+    paths = read_scp(wav_scp)
+    known = read_num_samples(wav_scp)
+    ids = sorted(paths)
+    frames: Dict[str, int] = {}
+    failures: Dict[str, str] = {}
+    total = 0
+    for i in np.random.default_rng(seed).permutation(len(ids)):
+        if total >= max_frames:
+            break
+        utt_id = ids[i]
+        num_samples = known.get(utt_id)
+        if num_samples is None:
+            try:
+                samples, rate, _ = read_header(paths[utt_id], utt_id)
+            except AudioError as error:
+                failures[utt_id] = str(error)
+                continue
+            num_samples = -(-samples * frontend.sample_rate // rate)
+        frames[utt_id] = max(frontend.num_frames(num_samples), 0)
+        total += frames[utt_id]
+    return frames, failures
+
+
+@torch.inference_mode()
+def collect_features(
+    batches: AudioBatches,
+    frontend: AbsLayerFrontend,
+    layers: Sequence[int],
+    frames: Dict[str, int],
+    max_frames: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Run the frontend over the sample and keep the states of the chosen layers.
+
+    Args:
+        batches: The utterances of the sample.
+        frontend: Upstream in eval mode on ``device``.
+        layers: Layers to keep.
+        frames: Frames by utterance id, in the order drawn: their rows in the result.
+        max_frames: Rows at most; the utterance drawn last is cut.
+        device: Where the frontend is.
+
+    Returns:
+        Features (L, M, D) float32, in the order of ``frames`` whatever the batches.
+    """
+    total = min(sum(frames.values()), max_frames)
+    shape = (len(layers), total, frontend.output_size())
+    logging.info(
+        f"Sample: {len(frames)} utterances, {total} frames of {len(layers)} layers, "
+        f"{np.prod(shape) * 4 / 1e6:.0f} MB in memory"
+    )
+    features = np.empty(shape, dtype=np.float32)
+    filled = np.zeros(total, dtype=bool)
+    starts = dict(zip(frames, np.cumsum([0] + list(frames.values()))))
+    for batch in progress(batches, "upstream"):
+        speech = torch.from_numpy(batch.speech).to(device)
+        lengths = torch.from_numpy(batch.speech_lengths).to(device)
+        hidden_states, num_frames = frontend(speech, lengths)
+        for b, utt_id in enumerate(batch.utt_ids):
+            start = starts[utt_id]
+            count = min(int(num_frames[b]), frames[utt_id], total - start)
+            if count <= 0:
+                continue
+            rows = slice(start, start + count)
+            for i, layer in enumerate(layers):
+                features[i, rows] = hidden_states[layer][b, :count].float().cpu()
+            filled[rows] = True
+    if not filled.all():
+        # some utterance failed or was shorter than its header said
+        count = int(filled.sum())
+        for layer in features:
+            layer[:count] = layer[filled]
+        features = np.ascontiguousarray(features[:, :count])
+    return features
+
+
+def progress(batches: AudioBatches, name: str) -> tqdm:
+    """Show the progress: a bar on a terminal, a line every minute in a log."""
+    return tqdm(
+        batches,
+        desc=name,
+        total=batches.num_batches,
+        mininterval=0.5 if sys.stderr.isatty() else 60,
+        unit="batch",
+    )
+
+
+def import_km(specs: Sequence[str], dim: int) -> Tuple[Tuple[int, ...], np.ndarray]:
+    """Read ESPnet's joblib k-means models.
+
+    Args:
+        specs: ``layer=path``, one a layer.
+        dim: Dimension of the upstream's hidden states.
+
+    Returns:
+        Sorted layers (L,) and centroids (L, K, D).
+
+    Raises:
+        DataError: A model cannot be read or does not fit.
+    """
+    logging.warning(
+        "--import_km reads pickles: loading one runs whatever code it contains. "
+        "Import only files that you made yourself or whose maker you trust."
+    )
+    # Imported on use: nothing else here can unpickle.
+    import joblib
+
+    found: Dict[int, np.ndarray] = {}
+    for spec in specs:
+        layer, _, path = spec.partition("=")
+        if not layer.isdecimal() or not path or int(layer) in found:
+            raise DataError(
+                f"--import_km has {spec!r}, expected LAYER=PATH with every layer once, "
+                "such as 9=exp/kmeans/km_200.mdl; correct --import_km."
+            )
+        try:
+            centroids = np.asarray(joblib.load(path).cluster_centers_, np.float32)
+        # Unpickling can raise anything.
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DataError(
+                f"{path} cannot be imported ({reason}), expected a joblib file of a "
+                "scikit-learn k-means model; correct --import_km."
+            ) from error
+        if centroids.ndim != 2 or centroids.shape[1] != dim:
+            raise DataError(
+                f"{path} has centroids of the shape {centroids.shape}, expected (K, "
+                f"{dim}) for this upstream; import models of the same upstream."
+            )
+        found[int(layer)] = centroids
+    if len({centroids.shape for centroids in found.values()}) > 1:
+        sizes = ", ".join(f"{k}: {len(v)}" for k, v in sorted(found.items()))
+        raise DataError(
+            f"--import_km has models of different size ({sizes}), expected one number "
+            "of clusters for all layers; import models of one size."
+        )
+    layers = tuple(sorted(found))
+    return layers, np.stack([found[layer] for layer in layers])
+
+
+def is_done(path: str, settings: Dict[str, Any], upstream: str) -> bool:
+    """Say whether ``path`` already holds what would be made.
+
+    Raises:
+        DataError: It holds codebooks that were made otherwise.
+    """
+    if not os.path.exists(path):
+        return False
+    try:
+        codebooks = Codebooks.load(path)
+    except CodebookError as error:
+        raise DataError(str(error)) from error
+    found = {**codebooks.settings, "upstream": codebooks.upstream_fingerprint}
+    expected = {**settings, "upstream": upstream}
+    different = [k for k in expected if found.get(k) != expected[k]]
+    if not different and found.keys() == expected.keys():
+        return True
+    names = (
+        ", ".join(f"{k} ({found.get(k)}, now {expected[k]})" for k in different)
+        or "settings that are no longer given"
+    )
+    raise DataError(
+        f"{path} was made otherwise, it differs in {names}, expected the same or no "
+        "file; choose another --output, or give --overwrite and dump the tokens again."
+    )
+
+
+def learn(args: argparse.Namespace) -> Dict[str, str]:
+    """Make the codebooks.
+
+    Returns:
+        Sentences of the utterances of the sample that could not be used.
+
+    Raises:
+        DataError, CodebookError, ValueError, OSError: Nothing could be made.
+    """
+    if args.wav_scp is None and not args.import_km:
+        raise DataError(
+            "neither --wav_scp nor --import_km is given, expected one of them; "
+            "give the wav.scp of the training set."
+        )
+    device = get_device(args.ngpu)
+    name, conf = read_frontend_conf(args.config, args.train_args)
+    frontend = build_frontend(name, conf).to(device).eval()
+    upstream = frontend.fingerprint()
+    logging.info(f"Upstream {frontend.name}, fingerprint {upstream}")
+
+    failures: Dict[str, str] = {}
+    if args.import_km:
+        settings: Dict[str, Any] = {"import_km": list(args.import_km)}
+    else:
+        layers = parse_layers(args.layers, frontend.num_layers)
+        ids = "\n".join(sorted(read_scp(args.wav_scp)))
+        settings = {
+            "num_clusters": args.num_clusters,
+            "layers": list(layers),
+            "max_frames": args.max_frames,
+            "seed": args.seed,
+            # of the ids: the files may move
+            "data": hashlib.blake2b(ids.encode(), digest_size=8).hexdigest(),
+        }
+    if not args.overwrite and is_done(args.output, settings, upstream):
+        logging.info(f"{args.output} is up to date, nothing to do")
+        return failures
+
+    inertia: Sequence[float] = ()
+    num_frames = 0
+    if args.import_km:
+        layers, centroids = import_km(args.import_km, frontend.output_size())
+        if layers[-1] > frontend.num_layers:
+            raise DataError(
+                f"--import_km has a model of layer {layers[-1]}, expected layers 0 to "
+                f"{frontend.num_layers}; correct --import_km."
+            )
+    else:
+        frames, failures = choose_sample(
+            args.wav_scp, frontend, args.max_frames, args.seed
+        )
+        batches = AudioBatches(
+            args.wav_scp,
+            args.batch_seconds,
+            fs=frontend.sample_rate,
+            minimum_samples=frontend.minimum_samples,
+            utt_ids=list(frames),
+        )
+        features = collect_features(
+            batches, frontend, layers, frames, args.max_frames, device
+        )
+        failures.update(batches.sorted_failures())
+        num_frames = features.shape[1]
+        logging.info(
+            f"Fit {args.num_clusters} clusters to each of {len(layers)} layers"
+        )
+        try:
+            centroids, inertia = fit_codebooks(
+                features, args.num_clusters, args.seed, args.nj
+            )
+        except CodebookError as error:
+            # why there are so few frames may be that the files are bad
+            report_failures(failures)
+            raise CodebookError(f"{args.wav_scp}: {error}") from error
+    codebooks = Codebooks(
+        centroids=centroids,
+        layers=layers,
+        stream=frontend.name,
+        frame_shift=frontend.frame_shift,
+        sample_rate=frontend.sample_rate,
+        upstream_fingerprint=upstream,
+        seed=args.seed,
+        num_frames=num_frames,
+        inertia=tuple(float(value) for value in inertia),
+        settings=settings,
+    )
+    with atomic_write(args.output, "wb") as file:
+        codebooks.save(file)
+    for layer, value in zip(layers, inertia):
+        logging.info(f"Layer {layer}: mean squared distance {value / num_frames:.4g}")
+    logging.info(f"{args.output}: fingerprint {codebooks.fingerprint()}")
+    return failures
+
+
+def report_failures(failures: Dict[str, str]) -> None:
+    """Print a sentence for each failed utterance on stderr."""
+    for sentence in failures.values():
+        print(sentence, file=sys.stderr)
+
+
+def main(cmd: Optional[List[str]] = None) -> int:
+    args = get_parser().parse_args(cmd)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
+    )
+    try:
+        failures = learn(args)
+    except (ValueError, OSError) as error:  # DataError and CodebookError among them
+        print(error, file=sys.stderr)
+        return 1
+    report_failures(failures)
+    if failures:
+        print(
+            f"{len(failures)} utterances of the sample could not be used; "
+            f"{args.output} was made from the others.",
+            file=sys.stderr,
+        )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import json
+import os
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_distilmos.bin.dump_tokens import get_parser, main, token_path
+from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
+from espnet2_distilmos.fileio.audio import read_audio
+from espnet2_distilmos.fileio.datadir import read_scp, write_scp
+from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.tokens.codebook import Codebooks
+
+
+@pytest.fixture
+def codebooks(corpus):
+    assert learn(corpus) == 0
+    return corpus / "codebooks.npz"
+
+
+def learn(corpus, *options, name="codebooks.npz"):
+    cmd = ["--config", f"{corpus}/train.yaml", "--wav_scp", f"{corpus}/wav.scp"]
+    cmd += ["--output", f"{corpus}/{name}", "--num_clusters", "6", *options]
+    return learn_codebooks(cmd)
+
+
+def dump(corpus, *options, out="tokens", wav_scp="wav.scp", name="codebooks.npz"):
+    cmd = ["--config", f"{corpus}/train.yaml", "--wav_scp", f"{corpus}/{wav_scp}"]
+    cmd += ["--codebooks", f"{corpus}/{name}", "--output_dir", f"{corpus}/{out}"]
+    return main(cmd + ["--batch_seconds", "3", *options]), corpus / out
+
+
+def load(out):
+    return {u: np.load(p) for u, p in read_scp(out / "tokens.scp").items()}
+
+
+def test_tokens_are_the_nearest_centroids_of_single_files(corpus, codebooks, tiny_conf):
+    code, out = dump(corpus)
+    assert code == 0
+    tokens = load(out)
+    paths = read_scp(corpus / "wav.scp")
+    assert list(tokens) == sorted(paths)
+    frontend = build_frontend("hf", tiny_conf).eval()
+    centroids = Codebooks.load(str(codebooks)).centroids.astype(np.float64)
+    decided = total = 0
+    for utt_id, path in paths.items():
+        speech = torch.from_numpy(read_audio(path))[None]
+        with torch.inference_mode():
+            hidden, lengths = frontend(speech, torch.tensor([speech.shape[1]]))
+        found = tokens[utt_id]
+        assert found.dtype == np.int16 and found.shape == (int(lengths[0]), 3)
+        for column, layer in enumerate((1, 2, 3)):
+            h = hidden[layer][0].double().numpy()
+            distance = ((h[:, None] - centroids[column]) ** 2).sum(-1)
+            near = np.sort(distance, 1)
+            clear = near[:, 1] > (1 + 1e-4) * near[:, 0]
+            np.testing.assert_array_equal(
+                found[clear, column], distance.argmin(1)[clear]
+            )
+            decided, total = decided + clear.sum(), total + len(clear)
+    assert decided > 0.98 * total
+    info = json.loads((out / "tokens.json").read_text())
+    assert info == {
+        "format_version": 1,
+        "columns": [{"stream": "hubert", "layer": n, "K": 6} for n in (1, 2, 3)],
+        "frame_shift": 320,
+        "frame_offset": 0,
+        "sample_rate": 16000,
+        "codebook_fingerprint": Codebooks.load(str(codebooks)).fingerprint(),
+        "upstream_fingerprint": frontend.fingerprint(),
+    }
+
+
+def test_split_jobs_equal_one_job(corpus, codebooks):
+    _, whole = dump(corpus)
+    paths = list(read_scp(corpus / "wav.scp").items())
+    parts = {}
+    for job in range(3):
+        write_scp(corpus / f"wav.{job}.scp", dict(paths[job::3]))
+        _, out = dump(corpus, out=f"job{job}", wav_scp=f"wav.{job}.scp")
+        parts.update(load(out))
+        assert (out / "tokens.json").read_bytes() == (
+            whole / "tokens.json"
+        ).read_bytes()
+    expected = load(whole)
+    assert parts.keys() == expected.keys()
+    for utt_id, tokens in expected.items():
+        np.testing.assert_array_equal(parts[utt_id], tokens)
+
+
+def test_a_killed_run_continues(corpus, codebooks):
+    _, out = dump(corpus)
+    expected = load(out)
+    paths = {u: token_path(str(out), u) for u in expected}
+    os.remove(out / "tokens.scp")  # written last
+    os.remove(paths["u03"])
+    with open(paths["u04"], "r+b") as file:  # cut short by something else
+        file.truncate(140)
+    np.save(paths["u05"], expected["u05"][:-1])  # of another length
+    np.save(paths["u06"], expected["u06"].astype(np.int64))
+    kept = {u: os.stat(p).st_ino for u, p in paths.items() if u != "u03"}
+    code, _ = dump(corpus)
+    again = load(out)
+    assert code == 0 and again.keys() == expected.keys()
+    for utt_id, tokens in expected.items():
+        np.testing.assert_array_equal(again[utt_id], tokens)
+        assert again[utt_id].dtype == np.int16
+    changed = {u for u, inode in kept.items() if os.stat(paths[u]).st_ino != inode}
+    assert changed == {"u04", "u05", "u06"}
+
+
+def test_audio_that_is_newer_is_done_again(corpus, codebooks):
+    _, out = dump(corpus)
+    wav = read_scp(corpus / "wav.scp")["u02"]
+    path = token_path(str(out), "u02")
+    before = np.load(path)
+    samples, rate = soundfile.read(wav)
+    soundfile.write(wav, np.roll(samples, 3000), rate)
+    os.utime(wav, (os.stat(path).st_mtime + 10,) * 2)
+    assert dump(corpus)[0] == 0
+    after = np.load(path)
+    assert after.shape == before.shape and (after != before).any()
+
+
+def test_tokens_of_another_codebook_are_refused(corpus, codebooks, capsys):
+    _, out = dump(corpus)
+    before = load(out)
+    assert learn(corpus, "--seed", "5", name="other.npz") == 0
+    code, _ = dump(corpus, name="other.npz")
+    error = capsys.readouterr().err
+    assert code == 1 and "--overwrite" in error and "another directory" in error
+    for utt_id, tokens in load(out).items():
+        np.testing.assert_array_equal(tokens, before[utt_id])
+    code, _ = dump(corpus, "--overwrite", name="other.npz")
+    assert code == 0
+    assert any((load(out)[u] != before[u]).any() for u in before)
+    info = json.loads((out / "tokens.json").read_text())
+    other = Codebooks.load(str(corpus / "other.npz"))
+    assert info["codebook_fingerprint"] == other.fingerprint()
+
+
+def test_overwriting_leaves_nothing_of_the_old_kind(corpus, codebooks):
+    _, out = dump(corpus)
+    (corpus / "short.scp").write_text(f"u00 {corpus}/wav/u00.wav\n")
+    dump(corpus, "--overwrite", wav_scp="short.scp")
+    assert os.listdir(out / "data") == ["u00.npy"]
+
+
+def test_codebook_of_another_upstream_is_refused(corpus, codebooks, capsys):
+    code, out = dump(corpus, "--train_args", "--frontend_conf init_seed=9")
+    error = capsys.readouterr().err
+    assert code == 1 and not out.exists()
+    assert "learned with another upstream" in error and "rerun stage 5" in error
+
+
+def test_bad_utterances_are_named_and_the_rest_is_written(corpus, codebooks, capsys):
+    paths = read_scp(corpus / "wav.scp")
+    samples = np.zeros(16000)
+    samples[5] = np.nan
+    soundfile.write(corpus / "nan.wav", samples, 16000, subtype="FLOAT")
+    soundfile.write(corpus / "short.wav", np.zeros(100), 16000)
+    (corpus / "text.wav").write_text("no audio")
+    for name in ("nan", "short", "text", "missing"):
+        paths[name] = f"{corpus}/{name}.wav"
+    write_scp(corpus / "more.scp", paths)
+    code, out = dump(corpus, wav_scp="more.scp")
+    error = capsys.readouterr().err
+    assert code == 1 and len(load(out)) == 12
+    for name in ("nan", "short", "text", "missing"):
+        assert f"utterance {name}:" in error
+    assert "4 utterances have no tokens" in error
+
+
+def test_any_id_makes_a_safe_file_name(corpus, codebooks):
+    wav = read_scp(corpus / "wav.scp")["u00"]
+    ids = ["a/b", "../up", "ü*?", "..", "%2F"]
+    write_scp(corpus / "odd.scp", {utt_id: wav for utt_id in ids})
+    code, out = dump(corpus, wav_scp="odd.scp")
+    assert code == 0 and sorted(load(out)) == sorted(ids)
+    assert len(os.listdir(out / "data")) == len(ids)
+
+
+def test_unwritable_directory(corpus, codebooks, capsys):
+    assert dump(corpus, out="train.yaml/x")[0] == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_nothing_to_do_in_an_empty_job(corpus, codebooks):
+    (corpus / "none.scp").touch()
+    code, out = dump(corpus, wav_scp="none.scp")
+    assert code == 0 and load(out) == {} and (out / "tokens.json").exists()
+
+
+def test_parser_has_a_description():
+    assert get_parser().description

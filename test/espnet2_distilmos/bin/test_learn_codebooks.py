@@ -1,0 +1,190 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import joblib
+import numpy as np
+import pytest
+import soundfile
+import torch
+from sklearn.cluster import MiniBatchKMeans
+
+from espnet2_distilmos.bin.learn_codebooks import get_parser, main, parse_layers
+from espnet2_distilmos.fileio.audio import read_audio
+from espnet2_distilmos.fileio.datadir import DataError, read_scp, write_scp
+from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.tokens.codebook import Codebooks
+
+
+def learn(corpus, *options, name="codebooks.npz", wav_scp="wav.scp"):
+    output = corpus / name
+    cmd = ["--config", f"{corpus}/train.yaml", "--wav_scp", f"{corpus}/{wav_scp}"]
+    cmd += ["--output", str(output), "--num_clusters", "6", "--batch_seconds", "3"]
+    return main(cmd + list(options)), output
+
+
+def features_of(frontend, paths, layer):
+    """Hidden states of single files, one after the other."""
+    parts = []
+    for path in paths:
+        speech = torch.from_numpy(read_audio(path))[None]
+        with torch.inference_mode():
+            hidden, _ = frontend(speech, torch.tensor([speech.shape[1]]))
+        parts.append(hidden[layer][0].numpy())
+    return np.concatenate(parts)
+
+
+def test_codebooks_equal_a_plain_fit_to_single_files(corpus, tiny_conf):
+    code, output = learn(corpus)
+    assert code == 0
+    codebooks = Codebooks.load(str(output))
+    frontend = build_frontend("hf", tiny_conf).eval()
+    assert codebooks.layers == (1, 2, 3) and codebooks.stream == "hubert"
+    assert codebooks.frame_shift == 320 and codebooks.sample_rate == 16000
+    assert codebooks.upstream_fingerprint == frontend.fingerprint()
+    paths = read_scp(corpus / "wav.scp")
+    ids = sorted(paths)
+    drawn = [ids[i] for i in np.random.default_rng(0).permutation(len(ids))]
+    for i, layer in enumerate(codebooks.layers):
+        features = features_of(frontend, [paths[u] for u in drawn], layer)
+        assert codebooks.num_frames == len(features)
+        plain = MiniBatchKMeans(
+            6,
+            n_init=3,
+            batch_size=10000,
+            max_iter=100,
+            reassignment_ratio=0.0,
+            random_state=0,
+        ).fit(features)
+        np.testing.assert_allclose(
+            codebooks.centroids[i], plain.cluster_centers_, atol=1e-3
+        )
+        assert codebooks.inertia[i] == pytest.approx(plain.inertia_, rel=1e-3)
+
+
+def test_same_seed_same_bytes_whatever_jobs_and_order_of_the_scp(corpus):
+    _, first = learn(corpus, "--nj", "1")
+    scp = read_scp(corpus / "wav.scp")
+    write_scp(corpus / "reversed.scp", dict(reversed(scp.items())), sort=False)
+    _, second = learn(corpus, "--nj", "2", name="b.npz", wav_scp="reversed.scp")
+    assert first.read_bytes() == second.read_bytes()
+    _, other = learn(corpus, "--seed", "1", name="c.npz")
+    assert other.read_bytes() != first.read_bytes()
+
+
+def test_max_frames_bounds_the_sample(corpus, capsys):
+    code, output = learn(corpus, "--max_frames", "50", "--layers", "0,2")
+    codebooks = Codebooks.load(str(output))
+    assert code == 0 and codebooks.num_frames == 50 and codebooks.layers == (0, 2)
+
+
+def test_a_missing_file_outside_the_sample_is_never_opened(corpus):
+    paths = read_scp(corpus / "wav.scp")
+    ids = sorted(paths)
+    last = ids[np.random.default_rng(0).permutation(len(ids))[-1]]
+    paths[last] = str(corpus / "missing.wav")
+    write_scp(corpus / "wav.scp", paths)
+    assert learn(corpus, "--max_frames", "50")[0] == 0
+    assert learn(corpus, name="all.npz")[0] == 1
+
+
+def test_existing_output(corpus, capsys):
+    _, output = learn(corpus)
+    before = output.stat().st_mtime_ns
+    assert learn(corpus)[0] == 0
+    assert output.stat().st_mtime_ns == before
+    assert learn(corpus, "--seed", "1")[0] == 1
+    error = capsys.readouterr().err
+    assert "differs in seed (0, now 1)" in error and "--overwrite" in error
+    code, _ = learn(corpus, "--train_args", "--frontend_conf init_seed=3")
+    assert code == 1 and "differs in upstream" in capsys.readouterr().err
+    assert output.stat().st_mtime_ns == before
+    assert learn(corpus, "--seed", "1", "--overwrite")[0] == 0
+    assert Codebooks.load(str(output)).seed == 1
+
+
+def test_train_args_choose_the_upstream(corpus, tiny_conf):
+    _, output = learn(
+        corpus, "--train_args=--max_epoch 2 --frontend_conf init_seed=3 --optim adam"
+    )
+    frontend = build_frontend("hf", {**tiny_conf, "init_seed": 3})
+    fingerprint = Codebooks.load(str(output)).upstream_fingerprint
+    assert fingerprint == frontend.fingerprint()
+
+
+def test_bad_utterances_are_named_and_the_rest_is_used(corpus, capsys):
+    paths = read_scp(corpus / "wav.scp")
+    samples = np.zeros(16000)
+    samples[5] = np.nan
+    soundfile.write(corpus / "nan.wav", samples, 16000, subtype="FLOAT")
+    (corpus / "empty.wav").touch()
+    paths.update(nan=f"{corpus}/nan.wav", empty=f"{corpus}/empty.wav")
+    write_scp(corpus / "more.scp", paths)
+    code, output = learn(corpus, wav_scp="more.scp")
+    error = capsys.readouterr().err
+    assert code == 1 and "utterance nan:" in error and "utterance empty:" in error
+    assert learn(corpus, name="good.npz")[0] == 0
+    frames = Codebooks.load(str(corpus / "good.npz")).num_frames
+    codebooks = Codebooks.load(str(output))
+    assert codebooks.num_frames == frames
+    # rows of the failed utterance would be uninitialised memory
+    assert np.abs(codebooks.centroids).max() < 100
+
+
+@pytest.mark.parametrize(
+    "options, found",
+    [
+        (["--num_clusters", "100000"], "expected 1 to 32767"),
+        (["--num_clusters", "5000"], "frames for 5000 clusters"),
+        (["--layers", "1,9"], "'1,9', expected `all`"),
+        (["--batch_seconds", "0"], "--batch_seconds"),
+        (["--train_args", "--frontend none"], "'none'"),
+        (["--output", "{corpus}/train.yaml/x/c.npz"], "cannot be written"),
+        (["--wav_scp", "{corpus}/none.scp"], "none.scp cannot be read"),
+    ],
+)
+def test_one_sentence_and_nothing_written(corpus, capsys, options, found):
+    options = [option.replace("{corpus}", str(corpus)) for option in options]
+    code, output = learn(corpus, *options)
+    assert code == 1 and not output.exists()
+    assert found in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "1,1", "-1", "5", "x"])
+def test_bad_layers(text):
+    with pytest.raises(DataError, match="correct --layers"):
+        parse_layers(text, 4)
+
+
+def test_good_layers():
+    assert parse_layers("all", 3) == (1, 2, 3)
+    assert parse_layers("3,0", 3) == (0, 3)
+
+
+def test_import_km(corpus, caplog, capsys):
+    features = np.random.default_rng(0).normal(size=(100, 16)).astype(np.float32)
+    models = {layer: MiniBatchKMeans(5, random_state=layer) for layer in (2, 1)}
+    specs = []
+    for layer, model in models.items():
+        joblib.dump(model.fit(features), corpus / f"km_{layer}.mdl")
+        specs.append(f"{layer}={corpus}/km_{layer}.mdl")
+    code, output = learn(corpus, "--import_km", *specs)
+    assert code == 0 and "runs whatever code" in caplog.text
+    codebooks = Codebooks.load(str(output))
+    assert codebooks.layers == (1, 2)
+    np.testing.assert_array_equal(codebooks.centroids[1], models[2].cluster_centers_)
+
+    def fails(*specs):
+        assert learn(corpus, "--overwrite", "--import_km", *specs)[0] == 1
+        return capsys.readouterr().err
+
+    assert "expected LAYER=PATH" in fails("km_200.mdl")
+    assert "cannot be imported" in fails(f"1={corpus}/wav.scp")
+    assert "model of layer 9" in fails(f"9={corpus}/km_1.mdl")
+    joblib.dump(MiniBatchKMeans(4).fit(features[:, :7]), corpus / "narrow.mdl")
+    assert "expected (K, 16)" in fails(f"1={corpus}/narrow.mdl")
+    joblib.dump(MiniBatchKMeans(4).fit(features), corpus / "four.mdl")
+    assert "different size" in fails(f"1={corpus}/four.mdl", specs[0])
+
+
+def test_parser_has_a_description():
+    assert get_parser().description
