@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# To be sourced by local/data.sh: where each corpus lies on this machine. "downloads" is
+# a directory beside the recipe; an empty value means that the user gives the path.
+
+BVCC=
+SOMOS=downloads
+NISQA=downloads
+VOICEMOS=

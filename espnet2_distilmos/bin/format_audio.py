@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Write the audio of a wav.scp as mono files of one sampling rate (stage 2)."""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Dict, Iterator, NamedTuple, Optional, Tuple
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from espnet2_distilmos.fileio.audio import AudioError, read_audio
+from espnet2_distilmos.fileio.datadir import (
+    DataError,
+    atomic_write,
+    read_scp,
+    write_scp,
+)
+
+_SUBTYPES = {"flac": "PCM_16", "wav": "PCM_16"}
+
+
+class Piece(NamedTuple):
+    """A part of a recording that becomes one file."""
+
+    recording: str
+    start: float = 0.0
+    end: float = -1.0  # seconds; negative is the recording's end
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write the audio of a wav.scp as mono 16-bit files of one sampling "
+        "rate. Files that are there already, made from the same source, are kept.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--wav_scp", required=True, help="Lines 'id path'.")
+    parser.add_argument(
+        "--output_dir", required=True, help="Where wav.scp and the rest are written."
+    )
+    parser.add_argument(
+        "--audio_dir", help="Where the audio is written; OUTPUT_DIR/data if not given."
+    )
+    parser.add_argument("--fs", type=parse_rate, default=16000, help="Hz, also '16k'.")
+    parser.add_argument("--audio_format", choices=sorted(_SUBTYPES), default="flac")
+    parser.add_argument(
+        "--segments", help="Lines 'id recording start end' in seconds, as in Kaldi."
+    )
+    parser.add_argument(
+        "--min_seconds",
+        type=float,
+        default=0.1,
+        help="Shorter audio is refused: a model's frame does not fit in it.",
+    )
+    parser.add_argument(
+        "--bad_exit_code",
+        type=int,
+        default=1,
+        help="Exit code when an utterance could not be written; they are listed in "
+        "OUTPUT_DIR/errors.txt in any case.",
+    )
+    return parser
+
+
+def parse_rate(text: str) -> int:
+    """Return a rate in Hz from '16000' or '16k'."""
+    number = text[:-1] if text[-1:] in ("k", "K") else text
+    try:
+        rate = round(float(number) * (1 if number == text else 1000))
+    except ValueError:
+        rate = 0
+    if rate <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate such as 16000 or 16k")
+    return rate
+
+
+def read_pieces(
+    wav_scp: str, segments: Optional[str]
+) -> Tuple[Dict[str, Piece], Dict[str, str]]:
+    """Read what is to be written.
+
+    Returns:
+        Pieces by utterance id, and sentences by the ids that are faulty.
+
+    Raises:
+        DataError: A file is missing or has an id twice.
+    """
+    recordings = read_scp(wav_scp, need_value=False)
+    pieces, errors = {}, {}
+    if segments is None:
+        for utt_id, path in recordings.items():
+            if path:
+                pieces[utt_id] = Piece(path)
+            else:
+                errors[utt_id] = (
+                    f"utterance {utt_id}: {wav_scp} has no path for it, expected "
+                    "'id path'; complete or remove the line."
+                )
+        return pieces, errors
+    for utt_id, text in read_scp(segments).items():
+        fields = text.split()
+        try:
+            recording, start, end = fields[0], float(fields[1]), float(fields[2])
+        except (IndexError, ValueError):
+            errors[utt_id] = (
+                f"utterance {utt_id}: {segments} has '{text}', expected 'recording "
+                "start end' in seconds; correct the line."
+            )
+            continue
+        if start < 0 or 0 <= end <= start:
+            errors[utt_id] = (
+                f"utterance {utt_id}: {segments} has a start of {start:g} s and an end "
+                f"of {end:g} s, expected 0 <= start < end; correct the line."
+            )
+        elif not recordings.get(recording):
+            errors[utt_id] = (
+                f"utterance {utt_id}: {segments} names the recording {recording}, "
+                f"which {wav_scp} does not have; correct the line."
+            )
+        else:
+            pieces[utt_id] = Piece(recordings[recording], start, end)
+    return pieces, errors
+
+
+class Recordings:
+    """Decodes recordings and keeps the last one, for segments that follow."""
+
+    def __init__(self, fs: int):
+        self.fs = fs
+        self._last: Tuple[Optional[str], Optional[np.ndarray]] = (None, None)
+
+    def read(self, path: str, utt_id: str) -> np.ndarray:
+        """Return samples (N,) at ``fs``; ``path`` may be a command ending in '|'.
+
+        Raises:
+            AudioError: As ``read_audio``, or the command fails.
+        """
+        if self._last[0] != path:
+            with _as_file(path, utt_id) as file:
+                self._last = (path, read_audio(file, self.fs, utt_id))
+        return self._last[1]
+
+
+@contextlib.contextmanager
+def _as_file(path: str, utt_id: str) -> Iterator[str]:
+    """Yield a file name: ``path`` itself, or the output of the command that it is."""
+    if not path.endswith("|"):
+        yield path
+        return
+    command = path[:-1].strip()
+    with tempfile.NamedTemporaryFile(suffix=".audio") as file:
+        # wav.scp is the user's own file and Kaldi's format runs such lines in a shell.
+        result = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.PIPE,
+        )
+        if result.returncode != 0:
+            last = result.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
+            raise AudioError(
+                f"utterance {utt_id}: the command '{command}' in wav.scp ended with "
+                f"code {result.returncode} ({last}), expected audio; correct the line."
+            )
+        try:
+            yield file.name
+        except AudioError as error:
+            text = str(error).replace(file.name, f"the output of '{command}'")
+            raise AudioError(text) from error
+
+
+def source_of(piece: Piece, fs: int) -> str:
+    """Return what the file of ``piece`` depends on, to know when it is out of date."""
+    source = {"source": piece.recording, "start": piece.start, "end": piece.end}
+    source["fs"] = fs
+    with contextlib.suppress(OSError):  # a command, or missing: reading tells
+        status = os.stat(piece.recording)
+        source.update(size=status.st_size, time=status.st_mtime_ns)
+    return json.dumps(source, sort_keys=True)
+
+
+def samples_if_current(path: str, source: str) -> Optional[int]:
+    """Return the length of an earlier run's file, or None if it is to be made."""
+    try:
+        with soundfile.SoundFile(path) as f:
+            return f.frames if f.comment == source else None
+    except (soundfile.LibsndfileError, OSError):
+        return None
+
+
+def file_name(utt_id: str, extension: str) -> str:
+    """Return a file name for any id: '/' is legal in an id and not in a name."""
+    if "/" not in utt_id and "%" not in utt_id:
+        return f"{utt_id}.{extension}"
+    return utt_id.replace("%", "%25").replace("/", "%2F") + f".{extension}"
+
+
+def write_audio(path: str, samples: np.ndarray, fs: int, source: str) -> None:
+    """Write samples (N,) so that ``path`` is whole or not there at all.
+
+    Raises:
+        DataError: The directory cannot be written.
+    """
+    extension = os.path.splitext(path)[1][1:]
+    with atomic_write(path, "wb") as f:
+        with soundfile.SoundFile(
+            f, "w", fs, 1, _SUBTYPES[extension], format=extension.upper()
+        ) as audio:
+            audio.comment = source
+            audio.write(samples)
+
+
+def format_audio(
+    wav_scp: str,
+    output_dir: str,
+    audio_dir: Optional[str] = None,
+    fs: int = 16000,
+    audio_format: str = "flac",
+    segments: Optional[str] = None,
+    min_seconds: float = 0.1,
+) -> Tuple[int, Dict[str, str]]:
+    """Write every utterance as a mono 16-bit file and list them.
+
+    Args:
+        wav_scp: Lines "id path"; a path may be a command that ends in "|".
+        output_dir: Gets wav.scp, utt2num_samples and errors.txt.
+        audio_dir: Gets the audio; ``output_dir``/data if None.
+        fs: Sampling rate of the files in Hz.
+        audio_format: "flac" or "wav".
+        segments: Lines "id recording start end", seconds; ids in wav_scp are then
+            those of recordings.
+        min_seconds: Shortest duration that is accepted.
+
+    Returns:
+        The number of files written now (the others were there already), and the
+        sentence of every utterance that could not be written.
+
+    Raises:
+        DataError: An input list is faulty, or the output cannot be written.
+    """
+    audio_dir = audio_dir or os.path.join(output_dir, "data")
+    pieces, errors = read_pieces(wav_scp, segments)
+    recordings = Recordings(fs)
+    paths, lengths, written = {}, {}, 0
+    for utt_id, piece in tqdm(pieces.items(), desc="format_audio", mininterval=10):
+        path = os.path.join(audio_dir, file_name(utt_id, audio_format))
+        source = source_of(piece, fs)
+        length = samples_if_current(path, source)
+        if length is None:
+            try:
+                samples = recordings.read(piece.recording, utt_id)
+            except AudioError as error:
+                errors[utt_id] = str(error)
+                continue
+            begin = round(piece.start * fs)
+            end = len(samples) if piece.end < 0 else round(piece.end * fs)
+            samples = samples[begin:end]
+            length = len(samples)
+            if length >= min_seconds * fs:
+                write_audio(path, samples, fs, source)
+                written += 1
+        if length < min_seconds * fs:
+            errors[utt_id] = (
+                f"utterance {utt_id}: {piece.recording} is {length / fs:.3f} s long, "
+                f"expected at least {min_seconds:g} s; remove the utterance from "
+                "wav.scp."
+            )
+            continue
+        paths[utt_id], lengths[utt_id] = path, length
+    write_scp(os.path.join(output_dir, "utt2num_samples"), lengths)
+    write_scp(os.path.join(output_dir, "wav.scp"), paths)
+    with atomic_write(os.path.join(output_dir, "errors.txt")) as f:
+        f.writelines(f"{errors[utt_id]}\n" for utt_id in sorted(errors))
+    return written, errors
+
+
+def main(cmd=None) -> int:
+    args = vars(get_parser().parse_args(cmd))
+    bad_exit_code = args.pop("bad_exit_code")
+    try:
+        written, errors = format_audio(**args)
+    except DataError as error:
+        print(f"format_audio: {error}", file=sys.stderr)
+        return 1
+    for utt_id in sorted(errors):
+        print(f"format_audio: {errors[utt_id]}", file=sys.stderr)
+    print(
+        f"format_audio: {written} files written, {len(errors)} utterances refused",
+        file=sys.stderr,
+    )
+    return bad_exit_code if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

