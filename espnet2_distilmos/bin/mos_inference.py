@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Predict the MOS of every utterance of a wav.scp."""
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+import urllib.parse
+from typing import Dict, List, Optional
+
+import numpy as np
+import torch
+import yaml
+from espnet2.utils.config_argparse import ArgumentParser
+from espnet2.utils.types import str2bool
+from tqdm import tqdm
+
+from espnet2_distilmos.fileio.batches import AudioBatches
+from espnet2_distilmos.fileio.datadir import (
+    DataError,
+    atomic_write,
+    write_metric_scp,
+    write_scp,
+)
+from espnet2_distilmos.mos.build import load_model
+
+FORMAT_VERSION = 1
+_REQUIRED = ("train_config", "model_file", "wav_scp", "output_dir")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        description="Predict MOS. Writes OUTPUT_DIR/metric.scp and, unless switched "
+        "off, the scores of the frames in frames.scp, frames/*.npy and frames.json. "
+        "--config names a YAML file with any of the options.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    # Not `required`, so that they may stand in the file of --config.
+    parser.add_argument("--train_config", help="config.yaml of the experiment")
+    parser.add_argument("--model_file", help="weights of the model (.pth)")
+    parser.add_argument("--wav_scp", help="wav.scp of the set")
+    parser.add_argument("--output_dir", help="where the scores go")
+    parser.add_argument(
+        "--batch_seconds", type=float, default=60, help="padded seconds of a batch"
+    )
+    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
+    parser.add_argument(
+        "--write_frames", type=str2bool, default=True, help="write frame scores too"
+    )
+    return parser
+
+
+def frame_path(output_dir: str, utt_id: str) -> str:
+    """Return the file of an utterance's frame scores; any id makes a safe name."""
+    name = urllib.parse.quote(utt_id, safe="") + ".npy"
+    return os.path.join(output_dir, "frames", name)
+
+
+def predict(args: argparse.Namespace) -> Dict[str, str]:
+    """Score all utterances and write the files.
+
+    Returns:
+        Sentences of the utterances that have no score.
+
+    Raises:
+        DataError, ValueError, OSError: Nothing could be scored or written.
+    """
+    if args.ngpu > 0 and not torch.cuda.is_available():
+        raise DataError(
+            f"--ngpu is {args.ngpu} and no CUDA device was found, expected one; "
+            "use --ngpu 0 or a machine with a GPU."
+        )
+    device = torch.device("cuda" if args.ngpu > 0 else "cpu")
+    model, _ = load_model(args.train_config, args.model_file, device)
+    frontend = model.frontend
+    batches = AudioBatches(
+        args.wav_scp,
+        float(args.batch_seconds),
+        fs=frontend.sample_rate,
+        minimum_samples=frontend.minimum_samples,
+    )
+    bar = tqdm(
+        batches,
+        desc="scores",
+        total=batches.num_batches,
+        mininterval=0.5 if sys.stderr.isatty() else 60,
+        unit="batch",
+    )
+    scores: Dict[str, float] = {}
+    failures: Dict[str, str] = {}
+    frame_shift = frontend.frame_shift
+    num_samples = 0
+    start = time.perf_counter()
+    for batch in bar:
+        with torch.inference_mode():
+            prediction = model.inference(
+                torch.from_numpy(batch.speech).to(device),
+                torch.from_numpy(batch.speech_lengths).to(device),
+            )
+        frame_shift = frontend.frame_shift * prediction.frame_stride
+        num_samples += int(batch.speech_lengths.sum())
+        utt_mos = prediction.utt_mos.float().cpu().tolist()
+        frame_mos = prediction.frame_mos.float().cpu().numpy()
+        lengths = prediction.lengths.tolist()
+        for utt_id, score, row, length in zip(
+            batch.utt_ids, utt_mos, frame_mos, lengths
+        ):
+            if not math.isfinite(score):
+                failures[utt_id] = (
+                    f"utterance {utt_id}: {batches.wav_scp[utt_id]} got the score "
+                    f"{score}, expected a finite number; the model {args.model_file} "
+                    "is broken, train it again or choose another epoch's."
+                )
+                continue
+            scores[utt_id] = score
+            if args.write_frames:
+                with atomic_write(frame_path(args.output_dir, utt_id), "wb") as file:
+                    np.save(file, row[:length].astype(np.float32))
+    seconds = num_samples / frontend.sample_rate
+    elapsed = time.perf_counter() - start
+    logging.info(f"{seconds:.1f} s of audio in {elapsed:.1f} s")
+
+    failures.update(batches.failures)
+    failures = {i: failures[i] for i in batches.wav_scp if i in failures}
+    scores = {i: scores[i] for i in batches.wav_scp if i in scores}
+    if args.write_frames:
+        paths = {utt_id: frame_path(args.output_dir, utt_id) for utt_id in scores}
+        info = {
+            "format_version": FORMAT_VERSION,
+            "frame_shift": frame_shift,
+            "sample_rate": frontend.sample_rate,
+        }
+        with atomic_write(os.path.join(args.output_dir, "frames.json")) as file:
+            file.write(json.dumps(info) + "\n")
+        write_scp(os.path.join(args.output_dir, "frames.scp"), paths, sort=False)
+    # Last, so that a metric.scp says that everything else is there.
+    metric_scp = os.path.join(args.output_dir, "metric.scp")
+    write_metric_scp(metric_scp, scores, decimals=6, sort=False)
+    logging.info(f"{metric_scp}: {len(scores)} utterances")
+    return failures
+
+
+def report_failures(failures: Dict[str, str], path: str) -> None:
+    """Print the sentences on stderr and write them to ``path``, if there are any.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    for sentence in failures.values():
+        print(sentence, file=sys.stderr)
+    if failures:
+        with atomic_write(path) as file:
+            file.writelines(sentence + "\n" for sentence in failures.values())
+        print(f"{len(failures)} utterances have no score, see {path}", file=sys.stderr)
+    else:
+        with contextlib.suppress(OSError):
+            os.remove(path)
+
+
+def main(cmd: Optional[List[str]] = None) -> int:
+    parser = get_parser()
+    args = parser.parse_args(cmd)
+    missing = [f"--{name}" for name in _REQUIRED if getattr(args, name) is None]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
+    )
+    try:
+        failures = predict(args)
+        report_failures(failures, os.path.join(args.output_dir, "errors.txt"))
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
