@@ -78,7 +78,15 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
             "use --ngpu 0 or a machine with a GPU."
         )
     device = torch.device("cuda" if args.ngpu > 0 else "cpu")
-    model, _ = load_model(args.train_config, args.model_file, device)
+    try:
+        model, _ = load_model(args.train_config, args.model_file, device)
+    except OSError as error:
+        # torch's own message need not say which file it was reading
+        raise DataError(
+            f"{args.train_config} with {args.model_file} cannot be loaded ({error}), "
+            "expected the config.yaml and a model file of one experiment; train again "
+            "(stage 7) or correct --train_config and --model_file."
+        ) from error
     frontend = model.frontend
     batches = AudioBatches(
         args.wav_scp,
