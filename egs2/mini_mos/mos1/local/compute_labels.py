@@ -8,7 +8,7 @@ It needs ``pip install pesq``. The recipe does not run this: it reads the result
 ``systems.py``; with ``--check`` it only compares the carried labels with fresh ones.
 
     local/compute_labels.py --corpus corpus --nj 2
-    local/compute_labels.py --corpus corpus --check --audio_dir downloads
+    local/compute_labels.py --corpus corpus --check --audio_dir downloads/mini_mos
 """
 
 import argparse

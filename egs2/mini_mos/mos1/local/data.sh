@@ -11,9 +11,9 @@ log() {
     echo "$(date '+%Y-%m-%dT%H:%M:%S') (${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}) $*"
 }
 
-nj=2                 # rendering processes
-audio_dir=downloads  # where the rendered audio goes
-out=data             # where the data directories go
+nj=2                          # rendering processes
+audio_dir=downloads/mini_mos  # where the rendered audio goes
+out=data                      # where the data directories go
 
 # shellcheck source=/dev/null
 . ./path.sh

@@ -118,7 +118,7 @@ def main(argv=None):
     """Command-line entry point."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--audio_dir", type=Path, default=Path("downloads"))
+    parser.add_argument("--audio_dir", type=Path, default=Path("downloads/mini_mos"))
     parser.add_argument("--out", type=Path, default=Path("data"))
     parser.add_argument("--nj", type=int, default=os.cpu_count())
     args = parser.parse_args(argv)
@@ -133,7 +133,7 @@ def main(argv=None):
             write_data_dir(args.out / name, chosen, args.audio_dir)
             print(f"{args.out / name}: {len(chosen)} utterances", file=sys.stderr)
     except (OSError, ValueError, sf.LibsndfileError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}. Mend that and run it again.", file=sys.stderr)
         return 1
     return 0
 

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# What a trained model has to beat: ridge regression on duration, level and long-term
+# spectrum, and the same model untrained. Writes EXP/extra_predictions for stage 9.
+set -euo pipefail
+
+python=python3
+data_feats=dump/raw
+train_set=train
+test_sets="test test_ood"
+nj=2
+
+help_message="Usage: $0 [--data_feats D] [--train_set S] [--test_sets \"A B\"] [--nj N] EXP"
+. utils/parse_options.sh
+if [ $# -ne 1 ]; then
+    echo "${help_message}" >&2
+    exit 2
+fi
+exp=$1
+. ./path.sh
+. ./cmd.sh
+
+baselines="${exp}/baselines"
+mkdir -p "${baselines}"
+
+test_dirs=()
+for dset in ${test_sets}; do
+    test_dirs+=("${data_feats}/${dset}")
+done
+"${python}" local/baseline_ridge.py --train "${data_feats}/${train_set}" \
+    --test "${test_dirs[@]}" --out "${baselines}/ridge"
+
+"${python}" local/make_untrained.py "${exp}" "${baselines}/untrained.pth"
+for dset in ${test_sets}; do
+    logdir="${baselines}/untrained/${dset}/log"
+    mkdir -p "${logdir}"
+    parts=()
+    for n in $(seq "${nj}"); do
+        parts+=("${logdir}/wav.${n}.scp")
+    done
+    utils/split_scp.pl "${data_feats}/${dset}/wav.scp" "${parts[@]}"
+    ${decode_cmd} "JOB=1:${nj}" "${logdir}/mos_inference.JOB.log" \
+        "${python}" -m espnet2_distilmos.bin.mos_inference \
+            --train_config "${exp}/config.yaml" \
+            --model_file "${baselines}/untrained.pth" \
+            --wav_scp "${logdir}/wav.JOB.scp" \
+            --output_dir "${logdir}/output.JOB" \
+            --write_frames false
+    for n in $(seq "${nj}"); do
+        cat "${logdir}/output.${n}/metric.scp"
+    done > "${baselines}/untrained/${dset}/metric.scp"
+done
+
+cat > "${exp}/extra_predictions" << EOM
+ridge_regression ${baselines}/ridge
+untrained ${baselines}/untrained
+EOM
