@@ -26,7 +26,7 @@ failed=0
 "${bin}black" --quiet --check --diff "${python_files[@]}" || failed=1
 "${bin}isort" --quiet --check-only --diff "${python_files[@]}" || failed=1
 "${bin}flake8" "${python_files[@]}" || failed=1
-"${bin}shellcheck" --external-sources "${shell_files[@]}" || failed=1
+"${bin}shellcheck" "${shell_files[@]}" || failed=1
 if [ "${failed}" -ne 0 ]; then
     echo "lint failed; 'black .' and 'isort .' mend what the first two found." >&2
     exit 1

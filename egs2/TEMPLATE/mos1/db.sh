@@ -5,6 +5,7 @@
 
 # To be sourced by local/data.sh: where each corpus lies on this machine. "downloads" is
 # a directory beside the recipe; an empty value means that the user gives the path.
+# shellcheck disable=SC2034  # local/data.sh reads them
 
 BVCC=
 SOMOS=downloads

@@ -155,6 +155,7 @@ formatted_dir() {
         *) echo "${data_feats}/$1" ;;
     esac
 }
+# shellcheck disable=SC2086  # test_sets are several names
 all_sets=$(printf '%s\n' "${train_set}" "${valid_set}" ${test_sets} | awk '!seen[$0]++')
 
 # replace FILE: FILE.tmp becomes FILE, whose date stays when nothing changed.
@@ -163,13 +164,13 @@ replace() {
 }
 # filter_set [--exclude] IDS SRC DST: the lines of SRC's files whose id is in IDS
 filter_set() {
-    local exclude=
-    if [ "$1" = --exclude ]; then exclude=$1; shift; fi
+    local exclude=()
+    if [ "$1" = --exclude ]; then exclude=("$1"); shift; fi
     local ids=$1 src=$2 dst=$3 f
     mkdir -p "${dst}"
     for f in ${utt_extra_files}; do
         if [ -f "${src}/${f}" ]; then
-            utils/filter_scp.pl ${exclude} "${ids}" "${src}/${f}" | sort -k1,1 -s > "${dst}/${f}.tmp"
+            utils/filter_scp.pl "${exclude[@]}" "${ids}" "${src}/${f}" | sort -k1,1 -s > "${dst}/${f}.tmp"
             replace "${dst}/${f}"
         else
             rm -f "${dst}/${f}"
@@ -204,6 +205,23 @@ split_list() {
     for n in $(seq "$2"); do parts+=("$3.${n}.scp"); done
     rm -f "$3".[0-9]*.scp
     utils/split_scp.pl "$1" "${parts[@]}"
+}
+
+# show_epochs LOG OLDER: prints a line an epoch of a LOG that is newer than OLDER
+show_epochs() {
+    local shown=0 lines
+    while sleep 2 && kill -0 $$ 2> /dev/null; do
+        [ "$1" -nt "$2" ] || continue
+        lines=$(awk '/epoch results:/ {
+            match($0, /[0-9]+epoch results/)
+            line = "epoch " substr($0, RSTART, RLENGTH - 13) " (validation):"
+            sub(/^.*\[valid\] /, ""); n = split($0, item, ", ")
+            for (i = 1; i <= n; i++)
+                if (item[i] ~ /^(loss|utt_mse|utt_srcc|sys_srcc)=/) line = line " " item[i]
+            print line }' "$1")
+        [ -z "${lines}" ] || tail -n "+$((shown + 1))" <<< "${lines}"
+        shown=$(grep -c . <<< "${lines}" || true)
+    done
 }
 
 # Later stages do not quietly go on without what an earlier one refused.
@@ -363,6 +381,7 @@ if ! ${skip_data_prep}; then
                 fi
                 split_list "${_wav}" "${_nj}" "${_split}/wav"
                 log "Stage 5b: Dump the tokens of ${dset}, log: ${_split}/dump_tokens.*.log"
+                rm -f "${_split}"/[0-9]*/tokens.scp # written last, so it tells a crash from bad items
                 _done=true
                 ${_cmd} "JOB=1:${_nj}" "${_split}/dump_tokens.JOB.log" \
                     "${python}" -m espnet2_distilmos.bin.dump_tokens \
@@ -373,7 +392,7 @@ if ! ${skip_data_prep}; then
                         --output_dir "${_split}/JOB" \
                         --ngpu "${_ngpu}" || _done=false
                 for n in $(seq "${_nj}"); do
-                    [ -s "${_split}/${n}/tokens.json" ] || fail "stage 5 failed for ${dset}; see ${_split}/dump_tokens.${n}.log."
+                    [ -e "${_split}/${n}/tokens.scp" ] || fail "stage 5 failed for ${dset}; see ${_split}/dump_tokens.${n}.log."
                     cat "${_split}/${n}/tokens.scp"
                 done | sort -k1,1 > "${_dir}/.tokens.scp"
                 if ! ${_done}; then
@@ -403,8 +422,8 @@ train_opts=(--use_preprocessor true)
 train_opts+=(--score_range ${score_range})
 for _set in train valid; do
     _name="_${_set}_dir"
-    train_opts+=(--${_set}_data_path_and_name_and_type "${!_name}/wav.scp,speech,sound")
-    train_opts+=(--${_set}_data_path_and_name_and_type "${!_name}/metric.scp,mos,text")
+    train_opts+=("--${_set}_data_path_and_name_and_type" "${!_name}/wav.scp,speech,sound")
+    train_opts+=("--${_set}_data_path_and_name_and_type" "${!_name}/metric.scp,mos,text")
 done
 
 if ! ${skip_train}; then
@@ -476,6 +495,9 @@ if ! ${skip_train}; then
             while read -r line; do log "Note: ${line}"; done < "${results_notes}"
         fi
 
+        show_epochs "${mos_exp}/train.log" "${mos_exp}/run.sh" &
+        _show=$!
+        _trained=true
         # shellcheck disable=SC2086  # train_args are several options
         OMP_NUM_THREADS=${train_threads} "${python}" -m espnet2.bin.launch \
             --cmd "${cuda_cmd} --name ${_job_name}" \
@@ -491,7 +513,13 @@ if ! ${skip_train}; then
                 --valid_shape_file "${mos_stats_dir}/valid/speech_shape" \
                 --output_dir "${mos_exp}" \
                 "${train_opts[@]}" "${_opts[@]}" ${train_args} \
-            || fail "stage 7 failed; see ${mos_exp}/train.log, then run stage 7 again: it resumes."
+            2> "${mos_exp}/launch.log" || _trained=false
+        kill "${_show}" 2> /dev/null || true
+        wait "${_show}" 2> /dev/null || true
+        if ! ${_trained}; then
+            tail -n 20 "${mos_exp}/launch.log" >&2
+            fail "stage 7 failed, see ${mos_exp}/train.log; run stage 7 again: it resumes."
+        fi
     fi
 else
     log "Skip the stages of training"
