@@ -32,7 +32,7 @@ done
 
 shopt -s nullglob
 for candidate in \
-    "${PYENV_ROOT:-${HOME:-/nonexistent}/.pyenv}"/versions/3.1[32]*/bin/python3 \
+    "${PYENV_ROOT:-${HOME:-/nonexistent}/.pyenv}"/versions/3.1{3,2}*/bin/python3 \
     "${CONDA_PREFIX:-/nonexistent}"/bin/python3 \
     "${CONDA_PREFIX:-/nonexistent}"/envs/*/bin/python3 \
     "${HOME:-/nonexistent}"/{miniconda3,anaconda3,miniforge3,mambaforge,.conda}/{bin,envs/*/bin}/python3; do

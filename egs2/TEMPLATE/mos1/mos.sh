@@ -39,6 +39,7 @@ audio_format=flac      # Format of the audio in dumpdir: flac or wav.
 min_wav_duration=0.1   # Shortest utterance in training and validation, seconds.
 max_wav_duration=30    # Longest utterance in training and validation, seconds.
 score_range="1 5"      # Lowest and highest label.
+need_systems=true      # Whether every utterance must have a system in utt2sys.
 
 # Tokens
 use_tokens=true        # Whether tokens are made and given to the training.
@@ -285,7 +286,8 @@ if ! ${skip_data_prep}; then
             rm -f "${_errors}"
             # shellcheck disable=SC2086  # score_range is two numbers
             if "${python}" -m espnet2_distilmos.bin.check_data --data_dir "${_dir}" \
-                --score_range ${score_range} --good_list "${_dir}/logs/good" --bad_exit_code 3 \
+                --score_range ${score_range} --need_systems "${need_systems}" \
+                --good_list "${_dir}/logs/good" --bad_exit_code 3 \
                 2> "${_dir}/logs/check_data.log"; then
                 tail -n 1 "${_dir}/logs/check_data.log"
             elif [ $? -eq 3 ]; then

@@ -23,15 +23,16 @@ import sys
 import time
 
 TAIL_LINES = 20
-OPERATOR = re.compile(r"^(\|\|?|&&|;|[012&]?>>?|<|[12]>&[12])(.*)$")
+OPERATOR = re.compile(r"^(?:(\|\|?|&&|;|<|[12]>&[12])|([12&]?>>?)(\S*))$")
 
 
 def quote(argument):
     """Return ``argument`` for bash: operators stay operators, the rest is literal."""
     match = OPERATOR.match(argument)
-    if match is None or re.search(r"\s", argument):
+    if match is None:
         return shlex.quote(argument)
-    return match.group(1) + (shlex.quote(match.group(2)) if match.group(2) else "")
+    word = match.group(3)
+    return (match.group(1) or match.group(2)) + (shlex.quote(word) if word else "")
 
 
 def parse(argv):

@@ -42,6 +42,7 @@ for dset in ${test_sets}; do
         parts+=("${logdir}/wav.${n}.scp")
     done
     utils/split_scp.pl "${data_feats}/${dset}/wav.scp" "${parts[@]}"
+    # shellcheck disable=SC2154  # cmd.sh sets decode_cmd
     ${decode_cmd} "JOB=1:${nj}" "${logdir}/mos_inference.JOB.log" \
         "${python}" -m espnet2_distilmos.bin.mos_inference \
             --train_config "${exp}/config.yaml" \

@@ -1,0 +1,212 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The environment's scripts in tools/."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+# What the scripts need besides Python.
+COMMANDS = ["bash", "cat", "cksum", "dirname", "env", "ln", "mkdir", "mv", "rm"]
+
+
+def fake_python(path, version="3.12", works=True):
+    """Write a stand-in for a Python of some version, or a shim that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    good = works and version in ("3.12", "3.13")
+    path.write_text(
+        f"#!/bin/sh\ncase \"$2\" in *'print(sys.executable)'*) echo {path}; exit 0;; "
+        f"esac\nexit {0 if good else 1}\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """An environment with no Python anywhere."""
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    for command in COMMANDS:
+        (bin_dir / command).symlink_to(shutil.which(command))
+    return {"PATH": str(bin_dir), "HOME": str(tmp_path / "home")}
+
+
+def find(environment, **extra):
+    return subprocess.run(
+        [TOOLS / "find_python.sh"],
+        env={**environment, **extra},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_nothing_found_says_in_one_sentence_what_to_install(bare):
+    result = find(bare)
+    assert result.returncode == 1 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "install one" in result.stderr and "python3.12-venv" in result.stderr
+
+
+def test_order_and_that_candidates_are_really_run(bare, tmp_path):
+    pyenv = fake_python(tmp_path / "home/.pyenv/versions/3.12.1/bin/python3")
+    fake_python(tmp_path / "home/.pyenv/versions/3.11.7/bin/python3", "3.11")
+    # A shim of a version that is not installed, and an old python3.
+    fake_python(tmp_path / "bin" / "python3.13", works=False)
+    fake_python(tmp_path / "bin" / "python3", "3.11")
+    assert find(bare).stdout.strip() == str(pyenv)
+    newest = fake_python(tmp_path / "home/.pyenv/versions/3.13.0/bin/python3", "3.13")
+    assert find(bare).stdout.strip() == str(newest)
+    on_path = fake_python(tmp_path / "bin" / "python3.12")
+    assert find(bare).stdout.strip() == str(on_path)
+
+
+def test_pyenv_root_and_conda(bare, tmp_path):
+    conda = fake_python(tmp_path / "home/miniconda3/envs/mos/bin/python3")
+    assert find(bare).stdout.strip() == str(conda)
+    active = fake_python(tmp_path / "conda" / "bin" / "python3")
+    found = find(bare, CONDA_PREFIX=str(tmp_path / "conda"))
+    assert found.stdout.strip() == str(active)
+    pyenv = fake_python(tmp_path / "elsewhere/versions/3.13.1/bin/python3", "3.13")
+    found = find(bare, PYENV_ROOT=str(tmp_path / "elsewhere"))
+    assert found.stdout.strip() == str(pyenv)
+
+
+def test_a_python_that_is_given_is_used_or_refused(bare, tmp_path):
+    fake_python(tmp_path / "bin" / "python3.12")
+    mine = fake_python(tmp_path / "mine", "3.13")
+    assert find(bare, PYTHON=str(mine)).stdout.strip() == str(mine)
+    old = fake_python(tmp_path / "old", "3.9")
+    result = find(bare, PYTHON=str(old))
+    assert result.returncode == 1 and result.stdout == ""
+    assert f"PYTHON={old} is not a Python 3.12 or 3.13" in result.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of tools/ in a repository without packages, and a stand-in Python."""
+    tools = tmp_path / "repo" / "tools"
+    tools.mkdir(parents=True)
+    for name in ("setup_venv.sh", "find_python.sh", "activate_python.sh"):
+        shutil.copy(TOOLS / name, tools / name)
+    (tmp_path / "repo" / "setup.py").write_text("# one\n")
+    # It notes what it is asked to do; "-m venv DIR" copies it into DIR.
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/bash
+echo "$*" >> {tmp_path}/calls
+case "$*" in
+    *"print(sys.executable)"*) echo "$0" ;;
+    "-m venv"*) mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
+    "-m pip"*) [ ! -e {tmp_path}/offline ] ;;
+    "--version") echo "Python 3.12.1" ;;
+esac
+""")
+    python.chmod(0o755)
+    return tmp_path
+
+
+def set_up(checkout, venv=None, code=0):
+    """Run setup_venv.sh; return what Python was asked to do, and the output."""
+    (checkout / "calls").write_text("")
+    tools = checkout / "repo" / "tools"
+    result = subprocess.run(
+        [tools / "setup_venv.sh", venv or tools / "venv"],
+        env={**os.environ, "PYTHON": str(checkout / "python")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return (checkout / "calls").read_text(), result.stdout + result.stderr
+
+
+def test_set_up_installs_once_and_again_when_setup_py_changes(checkout):
+    calls, _ = set_up(checkout)
+    assert "-m venv" in calls and "-m pip install" in calls
+    calls, _ = set_up(checkout)
+    assert "-m venv" not in calls and "-m pip" not in calls
+    (checkout / "repo" / "setup.py").write_text("# two\n")
+    calls, _ = set_up(checkout)
+    assert "-m venv" not in calls and "-m pip install" in calls
+
+
+def test_an_installation_that_failed_is_not_taken_as_done(checkout):
+    (checkout / "offline").write_text("")
+    _, output = set_up(checkout, code=1)
+    assert "then run make again" in output
+    (checkout / "offline").unlink()
+    calls, _ = set_up(checkout)
+    assert "-m pip install" in calls
+
+
+def test_an_environment_elsewhere_is_recorded_and_activated(checkout):
+    mine = checkout / "my venv"
+    set_up(checkout, mine)
+    tools = checkout / "repo" / "tools"
+    assert (tools / "venv_path").read_text().strip() == str(mine)
+    show = f'set -eu; . {tools}/activate_python.sh; command -v python; echo "$PATH"'
+    result = subprocess.run(["bash", "-c", show], capture_output=True, text=True)
+    assert result.stdout.startswith(f"{mine}/bin/python\n"), result.stderr
+    set_up(checkout)
+    assert not (tools / "venv_path").exists()
+    result = subprocess.run(["bash", "-c", show], capture_output=True, text=True)
+    assert result.stdout.startswith(f"{tools}/venv/bin/python\n")
+
+
+def test_the_active_environment_is_used_when_there_is_no_other(checkout):
+    tools = checkout / "repo" / "tools"
+    show = f"set -eu; . {tools}/activate_python.sh; command -v python3"
+    mine = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-c", show], capture_output=True, text=True, env=mine
+    )
+    assert Path(result.stdout.strip()).parent == Path(sys.executable).parent
+    # One without ESPnet is refused.
+    empty = fake_python(checkout / "empty" / "python3", works=False)
+    result = subprocess.run(
+        ["bash", "-c", show],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{empty.parent}:{os.environ['PATH']}"},
+    )
+    assert result.returncode == 1 and "run 'make -C" in result.stderr
+
+
+def test_link_espnet_links_and_restores(tmp_path):
+    template = tmp_path / "template"
+    for name in ("utils", "scripts"):
+        (template / name).mkdir(parents=True)
+        (template / name / "ours").write_text("")
+    espnet = tmp_path / "espnet" / "egs2" / "TEMPLATE" / "asr1"
+    for name in ("scripts", "pyscripts"):
+        (espnet / name).mkdir(parents=True)
+        (espnet / name / "theirs").write_text("")
+    (espnet / "utils").symlink_to("../../../tools/kaldi/egs/wsj/s5/utils")
+
+    def link(argument, code=0):
+        result = subprocess.run(
+            [TOOLS / "link_espnet.sh", argument],
+            env={**os.environ, "DISTILMOS_TEMPLATE": str(template)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == code, result.stderr
+        return result.stdout + result.stderr
+
+    for _ in range(2):  # a repeat changes nothing
+        output = link(tmp_path / "espnet")
+        assert f"Linked: {template}/scripts" in output
+        assert "Not linked: utils" in output
+        assert (template / "scripts" / "theirs").exists()
+        assert (template / "pyscripts" / "theirs").exists()
+        assert (template / "utils" / "ours").exists()
+    link("--restore")
+    assert (template / "scripts" / "ours").exists()
+    assert not (template / "scripts").is_symlink()
+    assert not (template / "pyscripts").exists()
+    assert "is not a checkout of ESPnet" in link(tmp_path, code=1)
