@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ class Recipe:
             labels = [f"{r[0]} {json.dumps({'mos': r[3]})}" for r in rows]
             self.write(name, "metric.scp", labels)
 
+    def copy(self, root: Path) -> "Recipe":
+        """Copy the recipe, for a test to spoil; its links keep to the TEMPLATE."""
+        old_root = self.dir.parents[2]
+        shutil.copytree(old_root, root, symlinks=True, dirs_exist_ok=True)
+        copied = Recipe.__new__(Recipe)
+        copied.dir = root / self.dir.relative_to(old_root)
+        return copied
+
     def write(self, name, file, lines):
         path = self.dir / "source" / name / file
         path.write_text("".join(f"{line}\n" for line in lines))
@@ -131,3 +140,11 @@ class Recipe:
 @pytest.fixture
 def recipe(tmp_path):
     return Recipe(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A recipe after the stages 1 to 9, and what the run of it printed."""
+    recipe = Recipe(tmp_path_factory.mktemp("finished"))
+    result = recipe.run("--nj", 1, "--inference_nj", 1)
+    return recipe, result

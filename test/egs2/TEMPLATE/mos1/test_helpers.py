@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE
 
+TEMPLATE = Path(__file__).resolve().parents[4] / "egs2" / "TEMPLATE" / "mos1"
 UTILS = TEMPLATE / "utils"
 
 

@@ -18,27 +18,6 @@ TOKENS = "dump/tokens/train_tiny_k4_lall"
 EXP = "exp/mos_train_tiny_raw"
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A recipe after the stages 1 to 10, and what the last run of it printed."""
-    from conftest import Recipe
-
-    recipe = Recipe(tmp_path_factory.mktemp("finished"))
-    result = recipe.run("--nj", 1, "--inference_nj", 1)
-    return recipe, result
-
-
-def copy_of(recipe, folder):
-    """A copy of a recipe that a test may spoil; links to the TEMPLATE are kept."""
-    from conftest import Recipe
-
-    root = recipe.dir.parents[2]
-    shutil.copytree(root, folder, symlinks=True, dirs_exist_ok=True)
-    copied = Recipe.__new__(Recipe)
-    copied.dir = folder / recipe.dir.relative_to(root)
-    return copied
-
-
 # The stages that need no model: seconds
 
 
@@ -254,7 +233,7 @@ def test_scoring_again_gives_the_same_metrics(finished):
 
 
 def test_baselines_stand_in_the_same_table(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     script = recipe.dir / "local" / "baselines.sh"
     script.write_text("""#!/usr/bin/env bash
 set -eu
@@ -272,7 +251,7 @@ echo "oracle $exp/oracle" > "$exp/extra_predictions"
 
 
 def test_pack_and_use_the_packed_model(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     recipe.run("--stage", 10, "--stop_stage", 10, "--skip_upload", "false")
     packed = f"{EXP}/mos_train_tiny_raw_valid.utt_mse.best.zip"
     assert (recipe.dir / packed).exists()
@@ -293,7 +272,7 @@ def test_pack_and_use_the_packed_model(finished, tmp_path):
 
 
 def test_upload_says_that_no_one_is_logged_in(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     options = ["--stage", 11, "--skip_upload", "false"]
     assert "--hf_repo is missing" in recipe.run(*options, code=1).stderr
     options += ["--hf_repo", "someone/model"]
@@ -321,7 +300,7 @@ def run_until(recipe, condition, *options):
 
 
 def test_a_killed_token_dump_resumes_to_the_same_tokens(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     rows = [line.split() for line in recipe.lines(f"{TOKENS}/train/tokens.scp")]
     before = {utt_id: np.load(recipe.dir / path) for utt_id, path in rows}
     shutil.rmtree(recipe.dir / TOKENS / "train")
@@ -341,7 +320,7 @@ def test_a_killed_token_dump_resumes_to_the_same_tokens(finished, tmp_path):
 
 
 def test_new_audio_under_old_names_gets_new_tokens(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     path = recipe.dir / "source" / "dev" / "audio" / "dev0.wav"
     # The ids keep their files' places in the first recipe; point this one at its own.
     rng = np.random.default_rng(1)
@@ -359,7 +338,7 @@ def test_new_audio_under_old_names_gets_new_tokens(finished, tmp_path):
 
 
 def test_a_killed_training_resumes(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     options = ["--stage", 7, "--stop_stage", 7, "--tag", "killed"]
     options += ["--train_args", "--max_epoch 4"]
     exp = recipe.dir / "exp" / "mos_killed"
@@ -376,7 +355,7 @@ def test_a_killed_training_resumes(finished, tmp_path):
 
 
 def test_a_failed_training_says_where_to_look(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     options = ["--stage", 7, "--stop_stage", 7, "--tag", "wrong"]
     options += ["--train_args", "--best_model_criterion valid,no_such,max"]
     result = recipe.run(*options, code=1)
@@ -384,7 +363,7 @@ def test_a_failed_training_says_where_to_look(finished, tmp_path):
 
 
 def test_token_loss_off_needs_no_tokens(finished, tmp_path):
-    recipe = copy_of(finished[0], tmp_path)
+    recipe = finished[0].copy(tmp_path)
     shutil.rmtree(recipe.dir / TOKENS)
     options = ["--stage", 5, "--stop_stage", 7, "--use_tokens", "false"]
     options += ["--train_args", "--losses token_ce.weight=0 --max_epoch 1"]
