@@ -15,13 +15,20 @@ tools=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "${tools}")
 
 if ! "${venv}"/bin/python -c 'import pip' > /dev/null 2>&1; then
+    # A directory that this script did not begin belongs to the user.
+    if [ -d "${venv}" ] && [ ! -e "${venv}/.unfinished" ] && [ -n "$(ls -A "${venv}")" ]; then
+        echo "${venv} is there and has no Python with pip; install pip into it, or give VENV a new directory." >&2
+        exit 1
+    fi
     python=$("${tools}"/find_python.sh)
     echo "Making ${venv} with ${python}"
-    # No pip in it means that a run before this one was ended half-way.
-    "${python}" -m venv --clear "${venv}" || {
+    mkdir -p "${venv}"
+    touch "${venv}/.unfinished"
+    "${python}" -m venv "${venv}" || {
         echo "${python} cannot make the environment ${venv}; see the lines above." >&2
         exit 1
     }
+    rm "${venv}/.unfinished"
 fi
 venv=$(cd "${venv}" && pwd)
 stamp="${venv}/.espnet2_distilmos"

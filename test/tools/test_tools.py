@@ -144,6 +144,19 @@ def test_an_installation_that_failed_is_not_taken_as_done(checkout):
     assert "-m pip install" in calls
 
 
+def test_a_directory_of_the_user_is_left_alone(checkout):
+    mine = checkout / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    calls, output = set_up(checkout, mine, code=1)
+    assert "give VENV a new directory" in output and "-m venv" not in calls
+    assert (mine / "thesis.tex").read_text() == "years of work"
+    # One that an earlier run did not finish is finished.
+    (mine / ".unfinished").write_text("")
+    set_up(checkout, mine)
+    assert not (mine / ".unfinished").exists()
+
+
 def test_an_environment_elsewhere_is_recorded_and_activated(checkout):
     mine = checkout / "my venv"
     set_up(checkout, mine)
