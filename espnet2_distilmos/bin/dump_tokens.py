@@ -155,6 +155,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
         "format_version": FORMAT_VERSION,
         "columns": codebooks.columns(),
         "frame_shift": codebooks.frame_shift,
+        "minimum_samples": frontend.minimum_samples,
         "frame_offset": 0,
         "sample_rate": codebooks.sample_rate,
         "codebook_fingerprint": codebooks.fingerprint(),

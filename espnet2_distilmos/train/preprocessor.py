@@ -151,23 +151,26 @@ class MOSPreprocessor(AbsPreprocessor):
                 f"{frame}, column {column}, expected 0 to {sizes[column] - 1}: the "
                 f"tokens are of another codebook, {mend}"
             )
-        expected = samples / self.token_info["frame_shift"]
+        # A network without padding loses its receptive field at the end; one that
+        # pads gives its first frame from one sample on.
+        shift = self.token_info["frame_shift"]
+        field = self.token_info.get("minimum_samples", shift)
+        expected = (samples - field) // shift + 1
         if abs(len(tokens) - expected) > MAX_FRAME_DIFFERENCE:
             raise DataError(
-                f"utterance {uid}: found {len(tokens)} token frames, expected about "
-                f"{expected:.0f} for {samples} samples: the tokens are of other "
-                f"audio, {mend}"
+                f"utterance {uid}: found {len(tokens)} token frames, expected "
+                f"{expected} for {samples} samples: the tokens are of other audio, "
+                f"{mend}"
             )
 
     def _crop(self, prepared: Dict[str, np.ndarray]) -> None:
         speech = prepared["speech"]
         shift = self.token_info["frame_shift"] if self.token_info else 1
         length = int(self.crop_seconds * self.sample_rate)
-        last_start = (len(speech) - length) // shift
-        if last_start < 1:
+        if len(speech) <= length:
             return
         # ESPnet seeds NumPy's global generator per epoch and worker.
-        start = np.random.randint(last_start + 1)
+        start = np.random.randint((len(speech) - length) // shift + 1)
         prepared["speech"] = speech[start * shift : start * shift + length]
         if "tokens" in prepared:
             # The model cuts the last frame off where the network gives one less.

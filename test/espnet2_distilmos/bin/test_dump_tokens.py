@@ -69,6 +69,8 @@ def test_tokens_are_the_nearest_centroids_of_single_files(corpus, codebooks, tin
         "format_version": 1,
         "columns": [{"stream": "hubert", "layer": n, "K": 6} for n in (1, 2, 3)],
         "frame_shift": 320,
+        # 20 + 7 * 10 + 3 * 80: the receptive field of the three convolutions.
+        "minimum_samples": 330,
         "frame_offset": 0,
         "sample_rate": 16000,
         "codebook_fingerprint": Codebooks.load(str(codebooks)).fingerprint(),
