@@ -118,6 +118,7 @@ class HFFrontend(AbsLayerFrontend):
             self.model.config.mask_feature_prob = 0.0
         self.spec_augment = spec_augment
         self._mask_group_norm()
+        self._freeze_unused(spec_augment)
         self.freeze = freeze
         self._frozen = self._frozen_modules(freeze)
         for module in self._frozen:
@@ -155,6 +156,18 @@ class HFFrontend(AbsLayerFrontend):
         first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
         # In a tuple: the module is registered once, under its own name.
         self._masked_norms = (first.layer_norm,)
+
+    def _freeze_unused(self, spec_augment: bool) -> None:
+        """Take what no hidden state depends on out of training.
+
+        Else DistributedDataParallel waits for gradients that never come.
+        """
+        embedding = getattr(self.model, "masked_spec_embed", None)
+        if embedding is not None:
+            embedding.requires_grad_(spec_augment)
+        if self.model.config.do_stable_layer_norm:
+            # The norm behind the last layer's hidden state.
+            self.model.encoder.layer_norm.requires_grad_(False)
 
     def _frozen_modules(self, freeze: Union[str, int]) -> List[torch.nn.Module]:
         model = self.model

@@ -274,6 +274,22 @@ def test_gradient_reaches_the_first_convolution(model_type):
     assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("stable", [False, True])
+@pytest.mark.parametrize("freeze", ["none", "cnn", 1])
+def test_every_trainable_parameter_gets_a_gradient(model_type, stable, freeze):
+    """As DistributedDataParallel demands."""
+    frontend = tiny(model_type, stable, freeze=freeze).train()
+    hidden_states, _ = frontend(*batch())
+    sum(h.square().mean() for h in hidden_states[1:]).backward()
+    without = [
+        name
+        for name, p in frontend.named_parameters()
+        if p.requires_grad and p.grad is None
+    ]
+    assert not without
+
+
 def test_bad_configurations_get_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="neither .upstream. nor .upstream_config."):
         HFFrontend()
