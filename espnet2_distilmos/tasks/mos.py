@@ -15,12 +15,14 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import float_or_none, str2bool, str_or_none
 from typeguard import typechecked
 
+from espnet2_distilmos.fileio.datadir import DataError, read_metric_scp, read_scp
 from espnet2_distilmos.mos.build import (
     FRONTENDS,
     HEADS,
     MODEL_FORMAT_VERSION,
     build_losses,
     build_model,
+    token_columns_of,
 )
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
@@ -126,7 +128,9 @@ class MOSTask(AbsTask):
             class_choices.add_arguments(group)
 
         # A MOS model is chosen by rank correlation, not by its loss; there are no
-        # attention plots.
+        # attention plots. DDP must look for unused parameters: an upstream's mask
+        # embedding, or the layers above the one that is read, get no gradient.
+        # ESPnet's own check of mixed rates names no utterance; the preprocessor does.
         parser.set_defaults(
             best_model_criterion=[
                 ("valid", "sys_srcc", "max"),
@@ -134,6 +138,8 @@ class MOSTask(AbsTask):
             ],
             early_stopping_criterion=("valid", "sys_srcc", "max"),
             num_att_plot=0,
+            unused_parameters=True,
+            allow_multi_rates=True,
         )
 
     @classmethod
@@ -144,9 +150,30 @@ class MOSTask(AbsTask):
                 "found use_preprocessor=false, expected true: metric.scp is read by "
                 "the preprocessor"
             )
+        # A configuration that sets other model_conf replaces the default, and then
+        # ESPnet would build the model to collect shapes.
+        args.model_conf = {
+            "extract_feats_in_collect_stats": False,
+            **(args.model_conf or {}),
+        }
         losses = build_losses(args.losses)
-        active = [name for name, loss in losses.items() if loss.weight > 0]
-        cls.trainer.check_criteria(args, active)
+        active = {name: loss for name, loss in losses.items() if loss.weight > 0}
+        if not active:
+            raise ValueError(
+                f"found no loss of weight above 0 among {list(losses)}, expected one, "
+                "such as --losses mos_l1.weight=1"
+            )
+        check_labels(args)
+        if args.collect_stats:
+            # Shapes alone: neither criteria nor tokens matter yet.
+            return
+        columns = token_columns_of(read_token_info(args.token_info))
+        reported = list(active)
+        for loss in active.values():
+            if "tokens" in loss.needs:
+                ids = [columns[i].id for i in loss.select(columns)]
+                reported += [f"token_acc_{i}" for i in ids if i not in reported]
+        cls.trainer.check_criteria(args, reported)
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
@@ -191,8 +218,10 @@ class MOSTask(AbsTask):
         """Build the model, and make ``args`` (hence config.yaml) self-contained."""
         args.token_info = read_token_info(args.token_info)
         model = build_model(vars(args), load_pretrained=True)
-        if args.token_info and args.check_token_upstream:
-            check_token_upstream(args.token_info, model.frontend)
+        if args.token_info:
+            check_token_frames(args.token_info, model.frontend)
+            if args.check_token_upstream:
+                check_token_upstream(args.token_info, model.frontend)
         args.frontend_conf = model.frontend.resolved_conf()
         args.mos_format_version = MODEL_FORMAT_VERSION
         args.mos_frame_shift = model.frontend.frame_shift
@@ -204,6 +233,12 @@ class MOSTask(AbsTask):
     ) -> List[torch.optim.Optimizer]:
         if args.upstream_lr is None:
             return super().build_optimizers(args, model)
+        for option in ("exclude_weight_decay", "sharded_ddp"):
+            if getattr(args, option):
+                raise ValueError(
+                    f"found --{option} true with --upstream_lr, expected one of them: "
+                    "the two learning rates are groups of an ordinary optimizer"
+                )
         upstream = [p for p in model.frontend.parameters() if p.requires_grad]
         known = {id(p) for p in model.frontend.parameters()}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
@@ -214,11 +249,83 @@ class MOSTask(AbsTask):
 
 
 def read_token_info(token_info) -> Optional[dict]:
-    """Contents of a tokens.json, given as its path, as a dict already, or None."""
+    """Contents of a tokens.json, given as its path, as a dict already, or None.
+
+    Raises:
+        DataError: when the file cannot be read or is not a JSON object.
+    """
     if not token_info or isinstance(token_info, dict):
         return token_info or None
-    with open(token_info, encoding="utf-8") as f:
-        return json.load(f)
+    mend = "expected the tokens.json that stage 5 writes: rerun stage 5"
+    try:
+        with open(token_info, encoding="utf-8") as f:
+            contents = json.load(f)
+    except OSError as error:
+        raise DataError(f"{token_info}: {error.strerror}, {mend}") from error
+    except ValueError as error:
+        raise DataError(f"{token_info}: found no JSON ({error}), {mend}") from error
+    if not isinstance(contents, dict):
+        raise DataError(f"{token_info}: found no JSON object, {mend}")
+    return contents
+
+
+def check_labels(args: argparse.Namespace) -> None:
+    """Refuse before training what would else stop it in the middle of an epoch.
+
+    Every utterance needs a line in metric.scp; the validation set needs a label, and
+    a system for each labelled utterance where system-level metrics are wanted.
+
+    Raises:
+        DataError: one sentence naming the file and the first utterance.
+    """
+    for which in ("train", "valid"):
+        data = getattr(args, f"{which}_data_path_and_name_and_type")
+        files = {name: path for path, name, kind in data if kind in ("sound", "text")}
+        if not {"speech", "mos"} <= set(files):
+            # ESPnet itself names the data that a task requires.
+            continue
+        shape_files = getattr(args, f"{which}_shape_file")
+        ids = read_scp(shape_files[0] if shape_files else files["speech"], False)
+        labels = read_metric_scp(files["mos"], score_range=args.score_range)
+        missing = [i for i in ids if i not in labels]
+        if missing:
+            raise DataError(
+                f"{files['mos']}: found no label for {len(missing)} utterances, the "
+                f"first is {missing[0]}, expected a line for each: write "
+                f"'{missing[0]} {{}}' if it is unlabelled, or rerun stage 4"
+            )
+        if which == "train" or args.collect_stats:
+            continue
+        labelled = [i for i in ids if labels[i] is not None]
+        if not labelled:
+            raise DataError(
+                f"{files['mos']}: found no labelled utterance in the validation set, "
+                "expected some, since the best model is chosen by them"
+            )
+        if args.valid_utt2sys is not None:
+            systems = read_scp(args.valid_utt2sys)
+            without = [i for i in labelled if i not in systems]
+            if without:
+                raise DataError(
+                    f"{args.valid_utt2sys}: found no system for {len(without)} "
+                    f"utterances, the first is {without[0]}, expected a line for each "
+                    "labelled one: complete it, or leave --valid_utt2sys out"
+                )
+
+
+def check_token_frames(token_info: dict, frontend: AbsLayerFrontend) -> None:
+    """Refuse tokens on another time grid, even where another upstream is allowed.
+
+    Raises:
+        ValueError: one sentence on what to rerun.
+    """
+    found = token_info.get("frame_shift")
+    if found != frontend.frame_shift:
+        raise ValueError(
+            f"found tokens with a frame every {found} samples, expected "
+            f"{frontend.frame_shift} as {frontend.name} gives them: rerun stage 5 "
+            "with this configuration"
+        )
 
 
 def check_token_upstream(token_info: dict, frontend: AbsLayerFrontend) -> None:

@@ -5,22 +5,29 @@
 
 import argparse
 import dataclasses
+import datetime
 import logging
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
+import numpy as np
 import torch
+from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
+from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet2_distilmos.fileio.datadir import read_scp
+from espnet2_distilmos.mos.build import read_states
 from espnet2_distilmos.mos.evaluation.metrics import evaluate
 
 LEVELS = ("utt", "sys")
 STATISTICS = ("mse", "lcc", "srcc", "ktau")
+MODES = ("min", "max")
 
 
 @dataclasses.dataclass
@@ -60,15 +67,17 @@ class MOSTrainer(Trainer):
         return MOSTrainerOptions(**{name: getattr(args, name) for name in names})
 
     @classmethod
-    def check_criteria(cls, args: argparse.Namespace, losses: Sequence[str]) -> None:
+    def check_criteria(cls, args: argparse.Namespace, reported: Sequence[str]) -> None:
         """Refuse a criterion that no epoch will ever report.
 
         ESPnet passes over an unknown one in silence, and there is no best model.
 
         Args:
             args: with ``best_model_criterion``, ``early_stopping_criterion``,
-                ``patience`` and ``valid_utt2sys``.
-            losses: names of the losses of non-zero weight.
+                ``patience``, ``scheduler``, ``val_scheduler_criterion`` and
+                ``valid_utt2sys``.
+            reported: what the model reports besides ``loss``: names of losses of
+                non-zero weight, ``token_acc_<column>``.
 
         Raises:
             ValueError: one sentence naming the criterion and those that exist.
@@ -76,21 +85,33 @@ class MOSTrainer(Trainer):
         criteria = [("best_model_criterion", c) for c in args.best_model_criterion]
         if args.patience is not None:
             criteria.append(("early_stopping_criterion", args.early_stopping_criterion))
-        known = {"train": ["loss", *losses], "valid": ["loss", *losses]}
+        scheduler = scheduler_classes.get(args.scheduler)
+        if scheduler and issubclass(scheduler, AbsValEpochStepScheduler):
+            # Has no mode: the scheduler's own option says it.
+            criteria.append(
+                ("val_scheduler_criterion", [*args.val_scheduler_criterion, "min"])
+            )
+        known = {"train": ["loss", *reported], "valid": ["loss", *reported]}
         for level in LEVELS:
             if level == "utt" or args.valid_utt2sys is not None:
                 known["valid"] += [f"{level}_{s}" for s in STATISTICS]
-        for option, (phase, key, mode) in criteria:
-            if key.startswith("token_acc_") and "token_ce" in losses:
+        for option, criterion in criteria:
+            # A configuration file may hold anything, also a plain string.
+            parts = [criterion] if isinstance(criterion, str) else list(criterion)
+            phase, key, mode = parts if len(parts) == 3 else ("", "", "")
+            if mode in MODES and key in known.get(phase, ()):
                 continue
-            if phase not in known or key not in known[phase] or mode not in _MODES:
-                hint = ""
-                if key.startswith("sys_") and args.valid_utt2sys is None:
-                    hint = " (system-level metrics need --valid_utt2sys)"
-                raise ValueError(
-                    f"found --{option} {phase},{key},{mode}, expected train or valid, "
-                    f"then one of {', '.join(known['valid'])}, then min or max{hint}"
-                )
+            hint = ""
+            if key.startswith("sys_") and args.valid_utt2sys is None:
+                hint = " (system-level metrics need --valid_utt2sys)"
+            elif key.startswith("token_acc_"):
+                hint = " (token accuracy needs losses.token_ce and --token_info)"
+            found = ",".join(map(str, parts))
+            raise ValueError(
+                f"found --{option} {found}, expected train or valid, then one of "
+                f"{', '.join(known.get(phase, known['valid']))}, then min or "
+                f"max{hint}"
+            )
 
     @classmethod
     def run(cls, *args, **kwargs) -> None:
@@ -138,9 +159,6 @@ class MOSTrainer(Trainer):
             keep_checkpoint(Path(options.output_dir))
 
 
-_MODES = ("min", "max")
-
-
 def validation_metrics(
     scores: Dict[str, float],
     labels: Dict[str, float],
@@ -154,8 +172,10 @@ def validation_metrics(
         systems: utterance id to system; None leaves the system level out.
 
     Returns:
-        ``utt_mse``, ... An undefined correlation (constant scores) is 0, as NaN would
-        spoil ESPnet's sorting of epochs, and a constant predictor ranks nothing.
+        ``utt_mse``, ... Never NaN, which would spoil ESPnet's sorting of epochs: an
+        undefined correlation (constant scores) is 0, as a constant predictor ranks
+        nothing; scores that are not finite get the worst value, so that an epoch
+        that diverged is never the best.
 
     Raises:
         ValueError: when no utterance has a label, or one has no system.
@@ -179,16 +199,20 @@ def validation_metrics(
         None if systems is None else [systems[i] for i in ids],
     )
     levels = LEVELS if systems is not None else LEVELS[:1]
+    finite = all(math.isfinite(scores[i]) for i in ids)
     metrics = {}
     for name in (f"{level}_{stat}" for level in levels for stat in STATISTICS):
         key = name.replace("_", "_mos_")
         value = result[key]
         if value is None:
+            if finite:
+                value = 0.0
+            else:
+                value = math.inf if name.endswith("_mse") else -1.0
             logging.warning(
                 f"valid {name} is undefined ({result['undefined'][key]}) and "
-                "reported as 0"
+                f"reported as {value:g}"
             )
-            value = 0.0
         metrics[name] = float(value)
     return metrics
 
@@ -221,14 +245,21 @@ def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> N
     if states is None and previous.exists():
         states = _load(previous)
         if states is not None:
-            logging.warning(f"{checkpoint} was cut off: going on from {previous}")
+            logging.warning(
+                f"{checkpoint} is cut off or missing: going on from {previous}"
+            )
             partial = output_dir / "checkpoint.pth.tmp"
             shutil.copyfile(previous, partial)
             os.replace(partial, checkpoint)
     if states is None:
         if checkpoint.exists():
-            logging.warning(f"{checkpoint} is unreadable: training starts anew")
-            checkpoint.unlink()
+            # Kept, as nothing here can know what is wrong with it.
+            aside = output_dir / "checkpoint.unreadable.pth"
+            logging.warning(
+                f"{checkpoint} is unreadable and kept as {aside.name}: training "
+                "starts anew"
+            )
+            os.replace(checkpoint, aside)
         return
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
@@ -254,9 +285,13 @@ def _load(path: Path) -> Optional[Dict[str, Any]]:
     """Contents of a file that ``torch.save`` wrote; None if missing or cut off."""
     if not path.exists():
         return None
+    # ESPnet before 202611 keeps these types in the reporter's state.
+    scalar, (dtype, _) = np.float64(0).__reduce__()
+    allowed = [datetime.timedelta, scalar, np.dtype, type(dtype)]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError):
+        with torch.serialization.safe_globals(allowed):
+            return read_states(path)
+    except ValueError:
         return None
 
 

@@ -1,0 +1,480 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet2_distilmos.mos.build import build_frontend, load_model
+from espnet2_distilmos.tasks import mos as task_module
+from espnet2_distilmos.tasks.mos import MOSTask, read_token_info
+from espnet2_distilmos.train.collate_fn import MOSCollateFn
+
+
+def check(mos_corpus, tmp_path, *options, **changes):
+    """Run the checks that precede training."""
+    args = mos_corpus.args(tmp_path / "exp", *options, **changes)
+    MOSTask.check_required_command_args(args)
+    return args
+
+
+def build(mos_corpus, tmp_path, *options, **changes):
+    torch.manual_seed(0)
+    args = check(mos_corpus, tmp_path, *options, **changes)
+    return MOSTask.build_model(args), args
+
+
+def copy_set(mos_corpus, tmp_path, file, change):
+    """Command-line options for a validation set in which one file is changed."""
+    folder = tmp_path / "changed"
+    shutil.copytree(mos_corpus.root / "valid", folder)
+    path = folder / file
+    path.write_text(change(path.read_text()))
+    return folder
+
+
+# --- criteria and losses --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    ["valid,sys_srcc,max", "valid,utt_mse,min", "valid,token_acc_hubert_l02,max"],
+)
+def test_accepted_criteria(criterion, mos_corpus, tmp_path):
+    args = check(mos_corpus, tmp_path, "--best_model_criterion", criterion)
+    assert args.best_model_criterion == [tuple(criterion.split(","))]
+
+
+@pytest.mark.parametrize(
+    "criterion,changes",
+    [
+        ("valid,sys_scrr,max", {}),
+        ("valid,token_acc_hubert_l03,max", {}),
+        ("valid,mos_mse,min", {}),
+        ("valid,sys_srcc,max", {"utt2sys": False}),
+        ("valid,token_acc_hubert_l02,max", {"losses": {"mos_l1": {"weight": 1}}}),
+        (
+            "valid,token_acc_hubert_l02,max",
+            {"losses": {"token_ce": {"weight": 1, "columns": ["hubert_l01"]}}},
+        ),
+    ],
+)
+def test_refused_criteria(criterion, changes, mos_corpus, tmp_path):
+    with pytest.raises(ValueError, match=f"best_model_criterion {criterion}, expected"):
+        check(mos_corpus, tmp_path, "--best_model_criterion", criterion, **changes)
+
+
+def test_refused_before_anything_is_written(mos_corpus, tmp_path):
+    with pytest.raises(ValueError, match="valid,sys_scrr,max"):
+        mos_corpus.train(
+            tmp_path / "exp", "--best_model_criterion", "valid,sys_scrr,max"
+        )
+    assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"losses": {"mos_l3": {}}}, "found losses 'mos_l3', expected one of .*mos_l1"),
+        ({"losses": {"mos_l1": {"wait": 1}}}, "losses mos_l1: .*'wait'"),
+        ({"losses": {"mos_l1": {"weight": 0}}}, "no loss of weight above 0"),
+        ({"losses": {}}, "no loss of weight above 0"),
+        ({"losses": {"token_ce": {}}, "tokens": False}, "token_ce but no tokens"),
+        ({"use_preprocessor": False}, "use_preprocessor=false"),
+    ],
+)
+def test_refused_at_the_start(changes, message, mos_corpus, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        check(mos_corpus, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"head_conf": {"hiden_dim": 8}}, "head distilmos: .*'hiden_dim'"),
+        ({"frontend_conf": {"upstreem": "x"}}, "frontend hf: .*'upstreem'"),
+        ({"model_conf": {"extract_feats_in_collect_stats": True}}, "expected false"),
+    ],
+)
+def test_refused_options(changes, message, mos_corpus, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        build(mos_corpus, tmp_path, **changes)
+
+
+@pytest.mark.parametrize("option", ["--head", "--frontend"])
+def test_refused_choices(option, mos_corpus, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        mos_corpus.args(tmp_path / "exp", option, "nonsense")
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_command_line_changes_one_weight(mos_corpus, tmp_path):
+    args = mos_corpus.args(tmp_path / "exp", "--losses", "token_ce.weight=0")
+    assert args.losses == {"mos_l1": {"weight": 1.0}, "token_ce": {"weight": 0}}
+    assert MOSTask.get_parser().parse_args([]).losses == {"mos_l1": {"weight": 1.0}}
+
+
+# --- data files -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file,change,message",
+    [
+        (
+            "metric.scp",
+            lambda text: text.split("\n", 1)[1],
+            "metric.scp: found no label for 1 utterances, the first is valid00",
+        ),
+        (
+            "metric.scp",
+            lambda text: text + text.split("\n")[0] + "\n",
+            "metric.scp:12: the id valid00 occurs a second time",
+        ),
+        (
+            "metric.scp",
+            lambda text: text.replace('"mos": 1.0', '"mos": 0.0'),
+            "valid00 has the mos 0, expected a number from 1 to 5",
+        ),
+        (
+            "metric.scp",
+            lambda text: "".join(
+                f"{line.split()[0]} {{}}\n" for line in text.split(chr(10))[:-1]
+            ),
+            "no labelled utterance in the validation set",
+        ),
+        (
+            "utt2sys",
+            lambda text: text.split("\n", 1)[1],
+            "utt2sys: found no system for 1 utterances, the first is valid00",
+        ),
+    ],
+)
+def test_bad_data_files_are_refused_at_the_start(
+    file, change, message, mos_corpus, tmp_path
+):
+    folder = copy_set(mos_corpus, tmp_path, file, change)
+    command = mos_corpus.command(tmp_path / "exp")
+    command = [c.replace(str(mos_corpus.root / "valid"), str(folder)) for c in command]
+    args = MOSTask.get_parser().parse_args(command)
+    with pytest.raises(ValueError, match=message):
+        MOSTask.check_required_command_args(args)
+
+
+def test_an_unlabelled_utterance_needs_no_system(mos_corpus, tmp_path):
+    folder = copy_set(
+        mos_corpus, tmp_path, "metric.scp", lambda t: t.replace('{"mos": 1.0}', "{}")
+    )
+    (folder / "utt2sys").write_text((folder / "utt2sys").read_text().split("\n", 1)[1])
+    command = mos_corpus.command(tmp_path / "exp")
+    command = [c.replace(str(mos_corpus.root / "valid"), str(folder)) for c in command]
+    MOSTask.main(cmd=command)
+    assert (tmp_path / "exp" / "1epoch.pth").exists()
+
+
+def test_another_rate_stops_training(mos_corpus, tmp_path):
+    lines = (mos_corpus.root / "valid" / "wav.scp").read_text().splitlines()
+    utt, path = lines[4].split()
+    slow = tmp_path / "slow.wav"
+    soundfile.write(slow, soundfile.read(path)[0], 8000)
+    folder = copy_set(
+        mos_corpus, tmp_path, "wav.scp", lambda text: text.replace(path, str(slow))
+    )
+    command = mos_corpus.command(tmp_path / "exp")
+    command = [c.replace(str(mos_corpus.root / "valid"), str(folder)) for c in command]
+    with pytest.raises(ValueError, match=f"utterance {utt} .*at 8000 Hz, .*stage 2"):
+        MOSTask.main(cmd=command)
+
+
+def test_token_info_file(tmp_path):
+    assert read_token_info(None) is None
+    assert read_token_info({"columns": []}) == {"columns": []}
+    path = tmp_path / "tokens.json"
+    with pytest.raises(ValueError, match="tokens.json: No such file.*stage 5"):
+        read_token_info(str(path))
+    for content in ("{", "[]"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="tokens.json: found no JSON.*stage 5"):
+            read_token_info(str(path))
+
+
+def test_tokens_of_another_upstream(mos_corpus, tmp_path):
+    other = dict(mos_corpus.frontend_conf, init_seed=1)
+    with pytest.raises(ValueError, match="tokens made by another upstream.*stage 5"):
+        build(mos_corpus, tmp_path, frontend_conf=other)
+    build(mos_corpus, tmp_path, "--check_token_upstream", "false", frontend_conf=other)
+
+
+def test_tokens_on_another_time_grid(mos_corpus, tmp_path):
+    info = dict(mos_corpus.token_info, frame_shift=160)
+    (tmp_path / "tokens.json").write_text(json.dumps(info))
+    options = ["--token_info", tmp_path / "tokens.json"]
+    options += ["--check_token_upstream", "false"]
+    with pytest.raises(ValueError, match="every 160 samples, expected 320 .*stage 5"):
+        build(mos_corpus, tmp_path, *options)
+
+
+# --- hooks ----------------------------------------------------------------------------
+
+
+def test_data_names():
+    assert MOSTask.required_data_names(train=True) == ("speech", "mos")
+    assert MOSTask.required_data_names(inference=True) == ("speech",)
+    assert MOSTask.optional_data_names() == ("tokens",)
+
+
+def test_preprocessor_takes_the_options(mos_corpus, tmp_path):
+    args = check(mos_corpus, tmp_path, "--min_seconds", "0.2", "--max_seconds", "9.5")
+    args.score_range, args.crop_seconds = [0.0, 100.0], 0.3
+    prepare = MOSTask.build_preprocess_fn(args, train=True)
+    assert prepare.train and prepare.score_range == [0.0, 100.0]
+    assert (prepare.min_seconds, prepare.max_seconds) == (0.2, 9.5)
+    assert prepare.crop_seconds == 0.3 and prepare.token_info == mos_corpus.token_info
+    assert set(prepare.wav_paths) == set(mos_corpus.labels)
+    assert isinstance(MOSTask.build_collate_fn(args, train=True), MOSCollateFn)
+
+
+def test_collect_stats_does_not_build_the_model(mos_corpus, tmp_path, monkeypatch):
+    """Without tokens, systems or criteria that need them, as stage 6 calls it."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("the model was built")
+
+    monkeypatch.setattr(task_module, "build_model", refuse)
+    out = mos_corpus.train(
+        tmp_path / "stats",
+        *("--collect_stats", "true"),
+        tokens=False,
+        utt2sys=False,
+        model_conf={},
+    )
+    for name in ("train", "valid"):
+        shapes = (out / name / "speech_shape").read_text()
+        assert shapes == (mos_corpus.root / name / "speech_shape").read_text()
+    with pytest.raises(RuntimeError, match="the model was built"):
+        mos_corpus.train(tmp_path / "exp")
+
+
+# --- learning rates -------------------------------------------------------------------
+
+
+def parameters_of(model, prefix):
+    return [p for k, p in model.named_parameters() if k.startswith(prefix)]
+
+
+@pytest.mark.parametrize("optim", ["adamw", "sgd"])
+def test_two_learning_rates(optim, mos_corpus, tmp_path):
+    model, args = build(mos_corpus, tmp_path, "--upstream_lr", "2e-5", optim=optim)
+    (optimizer,) = MOSTask.build_optimizers(args, model)
+    rates = {
+        id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert len(rates) == len(list(model.parameters()))
+    assert {rates[id(p)] for p in parameters_of(model, "frontend.")} == {2e-5}
+    assert {rates[id(p)] for p in parameters_of(model, "head.")} == {1e-3}
+
+
+def test_one_learning_rate(mos_corpus, tmp_path):
+    model, args = build(mos_corpus, tmp_path)
+    (optimizer,) = MOSTask.build_optimizers(args, model)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3]
+
+
+@pytest.mark.parametrize(
+    "scheduler,conf",
+    [
+        ("warmuplr", {"warmup_steps": 3}),
+        ("warmuplinear", {"warmup_steps": 3, "total_steps": 20}),
+    ],
+)
+def test_schedulers_keep_the_ratio_in_training(
+    scheduler, conf, mos_corpus, training_log, tmp_path
+):
+    out = mos_corpus.train(
+        tmp_path / "exp",
+        scheduler=scheduler,
+        scheduler_conf=conf,
+        upstream_lr=1e-5,
+        max_epoch=2,
+    )
+    log = training_log(out)
+    rates = [[log[e]["train"][f"optim0_lr{j}"] for j in (0, 1)] for e in (1, 2)]
+    assert rates[0][0] != rates[1][0]
+    for upstream, rest in rates:
+        assert rest / upstream == pytest.approx(100)
+    states = torch.load(out / "checkpoint.pth")["schedulers"][0]
+    assert states["base_lrs"] == [1e-5, 1e-3] and states["last_epoch"] == 8
+
+
+def test_upstream_rate_reaches_the_weights(mos_corpus, tmp_path):
+    model, _ = build(mos_corpus, tmp_path, seed=3)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    out = mos_corpus.train(
+        tmp_path / "exp", "--upstream_lr", "0", seed=3, optim_conf={"lr": 0.01}
+    )
+    end = torch.load(out / "1epoch.pth")
+    for key, value in end.items():
+        if key.startswith("frontend."):
+            assert torch.equal(value, start[key]), key
+    assert not torch.equal(end["head.linear.weight"], start["head.linear.weight"])
+
+
+@pytest.mark.parametrize("option", ["exclude_weight_decay", "sharded_ddp"])
+def test_groups_refuse_other_optimizers(option, mos_corpus, tmp_path):
+    model, args = build(mos_corpus, tmp_path, upstream_lr=1e-5)
+    setattr(args, option, True)
+    with pytest.raises(ValueError, match=f"--{option} true with --upstream_lr"):
+        MOSTask.build_optimizers(args, model)
+
+
+# --- freezing -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "freeze,frozen,free",
+    [
+        ("cnn", ["feature_extractor"], ["feature_projection", "encoder.layers.0"]),
+        (1, ["feature_extractor", "encoder.layers.0"], ["encoder.layers.1"]),
+        ("all", ["feature_extractor", "encoder.layers.1"], []),
+    ],
+)
+@pytest.mark.parametrize("upstream_lr", [None, 1e-2])
+def test_frozen_parts_stay(freeze, frozen, free, upstream_lr, mos_corpus, tmp_path):
+    conf = dict(mos_corpus.frontend_conf, freeze=freeze)
+    conf["upstream_config"] = dict(conf["upstream_config"], hidden_dropout=0.5)
+    changes = dict(
+        frontend_conf=conf,
+        upstream_lr=upstream_lr,
+        optim_conf={"lr": 0.01, "weight_decay": 0.5},
+    )
+    options = ["--check_token_upstream", "false"]
+    model, _ = build(mos_corpus, tmp_path, *options, **changes)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    for name in frozen:
+        module = model.frontend.model.get_submodule(name)
+        assert not any(m.training for m in module.modules())
+        assert not any(p.requires_grad for p in module.parameters())
+    for name in free:
+        module = model.frontend.model.get_submodule(name)
+        assert all(m.training for m in module.modules())
+    out = mos_corpus.train(tmp_path / "exp", *options, **changes)
+    end = torch.load(out / "1epoch.pth")
+    moved = {k for k in end if not torch.equal(end[k], start[k])}
+    for name in frozen:
+        assert not any(k.startswith(f"frontend.model.{name}.") for k in moved)
+    for name in free:
+        assert any(k.startswith(f"frontend.model.{name}.") for k in moved), name
+    assert any(k.startswith("head.") for k in moved)
+
+
+# --- token loss on and off ------------------------------------------------------------
+
+
+def test_token_loss_off_changes_only_that(mos_corpus, tmp_path, monkeypatch):
+    seen = []
+    collate = MOSCollateFn.__call__
+
+    def record(self, data):
+        result = collate(self, data)
+        seen[-1].append((result[0], result[1]["speech"]))
+        return result
+
+    monkeypatch.setattr(MOSCollateFn, "__call__", record)
+    finals = []
+    for options in ([], ["--losses", "token_ce.weight=0"]):
+        seen.append([])
+        # a rate of zero leaves the weights at their start
+        out = mos_corpus.train(
+            tmp_path / str(len(finals)),
+            *options,
+            optim_conf={"lr": 0.0},
+            crop_seconds=0.15,
+            max_epoch=2,
+        )
+        finals.append(torch.load(out / "2epoch.pth"))
+    assert len(seen[0]) == len(seen[1]) == 2 * (4 + 1)
+    for (ids_on, speech_on), (ids_off, speech_off) in zip(*seen):
+        assert ids_on == ids_off and torch.equal(speech_on, speech_off)
+    assert list(finals[0]) == list(finals[1])
+    for key, value in finals[0].items():
+        # statistics of batch norm move without a rate, and equally
+        assert torch.equal(value, finals[1][key]), key
+
+
+def test_weight_zero_equals_no_token_loss(mos_corpus, training_log, tmp_path):
+    off = mos_corpus.train(tmp_path / "off", "--losses", "token_ce.weight=0")
+    none = mos_corpus.train(tmp_path / "none", losses={"mos_l1": {"weight": 1.0}})
+    on = mos_corpus.train(tmp_path / "on")
+    logs = [training_log(out)[1] for out in (off, none, on)]
+    assert logs[0] == logs[1]
+    assert logs[0]["train"]["mos_l1"] != logs[2]["train"]["mos_l1"]
+    assert not any("token" in key for key in logs[0]["valid"])
+    assert {"token_ce", "token_acc_hubert_l01", "token_acc_hubert_l02"} <= set(
+        logs[2]["valid"]
+    )
+
+
+def test_training_without_any_tokens(mos_corpus, training_log, tmp_path):
+    losses = {"mos_l1": {"weight": 1.0}, "contrastive": {"weight": 0.5}}
+    out = mos_corpus.train(tmp_path / "exp", tokens=False, losses=losses)
+    stats = training_log(out)[1]["train"]
+    assert stats["loss"] == pytest.approx(
+        stats["mos_l1"] + 0.5 * stats["contrastive"], rel=1e-5
+    )
+    assert {"mix_l01", "mix_l02"} <= set(stats)
+
+
+# --- config.yaml ----------------------------------------------------------------------
+
+
+def test_config_is_self_contained(mos_corpus, tmp_path, monkeypatch):
+    """The upstream and the tokens may be gone, and the model moved."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    upstream = tmp_path / "upstream"
+    source = build_frontend("hf", dict(mos_corpus.frontend_conf, init_seed=5))
+    source.model.save_pretrained(upstream)
+    (upstream / "preprocessor_config.json").write_text(
+        json.dumps({"do_normalize": True, "sampling_rate": 16000})
+    )
+    conf = {"upstream": str(upstream)}
+    info = dict(
+        mos_corpus.token_info,
+        upstream_fingerprint=build_frontend("hf", conf).fingerprint(),
+    )
+    (tmp_path / "tokens.json").write_text(json.dumps(info))
+    options = ["--token_info", tmp_path / "tokens.json"]
+    out = mos_corpus.train(tmp_path / "exp", *options, frontend_conf=conf)
+
+    torch.manual_seed(3)
+    args = mos_corpus.args(tmp_path / "again", *options, frontend_conf=conf)
+    model = MOSTask.build_model(args)
+    model.load_state_dict(torch.load(out / "1epoch.pth"))
+    speech = torch.from_numpy(
+        np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
+    )
+    lengths = torch.tensor([5000, 4000])
+    expected = model.eval().inference(speech, lengths).utt_mos
+
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("config.yaml", "1epoch.pth"):
+        shutil.copy(out / name, moved)
+    for path in (upstream, out):
+        shutil.rmtree(path)
+    (tmp_path / "tokens.json").unlink()
+    rebuilt, config = load_model(moved / "config.yaml", moved / "1epoch.pth")
+    found = rebuilt.inference(speech, lengths).utt_mos
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    # do_normalize came along: a louder file scores the same
+    assert config["frontend_conf"]["normalize_waveform"] is True
+    louder = rebuilt.inference(7 * speech, lengths).utt_mos
+    torch.testing.assert_close(louder, expected, rtol=0, atol=1e-4)
+    assert config["token_info"]["columns"] == info["columns"]
+    assert config["mos_frame_shift"] == 320
+    assert yaml.safe_load(Path(moved / "config.yaml").read_text()) == config

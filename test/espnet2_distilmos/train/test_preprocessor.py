@@ -1,0 +1,239 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.train.preprocessor import MOSPreprocessor, wav_paths_of
+
+SHIFT = 320
+TOKEN_INFO = {
+    "columns": [{"stream": "s", "layer": 1, "K": 50}, {"layer": 2, "K": 9}],
+    "frame_shift": SHIFT,
+}
+
+
+def frames_of(samples):
+    """Frames of the usual stack of seven convolutions (400 samples see a frame)."""
+    return (samples - 400) // SHIFT + 1
+
+
+def preprocessor(train=False, **options):
+    return MOSPreprocessor(train=train, token_info=TOKEN_INFO, **options)
+
+
+def noise(seconds=0.5):
+    generator = np.random.default_rng(0)
+    return generator.normal(size=int(seconds * 16000)).astype(np.float32)
+
+
+def tokens_for(samples, dtype=np.int16):
+    return np.zeros((frames_of(samples), 2), dtype=dtype)
+
+
+def test_a_good_utterance():
+    speech = noise()
+    tokens = tokens_for(len(speech))
+    tokens[3] = 49, 8
+    data = preprocessor()(
+        "utt1", {"speech": speech, "mos": '{"mos": 4.25}', "tokens": tokens}
+    )
+    np.testing.assert_array_equal(data["speech"], speech)
+    assert data["speech"].dtype == data["mos"].dtype == np.float32
+    assert data["mos"].tolist() == [4.25]
+    assert data["tokens"].dtype == np.int64
+    np.testing.assert_array_equal(data["tokens"], tokens)
+    assert set(preprocessor()("utt1", {"speech": speech})) == {"speech"}
+
+
+def test_channels_are_averaged():
+    left, right = noise(), noise()[::-1]
+    data = preprocessor()("utt1", {"speech": np.stack([left, right], axis=1)})
+    np.testing.assert_allclose(data["speech"], (left + right) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"votes": 3}'])
+def test_unlabelled_is_nan(text):
+    data = preprocessor()("utt1", {"speech": noise(), "mos": text})
+    assert data["mos"].shape == (1,) and np.isnan(data["mos"][0])
+
+
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        ('{"mos": "good"}', '"good"'),
+        ('{"mos": NaN}', "NaN"),
+        ('{"mos": null}', "null"),
+        ('{"mos": 5.1}', "5.1, expected a number from 1 to 5"),
+        ('{"mos": 0.9}', "0.9, expected a number from 1 to 5"),
+        ("3.5", "'3.5'"),
+        ("", "''"),
+        ("four", "'four'"),
+    ],
+)
+def test_bad_labels_name_the_utterance(text, found):
+    with pytest.raises(DataError, match="utterance utt1 has the") as error:
+        preprocessor()("utt1", {"speech": noise(), "mos": text})
+    assert found in str(error.value)
+
+
+def test_another_scale():
+    prepare = preprocessor(score_range=(0, 100))
+    data = prepare("utt1", {"speech": noise(), "mos": '{"mos": 72}'})
+    assert data["mos"].tolist() == [72.0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_numbers(value):
+    speech = noise()
+    speech[77] = value
+    with pytest.raises(DataError, match="utterance utt1.*NaN or infinite.*stage 2"):
+        preprocessor()("utt1", {"speech": speech})
+
+
+def test_duration_limits():
+    prepare = preprocessor(min_seconds=0.2, max_seconds=0.5)
+    prepare("utt1", {"speech": noise(0.2)})
+    prepare("utt1", {"speech": noise(0.5)})
+    for seconds in (0.199, 0.501, 0):
+        with pytest.raises(DataError, match="utt1: found 0.* at least 0.2 s and at mo"):
+            prepare("utt1", {"speech": noise(seconds)})
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_another_rate_names_the_utterance(rate, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(), rate)
+    prepare = preprocessor(wav_paths={"utt1": str(path)})
+    message = f"utterance utt1 .*a.wav.*: found audio at {rate} Hz, expected 16000 Hz"
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            prepare("utt1", {"speech": noise()})
+
+
+def test_the_right_rate_is_looked_up_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(), 16000)
+    prepare = preprocessor(wav_paths={"utt1": str(path)})
+    prepare("utt1", {"speech": noise()})
+    path.unlink()
+    prepare("utt1", {"speech": noise()})
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda t: t[:, :1], r"shape \(24, 1\), expected \(frames, 2\)"),
+        (lambda t: t[:, 0], r"shape \(24,\)"),
+        (lambda t: t[:0, :1], r"shape \(0, 1\)"),
+        (lambda t: t + [[0, 9]], "token 9 in frame 0, column 1, expected 0 to 8"),
+        (lambda t: t - 1, "token -1 in frame 0, column 0, expected 0 to 49"),
+        (lambda t: t[:-2], "22 token frames, expected about 25 for 8000 samples"),
+        (lambda t: np.repeat(t, 2, axis=0), "48 token frames"),
+    ],
+)
+def test_tokens_that_do_not_fit(change, message):
+    tokens = change(tokens_for(8000))
+    with pytest.raises(DataError, match=f"utterance utt1: found .*{message}") as error:
+        preprocessor()("utt1", {"speech": noise(), "tokens": tokens})
+    assert "rerun stage 5" in str(error.value)
+
+
+def test_an_utterance_without_tokens():
+    empty = np.zeros((0, 2), dtype=np.int16)
+    data = preprocessor()("utt1", {"speech": noise(), "tokens": empty})
+    assert data["tokens"].shape == (0, 2) and data["tokens"].dtype == np.int64
+    prepare = preprocessor(train=True, crop_seconds=0.2)
+    assert prepare("utt1", {"speech": noise(), "tokens": empty})["tokens"].size == 0
+
+
+def test_tokens_without_a_description():
+    prepare = MOSPreprocessor(train=False)
+    with pytest.raises(DataError, match="utterance utt1.*--token_info"):
+        prepare("utt1", {"speech": noise(), "tokens": tokens_for(8000)})
+
+
+# --- cropping -------------------------------------------------------------------------
+
+
+def ramp(samples):
+    """A signal and tokens that say where they were taken from."""
+    frames = np.arange(frames_of(samples))
+    return {
+        "speech": np.arange(samples, dtype=np.float32),
+        "tokens": np.stack([frames % 50, frames % 9], axis=1),
+    }
+
+
+def test_crop_takes_audio_and_tokens_of_the_same_frames():
+    # 0.21 s is no multiple of a frame
+    prepare = preprocessor(train=True, crop_seconds=0.21)
+    starts = set()
+    for seed in range(60):
+        np.random.seed(seed)
+        data = prepare("utt1", ramp(8000))
+        assert len(data["speech"]) == 3360
+        assert (np.diff(data["speech"]) == 1).all()
+        start = int(data["speech"][0])
+        assert start % SHIFT == 0
+        frames = frames_of(3360)
+        assert frames <= len(data["tokens"])
+        first = start // SHIFT
+        expected = ramp(8000)["tokens"][first : first + frames]
+        np.testing.assert_array_equal(data["tokens"][:frames], expected)
+        starts.add(first)
+    # (8000 - 3360) // 320 = 14 is the last start
+    assert starts == set(range(15))
+
+
+def test_crop_is_that_of_the_seed():
+    prepare = preprocessor(train=True, crop_seconds=0.1)
+    crops = []
+    for _ in range(2):
+        np.random.seed(5)
+        crops.append([prepare("utt1", ramp(8000))["speech"][0] for _ in range(4)])
+    assert crops[0] == crops[1] and len(set(crops[0])) > 1
+
+
+@pytest.mark.parametrize("samples", [3200, 3201, 3519, 3521])
+def test_crop_of_barely_longer_audio(samples):
+    prepare = preprocessor(train=True, crop_seconds=0.2)
+    data = prepare("utt1", ramp(samples))
+    assert len(data["speech"]) == 3200
+    assert data["tokens"][0, 0] == data["speech"][0] // SHIFT
+
+
+def test_shorter_audio_is_whole():
+    data = preprocessor(train=True, crop_seconds=0.3)("utt1", ramp(4000))
+    assert len(data["speech"]) == 4000
+
+
+def test_validation_is_not_cropped():
+    data = preprocessor(train=False, crop_seconds=0.1)("utt1", ramp(8000))
+    assert len(data["speech"]) == 8000
+    assert len(data["tokens"]) == frames_of(8000)
+
+
+def test_crop_without_tokens_starts_anywhere():
+    prepare = MOSPreprocessor(train=True, crop_seconds=0.1)
+    speech = ramp(8000)["speech"]
+    starts = {int(prepare("u", {"speech": speech})["speech"][0]) for _ in range(30)}
+    assert any(start % SHIFT for start in starts)
+
+
+def test_impossible_crop():
+    with pytest.raises(ValueError, match="crop_seconds=0.05.*min_seconds=0.1"):
+        MOSPreprocessor(train=True, crop_seconds=0.05)
+
+
+def test_wav_paths(tmp_path, caplog):
+    (tmp_path / "wav.scp").write_text("utt1 /a b.wav\nutt2 /c.wav\n")
+    entries = [
+        (str(tmp_path / "wav.scp"), "speech", "sound"),
+        (str(tmp_path / "metric.scp"), "mos", "text"),
+        ("feats.scp", "speech", "kaldi_ark"),
+    ]
+    assert wav_paths_of(entries) == {"utt1": "/a b.wav", "utt2": "/c.wav"}
+    assert "feats.scp is of type kaldi_ark" in caplog.text
