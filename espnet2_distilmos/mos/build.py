@@ -8,7 +8,9 @@ A new frontend, head or loss is one line in a registry here.
 """
 
 import logging
+import struct
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
@@ -32,6 +34,18 @@ from espnet2_distilmos.mos.loss.token import TokenCrossEntropyLoss
 
 # Version of config.yaml and of the state dict's names.
 MODEL_FORMAT_VERSION = 1
+# What torch.load raises, by the length and the first bytes, for a file that is cut off,
+# empty or no model at all.
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    struct.error,
+    UnpicklingError,
+)
 # Version of tokens.json.
 TOKEN_FORMAT_VERSION = 1
 
@@ -149,6 +163,34 @@ def build_model(config: Mapping[str, Any], load_pretrained: bool) -> ESPnetMOSMo
     )
 
 
+def read_states(path: Union[str, Path]) -> Dict[str, Any]:
+    """Contents of a file that ``torch.save`` wrote, on the CPU.
+
+    Raises:
+        ValueError: when the file is cut off, empty or of another kind.
+        OSError: when it cannot be opened.
+    """
+    error: Exception
+    try:
+        states = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(states, Mapping):
+            return states
+        error = TypeError(type(states).__name__)
+    except _UNREADABLE as caught:
+        error = caught
+    except OSError as caught:
+        # torch's reader has it, without a file name, for some lengths of a file that
+        # is cut off; one that cannot be opened names the file.
+        if caught.filename is not None:
+            raise
+        error = caught
+    # Only the kind of the error: torch's own text is several paragraphs of advice.
+    raise ValueError(
+        f"{path}: found no readable model file ({type(error).__name__}), expected one "
+        "that training wrote: train again (stage 7) or copy the file anew"
+    ) from error
+
+
 def load_weights(model: ESPnetMOSModel, path: Union[str, Path]) -> None:
     """Load a checkpoint strictly: every tensor must fit, and none may be left over.
 
@@ -157,23 +199,20 @@ def load_weights(model: ESPnetMOSModel, path: Union[str, Path]) -> None:
         path: a model file (``*.pth``) or a training checkpoint that contains one.
 
     Raises:
-        ValueError: names the first tensor that is missing, unknown or misshapen.
-        OSError: when the file cannot be read.
+        ValueError: the file is unreadable, or names the first tensor that is missing,
+            unknown or misshapen.
+        OSError: when the file cannot be opened.
     """
-    try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path}: found no readable model file ({error}), expected one that "
-            "training wrote: train again (stage 7) or copy the file anew"
-        ) from error
+    states = read_states(path)
     if "model" in states and "optimizers" in states:
         states = states["model"]
     expected = model.state_dict()
     for key, value in expected.items():
         found = states.get(key)
-        if found is None or found.shape != value.shape:
-            what = "nothing" if found is None else f"shape {tuple(found.shape)}"
+        if not isinstance(found, torch.Tensor) or found.shape != value.shape:
+            what = "nothing" if found is None else type(found).__name__
+            if isinstance(found, torch.Tensor):
+                what = f"shape {tuple(found.shape)}"
             raise ValueError(
                 f"{path}: found {what} for {key}, expected shape "
                 f"{tuple(value.shape)}: use the config.yaml of the same experiment"

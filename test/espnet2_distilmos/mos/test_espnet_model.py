@@ -1,0 +1,265 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from espnet2_distilmos.mos.build import build_model
+
+FRAMES = 12  # of 4000 samples
+
+
+def make(mos_corpus, losses=None, token_info="given", **changes):
+    torch.manual_seed(0)
+    if losses is None:
+        losses = {"mos_l1": {"weight": 2.0}, "token_ce": {"weight": 0.5}}
+    config = {
+        "frontend": "hf",
+        "frontend_conf": mos_corpus.frontend_conf,
+        "head": "distilmos",
+        "head_conf": {"hidden_dim": 16, "dropout": 0.0},
+        "losses": losses,
+        "token_info": mos_corpus.token_info if token_info == "given" else token_info,
+        **changes,
+    }
+    return build_model(config, load_pretrained=False).eval()
+
+
+def batch(mos=(3.0, 2.0, 4.5)):
+    generator = torch.Generator().manual_seed(0)
+    size = len(mos)
+    return {
+        "speech": torch.randn(size, 4000, generator=generator),
+        "speech_lengths": torch.tensor([4000, 3500, 3000, 2500][:size]),
+        "mos": torch.tensor(mos)[:, None],
+        "tokens": torch.randint(5, (size, FRAMES, 2), generator=generator),
+    }
+
+
+def value(tensor):
+    return tensor.item()
+
+
+def test_loss_is_the_weighted_sum(mos_corpus):
+    model = make(mos_corpus)
+    data = batch()
+    result = model(**data, utt_id=["a", "b", "c"], tokens_lengths=None)
+    stats = {key: value(v) for key, v in result["stats"].items()}
+    assert value(result["weight"]) == 3.0
+    assert value(result["loss"]) == pytest.approx(stats["loss"])
+    assert stats["loss"] == pytest.approx(2 * stats["mos_l1"] + 0.5 * stats["token_ce"])
+    assert not result["utt_mos"].requires_grad
+
+    # each by hand, from files on their own
+    scores, costs, correct, count = [], [], [0, 0], 0
+    for speech, length, tokens in zip(
+        data["speech"], data["speech_lengths"], data["tokens"]
+    ):
+        hidden, frames = model.frontend(speech[None, :length], length[None])
+        prediction = model.head(hidden, frames, [0, 1])
+        scores.append(prediction.utt_mos[0])
+        tokens = tokens[: frames[0]]
+        for i, logits in enumerate(prediction.token_logits):
+            costs.append(F.cross_entropy(logits[0], tokens[:, i], reduction="sum"))
+            correct[i] += int((logits[0].argmax(-1) == tokens[:, i]).sum())
+        count += int(frames)
+    scores = torch.stack(scores)
+    torch.testing.assert_close(result["utt_mos"], scores.detach(), atol=1e-5, rtol=0)
+    expected = (scores - data["mos"][:, 0]).abs().mean()
+    assert stats["mos_l1"] == pytest.approx(expected.item(), abs=1e-5)
+    assert stats["token_ce"] == pytest.approx(sum(costs).item() / count / 2, abs=1e-5)
+    for i, name in enumerate(("l01", "l02")):
+        assert stats[f"token_acc_hubert_{name}"] == pytest.approx(correct[i] / count)
+    mix = torch.stack([v.reshape(()) for k, v in result["stats"].items() if "mix" in k])
+    torch.testing.assert_close(
+        mix, model.head.weighted_sum.mix.probabilities().detach()
+    )
+
+
+def test_what_the_trainer_averages_over_processes(mos_corpus):
+    """ESPnet's recursive_average asserts this under DDP."""
+    result = make(mos_corpus)(**batch())
+    assert result["weight"].shape == (1,)
+    assert all(v.shape == (1,) for v in result["stats"].values())
+
+
+def gradients(model, data):
+    model.zero_grad()
+    model(**data)["loss"].backward()
+    return {
+        name: parameter.grad.clone() if parameter.grad is not None else None
+        for name, parameter in model.named_parameters()
+    }
+
+
+def all_zero(gradient):
+    return gradient is None or not gradient.any()
+
+
+def test_unlabelled_utterances_carry_only_the_token_loss(mos_corpus):
+    model = make(mos_corpus)
+    unlabelled = gradients(model, batch(mos=(math.nan,) * 3))
+    score_only = [
+        n for n in unlabelled if n.startswith(("head.decoder", "head.linear"))
+    ]
+    assert score_only and all(all_zero(unlabelled[name]) for name in score_only)
+    assert not all_zero(unlabelled["head.predictors.0.layers.0.weight"])
+    assert not all_zero(
+        unlabelled["frontend.model.encoder.layers.0.final_layer_norm.bias"]
+    )
+    # the same as with the MOS loss left out
+    alone = make(mos_corpus, losses={"token_ce": {"weight": 0.5}})
+    for name, gradient in gradients(alone, batch()).items():
+        if all_zero(gradient):
+            assert all_zero(unlabelled[name]), name
+        else:
+            torch.testing.assert_close(unlabelled[name], gradient)
+
+
+def test_one_unlabelled_utterance_of_three(mos_corpus):
+    model = make(mos_corpus, losses={"mos_l1": {"weight": 1.0}})
+    some = gradients(model, batch(mos=(3.0, math.nan, 4.5)))
+    data = {key: tensor[[0, 2]] for key, tensor in batch().items()}
+    for name, gradient in gradients(model, data).items():
+        if gradient is None:
+            assert all_zero(some[name])
+        else:
+            torch.testing.assert_close(some[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        {"mos_l1": {}},
+        {"mos_mse": {}},
+        {"frame_l1": {}},
+        {"frame_mse": {}},
+        {"contrastive": {}},
+        {"token_ce": {}},
+        {"mos_l1": {}, "contrastive": {}, "token_ce": {}},
+    ],
+)
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_batch_without_labels_and_tokens(losses, empty, mos_corpus):
+    model = make(mos_corpus, losses=losses).train()
+    data = batch(mos=(math.nan,) * 3)
+    data["tokens"] = torch.full((3, 0 if empty else FRAMES, 2), -1)
+    result = model(**data)
+    assert value(result["loss"]) == 0.0
+    for name, gradient in gradients(model, data).items():
+        assert all_zero(gradient), name
+
+
+def test_an_item_without_tokens_trains_on_the_others(mos_corpus):
+    model = make(mos_corpus, losses={"token_ce": {"weight": 1.0}})
+    data = batch()
+    expected = model(**{k: v[:2] for k, v in data.items()})["loss"]
+    data["tokens"][2] = -1
+    torch.testing.assert_close(model(**data)["loss"], expected)
+
+
+def test_columns_are_chosen_by_name(mos_corpus):
+    losses = {"token_ce": {"weight": 1.0, "columns": ["hubert_l02"]}}
+    data = batch()
+    result = make(mos_corpus, losses=losses)(**data)
+    assert "token_acc_hubert_l02" in result["stats"]
+    assert "token_acc_hubert_l01" not in result["stats"]
+    data["tokens"][..., 0] = 0
+    model = make(mos_corpus, losses=losses)
+    torch.testing.assert_close(model(**data)["loss"], result["loss"])
+    data["tokens"][..., 1] = 0
+    assert value(model(**data)["loss"]) != value(result["loss"])
+    with pytest.raises(ValueError, match="no token column hubert_l09, .*hubert_l01"):
+        make(mos_corpus, losses={"token_ce": {"columns": ["hubert_l09"]}})
+
+
+def test_weight_zero_is_not_computed(mos_corpus):
+    losses = {"mos_l1": {"weight": 1.0}, "token_ce": {"weight": 0}}
+    model = make(mos_corpus, losses=losses)
+    assert list(model.losses) == ["mos_l1"]
+    calls = []
+    for predictor in model.head.predictors:
+        predictor.register_forward_hook(lambda *_: calls.append(1))
+        assert not any(p.requires_grad for p in predictor.parameters())
+    data = batch()
+    result = model(**data)
+    assert not calls and not any("token" in key for key in result["stats"])
+    del data["tokens"]
+    assert torch.equal(model(**data)["loss"], result["loss"])
+
+
+def test_weight_zero_keeps_the_other_weights(mos_corpus):
+    on = make(mos_corpus).state_dict()
+    off = make(
+        mos_corpus, losses={"mos_l1": {}, "token_ce": {"weight": 0}}
+    ).state_dict()
+    assert list(on) == list(off)
+    assert all(torch.equal(on[key], off[key]) for key in on)
+    # without the tokens at all, what remains starts equally too
+    without = make(mos_corpus, losses={"mos_l1": {}}, token_info=None).state_dict()
+    assert set(without) == {key for key in on if "predictors" not in key}
+    assert all(torch.equal(on[key], without[key]) for key in without)
+
+
+@pytest.mark.parametrize("name,user", [("mos", "mos_l1"), ("tokens", "token_ce")])
+def test_a_batch_that_lacks_what_a_loss_needs(name, user, mos_corpus):
+    data = batch()
+    del data[name]
+    with pytest.raises(ValueError, match=f"batch without {name}, which {user} needs"):
+        make(mos_corpus)(**data)
+
+
+def test_labels_of_either_shape(mos_corpus):
+    model, data = make(mos_corpus), batch()
+    expected = model(**data)["loss"]
+    data["mos"] = data["mos"][:, 0]
+    assert torch.equal(model(**data)["loss"], expected)
+
+
+@pytest.mark.parametrize("head", ["distilmos", "ssl_mos"])
+def test_inference_is_the_same_alone_and_in_a_batch(head, mos_corpus):
+    model = make(
+        mos_corpus, losses={"mos_l1": {}}, token_info=None, head=head, head_conf={}
+    )
+    data = batch(mos=(1.0, 2.0, 3.0, 4.0))
+    # a longer batch than its longest item, with rubbish behind the ends
+    speech = F.pad(data["speech"], (0, 500), value=9.0)
+    together = model.inference(speech, data["speech_lengths"])
+    assert together.token_logits is None and not together.utt_mos.requires_grad
+    for i, length in enumerate(data["speech_lengths"]):
+        alone = model.inference(data["speech"][i : i + 1, :length], length[None])
+        torch.testing.assert_close(
+            alone.utt_mos[0], together.utt_mos[i], atol=1e-5, rtol=0
+        )
+        frames = int(alone.lengths[0])
+        assert frames == int(together.lengths[i])
+        torch.testing.assert_close(
+            alone.frame_mos[0, :frames],
+            together.frame_mos[i, :frames],
+            atol=1e-4,
+            rtol=0,
+        )
+
+
+def test_inference_runs_no_token_predictor(mos_corpus):
+    model, data = make(mos_corpus), batch()
+    for predictor in model.head.predictors:
+        predictor.register_forward_hook(lambda *_: pytest.fail("was run"))
+    model.inference(data["speech"], data["speech_lengths"])
+
+
+def test_too_short_audio_is_refused(mos_corpus):
+    with pytest.raises(ValueError, match="found an utterance of 100 samples"):
+        make(mos_corpus).inference(torch.zeros(1, 100), torch.tensor([100]))
+
+
+def test_statistics_stage_needs_no_features(mos_corpus):
+    with pytest.raises(ValueError, match="extract_feats_in_collect_stats=true"):
+        make(mos_corpus, model_conf={"extract_feats_in_collect_stats": True})
+    data = batch()
+    feats = make(mos_corpus).collect_feats(**data)
+    assert torch.equal(feats["speech"], data["speech"])
+    assert torch.equal(feats["speech_lengths"], data["speech_lengths"])
