@@ -128,8 +128,8 @@ class MOSTask(AbsTask):
             class_choices.add_arguments(group)
 
         # A MOS model is chosen by rank correlation, not by its loss; there are no
-        # attention plots. DDP must look for unused parameters: an upstream's mask
-        # embedding, or the layers above the one that is read, get no gradient.
+        # attention plots. DDP must look for unused parameters: layers above the one
+        # that is read get no gradient.
         # ESPnet's own check of mixed rates names no utterance; the preprocessor does.
         parser.set_defaults(
             best_model_criterion=[

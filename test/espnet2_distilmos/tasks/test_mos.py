@@ -274,9 +274,10 @@ def test_two_learning_rates(optim, mos_corpus, tmp_path):
     rates = {
         id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]
     }
-    assert len(rates) == len(list(model.parameters()))
-    assert {rates[id(p)] for p in parameters_of(model, "frontend.")} == {2e-5}
-    assert {rates[id(p)] for p in parameters_of(model, "head.")} == {1e-3}
+    for prefix, rate in (("frontend.", 2e-5), ("head.", 1e-3)):
+        trained = [p for p in parameters_of(model, prefix) if p.requires_grad]
+        assert len(trained) > 10 and {rates.pop(id(p)) for p in trained} == {rate}
+    assert not rates
 
 
 def test_one_learning_rate(mos_corpus, tmp_path):

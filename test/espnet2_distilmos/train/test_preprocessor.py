@@ -130,7 +130,7 @@ def test_the_right_rate_is_looked_up_once(tmp_path, monkeypatch):
         (lambda t: t[:0, :1], r"shape \(0, 1\)"),
         (lambda t: t + [[0, 9]], "token 9 in frame 0, column 1, expected 0 to 8"),
         (lambda t: t - 1, "token -1 in frame 0, column 0, expected 0 to 49"),
-        (lambda t: t[:-2], "22 token frames, expected about 25 for 8000 samples"),
+        (lambda t: t[:-2], "22 token frames, expected 25 for 8000 samples"),
         (lambda t: np.repeat(t, 2, axis=0), "48 token frames"),
     ],
 )
@@ -139,6 +139,22 @@ def test_tokens_that_do_not_fit(change, message):
     with pytest.raises(DataError, match=f"utterance utt1: found .*{message}") as error:
         preprocessor()("utt1", {"speech": noise(), "tokens": tokens})
     assert "rerun stage 5" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "frames,good", [(21, False), (22, True), (26, True), (27, False)]
+)
+def test_frames_are_counted_with_the_receptive_field(frames, good):
+    """A network that sees 400 samples makes 24 frames of 8000 samples."""
+    prepare = MOSPreprocessor(
+        train=False, token_info=dict(TOKEN_INFO, minimum_samples=400)
+    )
+    data = {"speech": noise(), "tokens": np.zeros((frames, 2), dtype=np.int16)}
+    if good:
+        assert len(prepare("utt1", data)["tokens"]) == frames
+    else:
+        with pytest.raises(DataError, match=f"found {frames} token .* expected 24 for"):
+            prepare("utt1", data)
 
 
 def test_an_utterance_without_tokens():

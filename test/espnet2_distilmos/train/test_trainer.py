@@ -488,6 +488,8 @@ def test_two_processes_validate_as_one(mos_corpus, tmp_path):
             *("--patience", "1"),
             max_epoch=12,
             valid_batch_size=4,
+            # layer 2 is not read and gets no gradient, which DDP has to bear
+            head_conf={"hidden_dim": 16, "layers": [1], "layer_mix": "single"},
             upstream_lr=1e-3,
             optim_conf={"lr": 1e-2},
             keep_nbest_models=20,
