@@ -156,6 +156,9 @@ class MOSTask(AbsTask):
             "extract_feats_in_collect_stats": False,
             **(args.model_conf or {}),
         }
+        for option, value in vars(args).items():
+            if option == "losses" or option.endswith("_conf"):
+                check_numbers(option, value)
         losses = build_losses(args.losses)
         active = {name: loss for name, loss in losses.items() if loss.weight > 0}
         if not active:
@@ -246,6 +249,33 @@ class MOSTask(AbsTask):
         if upstream:
             groups.insert(0, {"params": upstream, "lr": args.upstream_lr})
         return [optim_classes[args.optim](groups, **args.optim_conf)]
+
+
+def check_numbers(name: str, value) -> None:
+    """Refuse a number that YAML took for text, as it does with ``2e-3``.
+
+    Args:
+        name: of the option, such as ``optim_conf``.
+        value: its value; mappings and lists are searched through.
+
+    Raises:
+        ValueError: one sentence naming the option.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_numbers(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            check_numbers(name, item)
+    elif isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return
+        raise ValueError(
+            f"found the text {value!r} for {name}, expected a number: write {number!r} "
+            "(YAML takes a number without a decimal point before the e for text)"
+        )
 
 
 def read_token_info(token_info) -> Optional[dict]:

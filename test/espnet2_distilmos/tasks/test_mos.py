@@ -70,6 +70,22 @@ def test_refused_criteria(criterion, changes, mos_corpus, tmp_path):
         check(mos_corpus, tmp_path, "--best_model_criterion", criterion, **changes)
 
 
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        (["--optim_conf", "lr=2e-3"], "optim_conf.lr"),
+        (["--losses", "mos_l1.weight=1e0"], "losses.mos_l1.weight"),
+        (["--optim_conf", "betas=[0.9, 1e-3]"], "optim_conf.betas"),
+    ],
+)
+def test_numbers_that_yaml_takes_for_text_are_refused(
+    options, name, mos_corpus, tmp_path
+):
+    with pytest.raises(ValueError, match=f"text '.*e.*' for {name}, expected a number"):
+        check(mos_corpus, tmp_path, *options)
+    check(mos_corpus, tmp_path, "--optim_conf", "lr=2.0e-3")
+
+
 def test_refused_before_anything_is_written(mos_corpus, tmp_path):
     with pytest.raises(ValueError, match="valid,sys_scrr,max"):
         mos_corpus.train(
