@@ -95,9 +95,10 @@ class ESPnetMOSModel(AbsESPnetModel):
             columns = [self.token_columns[i] for i in self._token_indices]
             stats.update(token_accuracy(prediction, target["tokens"], columns))
         stats.update(self.head.statistics())
-        # The trainer averages over processes and wants tensors on one device.
-        stats = {k: v.to(total.device, torch.float32) for k, v in stats.items()}
-        weight = torch.tensor(float(speech.size(0)), device=total.device)
+        # The trainer averages over processes: it wants tensors of shape (1,), all on
+        # one device.
+        stats = {k: v.to(total.device, torch.float32)[None] for k, v in stats.items()}
+        weight = torch.tensor([float(speech.size(0))], device=total.device)
         return dict(
             loss=total,
             stats=stats,
