@@ -24,3 +24,7 @@ export OMP_NUM_THREADS=1
 
 # Without it Python would read and write ASCII under LC_ALL=C.
 export PYTHONIOENCODING=UTF-8
+
+# oneDNN keeps a compiled kernel for each shape that it meets, 1024 of them by default; with
+# batches of all lengths that is gigabytes in a CPU training, and gains nothing.
+export ONEDNN_PRIMITIVE_CACHE_CAPACITY=${ONEDNN_PRIMITIVE_CACHE_CAPACITY:-64}
