@@ -5,28 +5,42 @@
 
 import json
 import logging
-import math
 from typing import List, Optional, Tuple, Union
 
 import torch
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.frontend.masked_norm import (
-    MaskedGroupNorm,
-    full_length,
-    normalize_waveform,
+from espnet2_distilmos.mos.frontend.hf_wav2vec2_bert import Wav2Vec2BertFamily
+from espnet2_distilmos.mos.frontend.hf_waveform import (
+    Data2VecAudioFamily,
+    WaveformFamily,
 )
-from espnet2_distilmos.mos.masking import frame_mask
+from espnet2_distilmos.mos.frontend.hf_whisper import WhisperFamily
+from espnet2_distilmos.mos.frontend.masked_norm import normalize_waveform
 
-# Families whose hidden states are tested to be padding-exact here.
-SUPPORTED_MODEL_TYPES = ("hubert", "wav2vec2", "wavlm")
+# Families whose hidden states are tested to be padding-exact here, by model_type.
+FAMILIES = {
+    "data2vec-audio": Data2VecAudioFamily,
+    "hubert": WaveformFamily,
+    "unispeech-sat": WaveformFamily,
+    "wav2vec2": WaveformFamily,
+    "wav2vec2-bert": Wav2Vec2BertFamily,
+    "wavlm": WaveformFamily,
+    "whisper": WhisperFamily,
+}
 
 # Fields that say how a checkpoint was stored, not what the network computes.
 _STORAGE_KEYS = ("transformers_version", "dtype", "torch_dtype", "architectures")
 
+# What stands behind the last hidden state; neither computed nor trained.
+_NOT_BUILT = {"add_adapter": False, "use_intermediate_ffn_before_adapter": False}
+
 
 class HFFrontend(AbsLayerFrontend):
-    """A wav2vec 2.0-like network of transformers with all its layers' outputs.
+    """A speech encoder of transformers with all its layers' outputs.
+
+    The ``model_type`` of its configuration picks the family (``FAMILIES``): what is
+    particular to one is in its class.
 
     Args:
         upstream: hub id (``microsoft/wavlm-base``) or local directory with
@@ -36,18 +50,21 @@ class HFFrontend(AbsLayerFrontend):
             A trained model's ``config.yaml`` has it filled in.
         normalize_waveform: zero mean, unit variance per utterance; None asks the
             checkpoint's own feature extractor (``do_normalize``).
-        freeze: ``none``, ``cnn`` (the convolutions), ``all``, or a number n: the
-            convolutions, the projection and the first n transformer layers.
+            Log-mel families (Whisper, wav2vec2-BERT) do so only when told.
+        freeze: ``none``, ``cnn`` (the convolutions), ``all``, or a number n: all
+            that comes before the layers, and the first n transformer layers.
         layerdrop: probability of skipping a layer in training; 0 keeps all layers,
             which the layer mix and the tokens need.
         spec_augment: the checkpoint's own random time and feature masking in
             training. Off by default: it hides the distortion that is to be heard.
+            Whisper has neither this nor LayerDrop here.
         init_seed: seed of the random weights of a bare configuration.
         load_pretrained: False when the weights follow from a trained model: nothing
             is looked up on disk or on the hub.
 
     Raises:
-        ValueError: for a model of another family or an impossible option.
+        ValueError: for a model of another family, an impossible option, or a
+            checkpoint that lacks weights or wants another input.
         OSError: when the checkpoint is neither a directory nor in reach.
     """
 
@@ -70,13 +87,15 @@ class HFFrontend(AbsLayerFrontend):
                 "`model_type`"
             )
         # Not imported at the top: it takes seconds, and --help needs none of it.
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig, PretrainedConfig
 
         self.upstream = upstream
         self.init_seed = init_seed
         from_checkpoint = upstream is not None and load_pretrained
         if from_checkpoint:
-            hf_config = self._from_hub(AutoConfig, upstream)
+            stored, _ = _find(upstream, PretrainedConfig.get_config_dict)
+            self._check_family(stored.get("model_type"), f"{upstream}: ")
+            hf_config = _find(upstream, AutoConfig.from_pretrained)
             for key, value in (upstream_config or {}).items():
                 if key != "model_type" and key not in _STORAGE_KEYS:
                     setattr(hf_config, key, value)
@@ -91,92 +110,111 @@ class HFFrontend(AbsLayerFrontend):
             model_type = plain.pop("model_type", None)
             self._check_family(model_type)
             hf_config = AutoConfig.for_model(model_type, **plain)
-        self._check_family(hf_config.model_type)
+        family = FAMILIES[hf_config.model_type]
+        if not family.has_training_noise and (layerdrop or spec_augment):
+            raise ValueError(
+                f"found frontend_conf.layerdrop={layerdrop} and spec_augment="
+                f"{spec_augment}, but {hf_config.model_type} has neither here: "
+                "leave them out"
+            )
         # Skipped layers would shorten the list of hidden states.
         hf_config.layerdrop = layerdrop
+        for key, value in _NOT_BUILT.items():
+            if hasattr(hf_config, key):
+                setattr(hf_config, key, value)
         self.config_dict = _plain_config(hf_config)
+        self.family = family(hf_config)
+        extractor_conf = self._extractor_conf() if from_checkpoint else {}
         self.normalize_waveform = (
             normalize_waveform
             if normalize_waveform is not None
-            else (_asks_for_normalization(upstream) if from_checkpoint else False)
+            else self.family.takes_waveform
+            and bool(extractor_conf.get("do_normalize", False))
         )
 
-        if from_checkpoint:
-            self.model = self._from_hub(
-                AutoModel, upstream, config=hf_config, dtype=torch.float32
-            )
-        else:
-            # Seeded apart from the global generator, so that the token tools, the
-            # untrained baseline and every training start from one network.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(init_seed)
-                self.model = AutoModel.from_config(hf_config, dtype=torch.float32)
+        # Seeded apart from the global generator, so that the token tools, the
+        # untrained baseline and every training start from one network. A fine-tuned
+        # checkpoint may lack the mask embedding: it is drawn here too.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(init_seed)
+            if from_checkpoint:
+                self.model = self._load(upstream, hf_config)
+            else:
+                self.model = self.family.build(hf_config)
+        # The mask embedding exists where the probabilities were not zero, and
+        # apply_spec_augment lets mask_time_indices work; only the random masking is
+        # switched off.
+        self.model.config.apply_spec_augment = True
         if not spec_augment:
-            # apply_spec_augment stays true and the mask embedding exists, so that
-            # mask_time_indices works; only the random masking is switched off.
             self.model.config.mask_time_prob = 0.0
             self.model.config.mask_feature_prob = 0.0
         self.spec_augment = spec_augment
-        self._mask_group_norm()
-        self._freeze_unused(spec_augment)
+        self.family.prepare(self.model)
+        if self._mask_embedding is not None:
+            # No hidden state depends on it without masking.
+            self._mask_embedding.requires_grad_(spec_augment)
         self.freeze = freeze
         self._frozen = self._frozen_modules(freeze)
         for module in self._frozen:
             module.requires_grad_(False)
-        if freeze == "all":
-            self.requires_grad_(False)
-        if freeze != "none":
-            # Else the convolutions ask for gradients of their input in training.
-            self.model.feature_extractor._requires_grad = False
+            for part in module.modules():
+                if hasattr(part, "_requires_grad"):
+                    # Else the convolutions ask for gradients of their input.
+                    part._requires_grad = False
 
     @staticmethod
-    def _check_family(model_type: Optional[str]) -> None:
-        if model_type not in SUPPORTED_MODEL_TYPES:
+    def _check_family(model_type: Optional[str], where: str = "") -> None:
+        if model_type not in FAMILIES:
             raise ValueError(
-                f"found a model of type {model_type!r}, expected one of "
-                f"{', '.join(SUPPORTED_MODEL_TYPES)}"
+                f"{where}found a model of type {model_type!r}, expected one of "
+                f"{', '.join(FAMILIES)}"
             )
 
-    @staticmethod
-    def _from_hub(auto_class, upstream: str, **kwargs):
+    def _extractor_conf(self) -> dict:
+        """The checkpoint's ``preprocessor_config.json``, checked; {} without one."""
+        from transformers import FeatureExtractionMixin
+
         try:
-            return auto_class.from_pretrained(upstream, **kwargs)
-        except OSError as error:
-            raise OSError(
-                f"{upstream} is neither a local directory with a transformers model "
-                "nor a model that could be had from the Hugging Face hub: check the "
-                "name, or download it once where there is a network and set "
-                f"frontend_conf.upstream to its directory ({error})"
-            ) from error
+            conf, _ = FeatureExtractionMixin.get_feature_extractor_dict(self.upstream)
+        except OSError:
+            if self.family.takes_waveform:
+                logging.warning(
+                    f"{self.upstream} has no preprocessor_config.json: the waveform "
+                    "is not normalised (set frontend_conf.normalize_waveform to say "
+                    "otherwise)"
+                )
+            return {}
+        for key, expected in self.family.extractor_conf.items():
+            if conf.get(key, expected) != expected:
+                raise ValueError(
+                    f"{self.upstream}: found {key}={conf[key]} in "
+                    f"preprocessor_config.json, expected {expected}, the one that "
+                    "this frontend computes"
+                )
+        return conf
 
-    def _mask_group_norm(self) -> None:
-        if self.model.config.feat_extract_norm != "group":
-            return
-        first = self.model.feature_extractor.conv_layers[0]
-        first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
-        # In a tuple: the module is registered once, under its own name.
-        self._masked_norms = (first.layer_norm,)
+    def _load(self, upstream: str, hf_config) -> torch.nn.Module:
+        model, missing = _find(upstream, self.family.load, config=hf_config)
+        missing = sorted(missing - {"masked_spec_embed"})
+        if missing:
+            raise ValueError(
+                f"{upstream}: found no weights for {len(missing)} tensors of a "
+                f"{hf_config.model_type} network, the first is {missing[0]}: use a "
+                "complete checkpoint"
+            )
+        return model
 
-    def _freeze_unused(self, spec_augment: bool) -> None:
-        """Take what no hidden state depends on out of training.
-
-        Else DistributedDataParallel waits for gradients that never come.
-        """
-        embedding = getattr(self.model, "masked_spec_embed", None)
-        if embedding is not None:
-            embedding.requires_grad_(spec_augment)
-        if self.model.config.do_stable_layer_norm:
-            # The norm behind the last layer's hidden state.
-            self.model.encoder.layer_norm.requires_grad_(False)
+    @property
+    def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
+        return getattr(self.model, "masked_spec_embed", None)
 
     def _frozen_modules(self, freeze: Union[str, int]) -> List[torch.nn.Module]:
-        model = self.model
         if freeze == "none":
             return []
         if freeze == "cnn":
-            return [model.feature_extractor]
+            return self.family.convolutions(self.model)
         if freeze == "all":
-            return [model]
+            return [self.model]
         if isinstance(freeze, bool) or not isinstance(freeze, int):
             raise ValueError(
                 f"found frontend_conf.freeze={freeze!r}, expected none, cnn, all or "
@@ -187,13 +225,7 @@ class HFFrontend(AbsLayerFrontend):
                 f"found frontend_conf.freeze={freeze}, but {self.name} has "
                 f"{self.num_layers} transformer layers"
             )
-        encoder = model.encoder
-        frozen = [model.feature_extractor, model.feature_projection]
-        frozen += [encoder.pos_conv_embed, *encoder.layers[:freeze]]
-        if not model.config.do_stable_layer_norm:
-            # Stable-layer-norm models apply this norm after the last layer.
-            frozen.append(encoder.layer_norm)
-        return frozen
+        return self.family.first_layers(self.model, freeze)
 
     def train(self, mode: bool = True) -> "HFFrontend":
         """Set the mode; frozen parts stay in eval mode (no dropout)."""
@@ -216,27 +248,14 @@ class HFFrontend(AbsLayerFrontend):
 
     @property
     def frame_shift(self) -> int:
-        return math.prod(self.model.config.conv_stride)
+        return self.family.frame_shift
 
     @property
     def minimum_samples(self) -> int:
-        samples = 1
-        config = self.model.config
-        for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1]):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        return self.family.minimum_samples
 
     def num_frames(self, num_samples: int) -> int:
-        return max(0, int(self._num_frames(torch.tensor(num_samples))))
-
-    def _num_frames(self, num_samples: torch.Tensor, layers: Optional[int] = None):
-        config = self.model.config
-        pairs = list(zip(config.conv_kernel, config.conv_stride))[:layers]
-        for kernel, stride in pairs:
-            num_samples = (
-                torch.div(num_samples - kernel, stride, rounding_mode="floor") + 1
-            )
-        return num_samples
+        return max(0, int(self.family.num_frames(torch.tensor(num_samples))))
 
     def resolved_conf(self) -> dict:
         return dict(
@@ -258,37 +277,41 @@ class HFFrontend(AbsLayerFrontend):
         speech_lengths: torch.Tensor,
         mask_time_indices: Optional[torch.Tensor] = None,
     ) -> Tuple[List[torch.Tensor], torch.Tensor]:
-        """See :meth:`AbsLayerFrontend.forward`."""
+        """See :meth:`AbsLayerFrontend.forward`.
+
+        Raises:
+            ValueError: also if an item is longer than the network has positions, or
+                if it is to be masked and the network has no mask embedding.
+        """
         self._check_lengths(speech_lengths)
+        if mask_time_indices is not None and self._mask_embedding is None:
+            raise ValueError(
+                f"found mask_time_indices, but this {self.name} model has no mask "
+                "embedding: masked prediction needs an upstream that was pretrained "
+                "with one and a configuration with mask_time_prob > 0"
+            )
         if self.normalize_waveform:
             speech = normalize_waveform(speech, speech_lengths)
-        lengths = self._num_frames(speech_lengths)
-        attention_mask = None
-        norms = getattr(self, "_masked_norms", ())
-        if not full_length(speech_lengths, speech.size(1)):
-            attention_mask = frame_mask(speech_lengths, speech.size(1)).long()
-            for norm in norms:
-                norm.lengths = self._num_frames(speech_lengths, layers=1)
-        try:
-            with torch.set_grad_enabled(
-                torch.is_grad_enabled() and self.freeze != "all"
-            ):
-                output = self.model(
-                    speech,
-                    attention_mask=attention_mask,
-                    mask_time_indices=mask_time_indices,
-                    output_hidden_states=True,
-                )
-        finally:
-            for norm in norms:
-                norm.lengths = None
-        hidden_states = list(output.hidden_states)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "all"):
+            hidden_states = self.family.hidden_states(
+                self.model, speech, speech_lengths, mask_time_indices
+            )
         if len(hidden_states) != self.num_layers + 1:
             raise RuntimeError(
                 f"found {len(hidden_states)} hidden states, expected "
                 f"{self.num_layers + 1}: layerdrop must be 0"
             )
-        return hidden_states, lengths
+        return hidden_states, self.family.num_frames(speech_lengths)
+
+    def _check_lengths(self, speech_lengths: torch.Tensor) -> None:
+        super()._check_lengths(speech_lengths)
+        most = self.family.maximum_samples
+        if most is not None and int(speech_lengths.max()) > most:
+            raise ValueError(
+                f"found an utterance of {int(speech_lengths.max())} samples, expected "
+                f"at most {most} ({self.name} has no positions for more): filter or "
+                "split long utterances (stage 4, --max_wav_duration)"
+            )
 
 
 def _plain_config(hf_config) -> dict:
@@ -297,16 +320,14 @@ def _plain_config(hf_config) -> dict:
     return {k: v for k, v in config.items() if k not in _STORAGE_KEYS}
 
 
-def _asks_for_normalization(upstream: str) -> bool:
-    """What the checkpoint's ``preprocessor_config.json`` says of ``do_normalize``."""
-    from transformers import FeatureExtractionMixin
-
+def _find(upstream: str, read, **kwargs):
+    """Read something of a checkpoint, with a sentence when it is out of reach."""
     try:
-        conf, _ = FeatureExtractionMixin.get_feature_extractor_dict(upstream)
-    except OSError:
-        logging.warning(
-            f"{upstream} has no preprocessor_config.json: the waveform is not "
-            "normalised (set frontend_conf.normalize_waveform to say otherwise)"
-        )
-        return False
-    return bool(conf.get("do_normalize", False))
+        return read(upstream, **kwargs)
+    except OSError as error:
+        raise OSError(
+            f"{upstream} is neither a local directory with a transformers model "
+            "nor a model that could be had from the Hugging Face hub or its cache: "
+            "check the name, or download it once where there is a network and set "
+            f"frontend_conf.upstream to its directory ({error})"
+        ) from error

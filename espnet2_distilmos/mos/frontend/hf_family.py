@@ -1,0 +1,100 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What a family of transformers networks must say for ``frontend: hf`` to take it."""
+
+from abc import abstractmethod
+from typing import Any, List, Mapping, Optional, Set, Tuple
+
+import torch
+
+
+class HFFamily(torch.nn.Module):
+    """How one kind of network hears a waveform, and what its parts are.
+
+    Holds constants only: no parameter, and no buffer that a state dict would have.
+    The network itself belongs to :class:`HFFrontend`, which hands it to each method.
+
+    Args:
+        config: the network's configuration.
+    """
+
+    # False when the input is a log-mel spectrogram: its feature extractor then does
+    # what it does whatever ``do_normalize`` says.
+    takes_waveform = True
+    # LayerDrop and SpecAugment are there to be switched on.
+    has_training_noise = True
+    # What the checkpoint's preprocessor_config.json must say, where it says it.
+    extractor_conf: Mapping[str, Any] = {"sampling_rate": 16000}
+    # Most samples of an utterance; None when there is no limit.
+    maximum_samples: Optional[int] = None
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    @staticmethod
+    def load(upstream: str, config) -> Tuple[torch.nn.Module, Set[str]]:
+        """Load a checkpoint in fp32.
+
+        Returns:
+            The network, and the names of its weights that the checkpoint lacks.
+        """
+        from transformers import AutoModel
+
+        model, report = AutoModel.from_pretrained(
+            upstream, config=config, dtype=torch.float32, output_loading_info=True
+        )
+        return model, set(report["missing_keys"])
+
+    @staticmethod
+    def build(config) -> torch.nn.Module:
+        """Build the network with random weights in fp32."""
+        from transformers import AutoModel
+
+        return AutoModel.from_config(config, dtype=torch.float32)
+
+    def prepare(self, model: torch.nn.Module) -> None:
+        """Make the network padding-exact; take weights out of training that no
+        hidden state depends on, as DistributedDataParallel demands."""
+
+    @property
+    @abstractmethod
+    def frame_shift(self) -> int:
+        """Samples from one frame to the next."""
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def minimum_samples(self) -> int:
+        """Fewest samples that give one frame."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+        """Frames of each item, from the network's own kernels and strides."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def hidden_states(
+        self,
+        model: torch.nn.Module,
+        speech: torch.Tensor,
+        lengths: torch.Tensor,
+        mask_time_indices: Optional[torch.Tensor],
+    ) -> List[torch.Tensor]:
+        """As :meth:`AbsLayerFrontend.forward`: (B, N) and (B,) to L + 1 of (B, T, D).
+
+        ``mask_time_indices`` is not None only where the network has a mask embedding.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def convolutions(self, model: torch.nn.Module) -> List[torch.nn.Module]:
+        """What ``freeze: cnn`` freezes; nothing where the input is computed."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def first_layers(self, model: torch.nn.Module, n: int) -> List[torch.nn.Module]:
+        """What ``freeze: n`` freezes: all that hidden states 0 to ``n`` depend on."""
+        raise NotImplementedError

@@ -1,0 +1,129 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""wav2vec 2.0 and its kin: convolutions over the waveform, then a transformer."""
+
+import math
+from typing import List, Optional
+
+import torch
+
+from espnet2_distilmos.mos.frontend.hf_family import HFFamily
+from espnet2_distilmos.mos.frontend.masked_norm import MaskedGroupNorm, full_length
+from espnet2_distilmos.mos.masking import frame_mask
+
+
+class WaveformFamily(HFFamily):
+    """wav2vec 2.0 (XLS-R, MMS), HuBERT (mHuBERT), WavLM and UniSpeech-SAT.
+
+    Base models normalise the first convolution over time (group norm), under a mask
+    here. Their kin with layer norm are exact as transformers has them. With stable
+    layer norm the last hidden state is what the last layer puts out, before the
+    encoder's final norm, as in transformers.
+    """
+
+    def prepare(self, model: torch.nn.Module) -> None:
+        self._norms = ()
+        if getattr(self.config, "feat_extract_norm", "layer") == "group":
+            first = model.feature_extractor.conv_layers[0]
+            first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
+            # In a tuple: the module is registered once, under its own name.
+            self._norms = (first.layer_norm,)
+        if self._is_stable:
+            # The norm behind the last layer's hidden state.
+            model.encoder.layer_norm.requires_grad_(False)
+
+    @property
+    def _is_stable(self) -> bool:
+        return getattr(self.config, "do_stable_layer_norm", False)
+
+    @property
+    def frame_shift(self) -> int:
+        return math.prod(self.config.conv_stride)
+
+    @property
+    def minimum_samples(self) -> int:
+        samples = 1
+        config = self.config
+        for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1]):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def num_frames(
+        self, num_samples: torch.Tensor, layers: Optional[int] = None
+    ) -> torch.Tensor:
+        """Frames after the first ``layers`` convolutions, after all by default."""
+        config = self.config
+        pairs = list(zip(config.conv_kernel, config.conv_stride))[:layers]
+        for kernel, stride in pairs:
+            num_samples = (
+                torch.div(num_samples - kernel, stride, rounding_mode="floor") + 1
+            )
+        return num_samples
+
+    def _set_lengths(self, lengths: Optional[torch.Tensor]) -> None:
+        """Tell the parts that mask; None when no item is padded."""
+        for norm in self._norms:
+            norm.lengths = None if lengths is None else self.num_frames(lengths, 1)
+
+    def hidden_states(self, model, speech, lengths, mask_time_indices):
+        attention_mask = None
+        if not full_length(lengths, speech.size(1)):
+            attention_mask = frame_mask(lengths, speech.size(1)).long()
+            self._set_lengths(lengths)
+        try:
+            output = model(
+                speech,
+                attention_mask=attention_mask,
+                mask_time_indices=mask_time_indices,
+                output_hidden_states=True,
+            )
+        finally:
+            self._set_lengths(None)
+        return list(output.hidden_states)
+
+    def convolutions(self, model: torch.nn.Module) -> List[torch.nn.Module]:
+        return [model.feature_extractor]
+
+    def first_layers(self, model: torch.nn.Module, n: int) -> List[torch.nn.Module]:
+        encoder = model.encoder
+        frozen = [model.feature_extractor, model.feature_projection]
+        frozen += [encoder.pos_conv_embed, encoder.dropout, *encoder.layers[:n]]
+        if not self._is_stable:
+            # Stable-layer-norm models apply this norm after the last layer.
+            frozen.append(encoder.layer_norm)
+        return frozen
+
+
+class Data2VecAudioFamily(WaveformFamily):
+    """data2vec-audio: positions from a stack of convolutions.
+
+    transformers masks what enters the stack; from the second convolution on the
+    padding is no longer zero and leaks into the last frames. Here each convolution
+    reads zeros there, as it does behind the end of a single file.
+    """
+
+    def prepare(self, model: torch.nn.Module) -> None:
+        super().prepare(model)
+        self._zero_padding = _ZeroPadding()
+        for layer in model.encoder.pos_conv_embed.layers:
+            layer.conv.register_forward_pre_hook(self._zero_padding)
+
+    def _set_lengths(self, lengths: Optional[torch.Tensor]) -> None:
+        super()._set_lengths(lengths)
+        self._zero_padding.lengths = (
+            None if lengths is None else self.num_frames(lengths)
+        )
+
+
+class _ZeroPadding:
+    """Forward pre-hook: the module's input (B, C, T) is zero where it is padded."""
+
+    lengths: Optional[torch.Tensor] = None
+
+    def __call__(self, module, args):
+        if self.lengths is None:
+            return None
+        (x,) = args
+        valid = frame_mask(self.lengths, x.size(-1)).unsqueeze(1)
+        return (x.masked_fill(~valid, 0.0),)

@@ -1,0 +1,182 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The Whisper encoder at the utterance's own length."""
+
+import copy
+from typing import List
+
+import torch
+from torch.nn import functional as F
+
+from espnet2_distilmos.mos.frontend.hf_family import HFFamily
+from espnet2_distilmos.mos.frontend.masked_norm import full_length
+from espnet2_distilmos.mos.masking import frame_mask
+
+FFT, HOP = 400, 160
+# Stride of the two convolutions together.
+STRIDE = 2
+
+
+class WhisperFamily(HFFamily):
+    """Encoder of Whisper, with the input of ``WhisperFeatureExtractor``.
+
+    transformers runs it on 30 s of log-mel, mostly silence, and without a mask. Here
+    the log-mel is that of the utterance (the extractor's ``padding="do_not_pad"``),
+    takes the first positions, and attention reads valid frames only. Utterances of
+    30 s give what transformers gives; shorter ones differ, as no silence is heard.
+
+    Hidden states are those of transformers: 0 is what enters the first layer
+    (positions added), the last one has passed the encoder's final layer norm, the
+    others have not. In the released weights single frames of the last layer are so
+    ill-conditioned that fp32 itself is good to 2e-4 of the layer's RMS there (whisper
+    tiny, speech), and so is the agreement of padded batches; in fp64 they agree to
+    1e-12. There is no mask embedding, LayerDrop or SpecAugment.
+    """
+
+    takes_waveform = False
+    has_training_noise = False
+    extractor_conf = {
+        "sampling_rate": 16000,
+        "n_fft": FFT,
+        "hop_length": HOP,
+        "dither": 0.0,
+    }
+
+    def __init__(self, config):
+        super().__init__(config)
+        from transformers.audio_utils import mel_filter_bank
+
+        num_mels = config.num_mel_bins
+        self.extractor_conf = dict(self.extractor_conf, feature_size=num_mels)
+        filters = mel_filter_bank(
+            num_frequency_bins=FFT // 2 + 1,
+            num_mel_filters=num_mels,
+            min_frequency=0.0,
+            max_frequency=8000.0,
+            sampling_rate=16000,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        filters = torch.from_numpy(filters).float()
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("window", torch.hann_window(FFT), persistent=False)
+
+    @staticmethod
+    def load(upstream, config):
+        from transformers import WhisperModel
+
+        class EncoderOnly(WhisperModel):
+            """Whether the checkpoint has a decoder is nothing to warn about."""
+
+            _keys_to_ignore_on_load_missing = [r"decoder\."]
+            _keys_to_ignore_on_load_unexpected = [r"decoder\.", r"proj_out\."]
+
+        # WhisperEncoder itself finds none of its names in a checkpoint. The decoder's
+        # layers are not loaded; what is left of it is thrown away.
+        config = copy.deepcopy(config)
+        config.decoder_layers = 0
+        model, report = EncoderOnly.from_pretrained(
+            upstream, config=config, dtype=torch.float32, output_loading_info=True
+        )
+        return model.encoder, {
+            name[len("encoder.") :]
+            for name in report["missing_keys"]
+            if name.startswith("encoder.")
+        }
+
+    @staticmethod
+    def build(config):
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        return WhisperEncoder._from_config(config, dtype=torch.float32)
+
+    @property
+    def frame_shift(self) -> int:
+        return HOP * STRIDE
+
+    @property
+    def minimum_samples(self) -> int:
+        # The waveform is reflected over half a window.
+        return FFT // 2 + 1
+
+    @property
+    def maximum_samples(self) -> int:
+        # Less than one hop more than the positions reach gives no frame more.
+        return self.config.max_source_positions * self.frame_shift + HOP - 1
+
+    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+        # The second convolution, of kernel 3 and padding 1, halves upwards.
+        windows = torch.div(num_samples, HOP, rounding_mode="floor")
+        return torch.div(windows + STRIDE - 1, STRIDE, rounding_mode="floor")
+
+    def log_mel(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """What enters the network.
+
+        Args:
+            speech: waveforms in [-1, 1], (B, N).
+            lengths: valid samples, (B,), more than half a window each.
+
+        Returns:
+            (B, bands, N // 160); padding is zero.
+        """
+        # In fp32 at least: half precision would be noise to the logarithm.
+        speech = speech.to(torch.promote_types(speech.dtype, torch.float32))
+        # As torch.stft(center=True): both ends of each item are reflected.
+        reach = FFT // 2
+        samples = torch.arange(speech.size(1) + reach, device=speech.device)
+        mirrored = 2 * (lengths[:, None] - 1) - samples
+        index = torch.where(samples < lengths[:, None], samples, mirrored)
+        speech = speech.gather(1, index.clamp(min=0))
+        speech = torch.cat([speech[:, 1 : reach + 1].flip(1), speech], dim=1)
+        window = self.window.to(speech.dtype)
+        spectrum = torch.stft(
+            speech, FFT, HOP, window=window, center=False, return_complex=True
+        )
+        power = spectrum[..., :-1].abs().square()
+        log_mel = (self.filters.T.to(speech.dtype) @ power).clamp(min=1e-10).log10()
+
+        windows = torch.div(lengths, HOP, rounding_mode="floor")
+        padded = ~frame_mask(windows, log_mel.size(-1)).unsqueeze(1)
+        loudest = log_mel.masked_fill(padded, -10.0).amax(dim=(1, 2), keepdim=True)
+        log_mel = (torch.maximum(log_mel, loudest - 8.0) + 4.0) / 4.0
+        return log_mel.masked_fill(padded, 0.0)
+
+    def hidden_states(self, model, speech, lengths, mask_time_indices):
+        # No position is there for more padding than the longest item has.
+        speech = speech[:, : int(lengths.max())]
+        with torch.autocast(speech.device.type, enabled=False):
+            log_mel = self.log_mel(speech, lengths)
+        windows = torch.div(lengths, HOP, rounding_mode="floor")
+        x = F.gelu(model.conv1(log_mel.to(model.conv1.weight.dtype)))
+        # The next convolution reads zeros behind the end, as for a single file.
+        x = x.masked_fill(~frame_mask(windows, x.size(-1)).unsqueeze(1), 0.0)
+        x = F.gelu(model.conv2(x)).transpose(1, 2)
+        x = x + model.embed_positions.weight[: x.size(1)]
+        # A module without dropout of its own tells whether this part is frozen.
+        x = F.dropout(x, model.dropout, training=model.embed_positions.training)
+
+        frames = self.num_frames(lengths)
+        key_mask = None
+        if not full_length(frames, x.size(1)):
+            valid = frame_mask(frames, x.size(1))[:, None, None, :]
+            # Added to the attention scores, (B, 1, 1, T).
+            key_mask = x.new_zeros(valid.shape).masked_fill(
+                ~valid, torch.finfo(x.dtype).min
+            )
+        hidden_states = [x]
+        for layer in model.layers:
+            output = layer(hidden_states[-1], key_mask)
+            # A tuple in older versions of transformers.
+            hidden_states.append(output[0] if isinstance(output, tuple) else output)
+        hidden_states[-1] = model.layer_norm(hidden_states[-1])
+        return hidden_states
+
+    def convolutions(self, model: torch.nn.Module) -> List[torch.nn.Module]:
+        return [model.conv1, model.conv2]
+
+    def first_layers(self, model: torch.nn.Module, n: int) -> List[torch.nn.Module]:
+        frozen = [model.conv1, model.conv2, model.embed_positions, *model.layers[:n]]
+        if n == len(model.layers):
+            frozen.append(model.layer_norm)
+        return frozen
