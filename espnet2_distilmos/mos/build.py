@@ -19,6 +19,7 @@ import yaml
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.frontend.s3prl import S3PRLFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, TokenColumn
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
 from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
@@ -49,7 +50,7 @@ _UNREADABLE = (
 # Version of tokens.json.
 TOKEN_FORMAT_VERSION = 1
 
-FRONTENDS = {"hf": HFFrontend}
+FRONTENDS = {"hf": HFFrontend, "s3prl": S3PRLFrontend}
 HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead}
 LOSSES = {
     loss.name: loss

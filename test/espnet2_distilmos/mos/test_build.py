@@ -54,7 +54,7 @@ def speech():
 
 
 def test_registries():
-    assert set(FRONTENDS) == {"hf"}
+    assert set(FRONTENDS) == {"hf", "s3prl"}
     assert set(HEADS) == {"distilmos", "ssl_mos"}
     assert set(LOSSES) == {
         "mos_l1",
