@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -123,6 +123,23 @@ class MOSTrainer(Trainer):
         if distributed.distributed:
             torch.distributed.barrier()
         super().run(*args, **kwargs)
+
+    @staticmethod
+    def resume(checkpoint: Union[str, Path], **kwargs) -> None:
+        """Go on from a checkpoint of the same model and optimizer.
+
+        Raises:
+            ValueError: the checkpoint was written with another configuration.
+        """
+        try:
+            Trainer.resume(checkpoint=checkpoint, **kwargs)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise ValueError(
+                f"{checkpoint}: found the state of another model or optimizer "
+                f"({reason}), expected that of this configuration: train in another "
+                "directory (--tag), or set --resume false to start anew"
+            ) from error
 
     @classmethod
     @torch.no_grad()

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -358,6 +359,18 @@ def test_killed_while_linking(
     assert not (tmp_path / "exp" / "train.loss.best.pth").is_symlink()
     out = mos_corpus.train(tmp_path / "exp", "--resume", "true", **RESUMABLE)
     assert_equal_runs(out, unbroken, training_log)
+
+
+@pytest.mark.parametrize(
+    "change", [["--head_conf", "hidden_dim=9"], ["--upstream_lr", "0.001"]]
+)
+def test_a_checkpoint_of_another_configuration_is_refused(
+    change, mos_corpus, unbroken, tmp_path
+):
+    out = tmp_path / "exp"
+    shutil.copytree(unbroken, out, symlinks=True)
+    with pytest.raises(ValueError, match="another model or optimizer.*--resume false"):
+        mos_corpus.train(out, "--resume", "true", *change, **RESUMABLE)
 
 
 def test_finished_training_resumes_to_itself(
