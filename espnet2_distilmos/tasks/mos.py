@@ -179,6 +179,16 @@ class MOSTask(AbsTask):
         cls.trainer.check_criteria(args, reported)
 
     @classmethod
+    def main_worker(cls, args: argparse.Namespace):
+        try:
+            super().main_worker(args)
+        finally:
+            # ESPnet leaves the process group to the interpreter's end, where its
+            # threads can abort a process whose training went well.
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+    @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
         [Collection[Tuple[str, Dict[str, np.ndarray]]]],
         Tuple[List[str], Dict[str, torch.Tensor]],

@@ -443,6 +443,11 @@ def record(scores, labels, systems):
 
 trainer.validation_metrics = record
 main(command)
+# the training has closed its process group
+assert not torch.distributed.is_initialized()
+torch.distributed.init_process_group(
+    "gloo", init_method=f"tcp://localhost:{sys.argv[4]}", rank=rank, world_size=2
+)
 
 
 class Fake(torch.nn.Module):
@@ -488,6 +493,7 @@ extra = [
     validate([3.0] * 4),
     validate([1.0, math.nan, 2.0, 3.0]),
 ]
+torch.distributed.destroy_process_group()
 with open(log, "w") as f:
     json.dump(dict(epochs=seen[:-3], extra=extra), f)
 """
@@ -502,7 +508,7 @@ def free_port():
 def test_two_processes_validate_as_one(mos_corpus, tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    port = free_port()
+    port, second_port = free_port(), free_port()
     processes = []
     for rank in (0, 1):
         command = mos_corpus.command(
@@ -523,7 +529,10 @@ def test_two_processes_validate_as_one(mos_corpus, tmp_path):
         log = tmp_path / f"{rank}.json"
         processes.append(
             subprocess.Popen(
-                [sys.executable, script, str(rank), log, json.dumps(command)],
+                [
+                    *(sys.executable, script, str(rank), log),
+                    *(json.dumps(command), str(second_port)),
+                ],
                 env=dict(os.environ, PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -531,7 +540,7 @@ def test_two_processes_validate_as_one(mos_corpus, tmp_path):
             )
         )
     try:
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
