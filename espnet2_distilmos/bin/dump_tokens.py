@@ -10,25 +10,18 @@ import json
 import logging
 import os
 import sys
-import urllib.parse
 from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
 
-from espnet2_distilmos.bin.learn_codebooks import (
-    get_device,
-    progress,
-    report_failures,
-)
+from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
 from espnet2_distilmos.fileio.batches import AudioBatches
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write, write_scp
 from espnet2_distilmos.fileio.train_config import read_frontend_conf
-from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.build import TOKEN_FORMAT_VERSION, build_frontend
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens.codebook import Codebooks
-
-FORMAT_VERSION = 1
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -62,8 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def token_path(output_dir: str, utt_id: str) -> str:
     """Return the file of an utterance; any id makes a safe name."""
-    name = urllib.parse.quote(utt_id, safe="") + ".npy"
-    return os.path.join(output_dir, "data", name)
+    return npy_path(os.path.join(output_dir, "data"), utt_id)
 
 
 def is_whole(path: str, audio: str, frames: int, num_columns: int) -> bool:
@@ -152,7 +144,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
     frontend = build_frontend(name, conf).to(device).eval()
     check_fit(args.codebooks, codebooks, frontend)
     info = {
-        "format_version": FORMAT_VERSION,
+        "format_version": TOKEN_FORMAT_VERSION,
         "columns": codebooks.columns(),
         "frame_shift": codebooks.frame_shift,
         "minimum_samples": frontend.minimum_samples,
@@ -199,22 +191,10 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
 
 def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
+    return run(
+        lambda: dump(args),
+        f"utterances have no tokens; those of the others are in {args.output_dir}.",
     )
-    try:
-        failures = dump(args)
-    except (ValueError, OSError) as error:  # DataError and CodebookError among them
-        print(error, file=sys.stderr)
-        return 1
-    report_failures(failures)
-    if failures:
-        print(
-            f"{len(failures)} utterances have no tokens; those of the others are in "
-            f"{args.output_dir}.",
-            file=sys.stderr,
-        )
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

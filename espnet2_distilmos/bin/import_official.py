@@ -13,6 +13,7 @@ from typing import Any, Optional, Sequence
 import torch
 import yaml
 
+from espnet2_distilmos.bin.tool import start_logging
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
 from espnet2_distilmos.mos.build import build_model, read_states
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
@@ -128,9 +129,7 @@ def _read_yaml(path: str) -> Any:
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
-    )
+    start_logging()
     try:
         model = import_official(args.checkpoint, args.config, args.output)
     except DataError as error:

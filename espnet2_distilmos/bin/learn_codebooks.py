@@ -13,8 +13,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from espnet2_distilmos.bin.tool import get_device, print_failures, progress, run
 from espnet2_distilmos.fileio.audio import AudioError, read_header
 from espnet2_distilmos.fileio.batches import AudioBatches, read_num_samples
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write, read_scp
@@ -95,22 +95,6 @@ def parse_layers(text: str, num_layers: int) -> Tuple[int, ...]:
             f"{num_layers} such as 1,3; correct --layers."
         )
     return tuple(sorted(layers))
-
-
-def get_device(ngpu: int) -> torch.device:
-    """Return the CPU for 0 and the GPU for more.
-
-    Raises:
-        DataError: A GPU is wanted and there is none.
-    """
-    if ngpu == 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise DataError(
-            f"--ngpu is {ngpu} and no CUDA device was found, expected one; "
-            "use --ngpu 0 or a machine with a GPU."
-        )
-    return torch.device("cuda")
 
 
 def choose_sample(
@@ -204,17 +188,6 @@ def collect_features(
             layer[:count] = layer[filled]
         features = np.ascontiguousarray(features[:, :count])
     return features
-
-
-def progress(batches: AudioBatches, name: str) -> tqdm:
-    """Show the progress: a bar on a terminal, a line every minute in a log."""
-    return tqdm(
-        batches,
-        desc=name,
-        total=batches.num_batches,
-        mininterval=0.5 if sys.stderr.isatty() else 60,
-        unit="batch",
-    )
 
 
 def import_km(specs: Sequence[str], dim: int) -> Tuple[Tuple[int, ...], np.ndarray]:
@@ -369,7 +342,7 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
             )
         except CodebookError as error:
             # why there are so few frames may be that the files are bad
-            report_failures(failures)
+            print_failures(failures)
             raise CodebookError(f"{args.wav_scp}: {error}") from error
     codebooks = Codebooks(
         centroids=centroids,
@@ -391,30 +364,13 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
     return failures
 
 
-def report_failures(failures: Dict[str, str]) -> None:
-    """Print a sentence for each failed utterance on stderr."""
-    for sentence in failures.values():
-        print(sentence, file=sys.stderr)
-
-
 def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
+    return run(
+        lambda: learn(args),
+        f"utterances of the sample could not be used; {args.output} was made from the "
+        "others.",
     )
-    try:
-        failures = learn(args)
-    except (ValueError, OSError) as error:  # DataError and CodebookError among them
-        print(error, file=sys.stderr)
-        return 1
-    report_failures(failures)
-    if failures:
-        print(
-            f"{len(failures)} utterances of the sample could not be used; "
-            f"{args.output} was made from the others.",
-            file=sys.stderr,
-        )
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ import math
 import os
 import sys
 import time
-import urllib.parse
 from typing import Dict, List, Optional
 
 import numpy as np
 import torch
-import yaml
 from espnet2.utils.config_argparse import ArgumentParser
 from espnet2.utils.types import str2bool
-from tqdm import tqdm
 
+from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
 from espnet2_distilmos.fileio.batches import AudioBatches
 from espnet2_distilmos.fileio.datadir import (
     DataError,
@@ -59,8 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def frame_path(output_dir: str, utt_id: str) -> str:
     """Return the file of an utterance's frame scores; any id makes a safe name."""
-    name = urllib.parse.quote(utt_id, safe="") + ".npy"
-    return os.path.join(output_dir, "frames", name)
+    return npy_path(os.path.join(output_dir, "frames"), utt_id)
 
 
 def predict(args: argparse.Namespace) -> Dict[str, str]:
@@ -72,12 +69,7 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
     Raises:
         DataError, ValueError, OSError: Nothing could be scored or written.
     """
-    if args.ngpu > 0 and not torch.cuda.is_available():
-        raise DataError(
-            f"--ngpu is {args.ngpu} and no CUDA device was found, expected one; "
-            "use --ngpu 0 or a machine with a GPU."
-        )
-    device = torch.device("cuda" if args.ngpu > 0 else "cpu")
+    device = get_device(args.ngpu)
     try:
         model, _ = load_model(args.train_config, args.model_file, device)
     except OSError as error:
@@ -94,19 +86,12 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
         fs=frontend.sample_rate,
         minimum_samples=frontend.minimum_samples,
     )
-    bar = tqdm(
-        batches,
-        desc="scores",
-        total=batches.num_batches,
-        mininterval=0.5 if sys.stderr.isatty() else 60,
-        unit="batch",
-    )
     scores: Dict[str, float] = {}
     failures: Dict[str, str] = {}
     frame_shift = frontend.frame_shift
     num_samples = 0
     start = time.perf_counter()
-    for batch in bar:
+    for batch in progress(batches, "scores"):
         with torch.inference_mode():
             prediction = model.inference(
                 torch.from_numpy(batch.speech).to(device),
@@ -155,21 +140,24 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
     return failures
 
 
-def report_failures(failures: Dict[str, str], path: str) -> None:
-    """Print the sentences on stderr and write them to ``path``, if there are any.
+def predict_and_record(args: argparse.Namespace) -> Dict[str, str]:
+    """Predict, and keep the sentences of what failed in OUTPUT_DIR/errors.txt.
+
+    Returns:
+        As :func:`predict`.
 
     Raises:
-        DataError: The file cannot be written.
+        DataError, ValueError, OSError: Nothing could be scored or written.
     """
-    for sentence in failures.values():
-        print(sentence, file=sys.stderr)
+    failures = predict(args)
+    path = os.path.join(args.output_dir, "errors.txt")
     if failures:
         with atomic_write(path) as file:
             file.writelines(sentence + "\n" for sentence in failures.values())
-        print(f"{len(failures)} utterances have no score, see {path}", file=sys.stderr)
     else:
         with contextlib.suppress(OSError):
             os.remove(path)
+    return failures
 
 
 def main(cmd: Optional[List[str]] = None) -> int:
@@ -178,16 +166,10 @@ def main(cmd: Optional[List[str]] = None) -> int:
     missing = [f"--{name}" for name in _REQUIRED if getattr(args, name) is None]
     if missing:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
+    return run(
+        lambda: predict_and_record(args),
+        f"utterances have no score, see {os.path.join(args.output_dir, 'errors.txt')}",
     )
-    try:
-        failures = predict(args)
-        report_failures(failures, os.path.join(args.output_dir, "errors.txt"))
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

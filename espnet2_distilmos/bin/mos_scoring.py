@@ -18,6 +18,7 @@ import urllib.parse
 from typing import Any, Dict, List, Optional, Sequence
 
 import espnet2_distilmos
+from espnet2_distilmos.bin.tool import start_logging
 from espnet2_distilmos.fileio.datadir import (
     DataError,
     atomic_write,
@@ -391,9 +392,7 @@ def score_all(args: argparse.Namespace) -> int:
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s (%(module)s) %(levelname)s: %(message)s"
-    )
+    start_logging()
     try:
         return score_all(args)
     except DataError as error:

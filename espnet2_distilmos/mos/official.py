@@ -274,11 +274,10 @@ def convert_config(
                 f"found {key}={values[key]!r}, expected a list of whole numbers"
             )
     columns = _token_columns(config, states, upstream)
-    frame_shift = math.prod(upstream["conv_stride"])
     token_info = {
         "format_version": TOKEN_FORMAT_VERSION,
         "columns": columns,
-        "frame_shift": frame_shift,
+        "frame_shift": math.prod(upstream["conv_stride"]),
         "frame_offset": 0,
         "sample_rate": 16000,
         # The codebooks were not released.
@@ -287,7 +286,6 @@ def convert_config(
     }
     converted = {
         "mos_format_version": MODEL_FORMAT_VERSION,
-        "mos_frame_shift": frame_shift,
         "frontend": "hf",
         "frontend_conf": {
             "upstream": None,

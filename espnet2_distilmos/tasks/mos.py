@@ -237,7 +237,6 @@ class MOSTask(AbsTask):
                 check_token_upstream(args.token_info, model.frontend)
         args.frontend_conf = model.frontend.resolved_conf()
         args.mos_format_version = MODEL_FORMAT_VERSION
-        args.mos_frame_shift = model.frontend.frame_shift
         return model
 
     @classmethod

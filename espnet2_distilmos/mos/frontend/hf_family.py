@@ -3,13 +3,13 @@
 
 """What a family of transformers networks must say for ``frontend: hf`` to take it."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, List, Mapping, Optional, Set, Tuple
 
 import torch
 
 
-class HFFamily(torch.nn.Module):
+class HFFamily(torch.nn.Module, ABC):
     """How one kind of network hears a waveform, and what its parts are.
 
     Holds constants only: no parameter, and no buffer that a state dict would have.

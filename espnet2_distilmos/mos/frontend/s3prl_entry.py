@@ -3,6 +3,7 @@
 
 """Build an entry of s3prl's hub, from its checkpoint or from a configuration."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -276,10 +277,12 @@ def _own_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def _recorded_loads() -> Iterator[List[Tuple[Any, dict]]]:
-    """Note what ``torch.load`` reads: the file, and the configurations in it.
+    """Watch what ``torch.load`` reads: the file, and the configurations in it.
 
     Only so can the cached file of a hub name be known, and HuBERT's configuration,
-    which s3prl does not keep. Weights are read to the CPU.
+    which s3prl does not keep. Weights are read to the CPU. Some entries of s3prl ask
+    for unpickling, which would run code that a checkpoint contains: here all of them
+    read tensors and plain values only, and the options that argparse made.
     """
     loads: List[Tuple[Any, dict]] = []
     original = torch.load
@@ -287,7 +290,9 @@ def _recorded_loads() -> Iterator[List[Tuple[Any, dict]]]:
     def load(f, *args, **kwargs):
         if not args:
             kwargs.setdefault("map_location", "cpu")
-        state = original(f, *args, **kwargs)
+        kwargs["weights_only"] = True
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = original(f, *args, **kwargs)
         keys = ("model_cfg", "dictionaries_symbols")
         found = {}
         if isinstance(state, Mapping):

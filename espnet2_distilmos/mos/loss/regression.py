@@ -3,6 +3,7 @@
 
 """Regression losses on utterance and frame scores."""
 
+from abc import abstractmethod
 from typing import Dict
 
 import torch
@@ -57,7 +58,9 @@ class _FrameClippedLoss(AbsMOSLoss):
             raise ValueError(f"found losses.{self.name}.tau={tau}, expected >= 0")
         self.tau = tau
 
+    @abstractmethod
     def _cost(self, error: torch.Tensor) -> torch.Tensor:
+        """Cost of each frame's error, (B, T), before clipping."""
         raise NotImplementedError
 
     def forward(

@@ -1,6 +1,8 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import threading
+
 import numpy as np
 import pytest
 import soundfile
@@ -107,5 +109,10 @@ def test_dropped_utterances_do_not_come(corpus):
 
 
 def test_leaving_the_loop_early_stops_the_threads(corpus):
-    for _ in AudioBatches(str(corpus / "wav.scp"), batch_seconds=0.1):
-        break
+    before = threading.active_count()
+    batches = iter(AudioBatches(str(corpus / "wav.scp"), batch_seconds=0.1))
+    next(batches)
+    assert threading.active_count() > before
+    # As leaving a loop over it does.
+    batches.close()
+    assert threading.active_count() == before

@@ -31,6 +31,9 @@ VARIANTS = {
     "w2v2_layer_norm": ("w2v2", LAYER_NORM),
 }
 
+# Microsoft's default for `conv_feature_layers`.
+STANDARD_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
+
 
 @pytest.fixture(params=VARIANTS)
 def released(request):
@@ -174,7 +177,7 @@ def test_config(wavlm):
     assert upstream["conv_kernel"] == [10, 8, 8]
     assert upstream["conv_stride"] == [5, 8, 8]
     assert upstream["max_bucket_distance"] == 30 and upstream["num_buckets"] == 16
-    assert config["token_info"]["frame_shift"] == config["mos_frame_shift"] == 320
+    assert config["token_info"]["frame_shift"] == 320
     assert config["token_info"]["columns"] == [
         {"stream": "wavlm", "layer": 1, "K": official.CLUSTERS},
         {"stream": "wavlm", "layer": 3, "K": official.CLUSTERS},
@@ -245,7 +248,8 @@ def test_a_missing_key_of_wavlm_cfg_has_microsofts_default(wavlm):
     assert upstream["num_conv_pos_embeddings"] == default.conv_pos
     assert upstream["hidden_act"] == default.activation_fn
     layers = list(zip(*(upstream[f"conv_{k}"] for k in ("dim", "kernel", "stride"))))
-    assert layers == eval(default.conv_feature_layers)
+    assert default.conv_feature_layers == STANDARD_LAYERS
+    assert layers == [(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2
     assert "wavlm_cfg.max_distance" in missing
 
 
@@ -253,23 +257,22 @@ def test_a_missing_key_of_wavlm_cfg_has_microsofts_default(wavlm):
 
 
 @pytest.mark.parametrize(
-    "text",
+    "text, expected",
     [
-        "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-        "2 * [(4, 3, 1), (5, 2, 2)]",
-        " ([(1,2,3)] + [[4,5,6]]) * 2 ",
-        [[512, 10, 5], (512, 3, 2)],
+        (STANDARD_LAYERS, [(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2),
+        ("2 * [(4, 3, 1), (5, 2, 2)]", [(4, 3, 1), (5, 2, 2)] * 2),
+        (" ([(1,2,3)] + [[4,5,6]]) * 2 ", [(1, 2, 3), (4, 5, 6)] * 2),
+        ([[512, 10, 5], (512, 3, 2)], [(512, 10, 5), (512, 3, 2)]),
     ],
 )
-def test_conv_layers_as_python_has_them(text):
-    expected = eval(text.strip()) if isinstance(text, str) else text
-    assert [tuple(x) for x in parse_conv_layers(text)] == [tuple(x) for x in expected]
+def test_conv_layers_as_python_has_them(text, expected):
+    assert [tuple(x) for x in parse_conv_layers(text)] == expected
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "__import__('os').system('touch /tmp/evaluated')",
+        "__import__('os').abort()",
         "[(512,10,5)] + [x for x in [(1,2,3)]]",
         "[(512,10,int(5))]",
         "[(1,1,1)] * 1000000000",

@@ -113,13 +113,16 @@ def test_another_rate_names_the_utterance(rate, tmp_path):
             prepare("utt1", {"speech": noise()})
 
 
-def test_the_right_rate_is_looked_up_once(tmp_path, monkeypatch):
+def test_the_right_rate_is_looked_up_once(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(), 16000)
     prepare = preprocessor(wav_paths={"utt1": str(path)})
     prepare("utt1", {"speech": noise()})
     path.unlink()
-    prepare("utt1", {"speech": noise()})
+    # Reading the header once more would fail now, as it does for another utterance.
+    assert len(prepare("utt1", {"speech": noise()})["speech"]) == len(noise())
+    with pytest.raises(soundfile.LibsndfileError):
+        preprocessor(wav_paths={"utt1": str(path)})("utt1", {"speech": noise()})
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,13 @@ def test_run_pl_keeps_arguments_and_knows_shell_operators(tmp_path):
 
 def test_run_pl_limits_the_jobs_at_once(tmp_path):
     # With one at a time the jobs cannot overlap: a lock directory is always free.
-    command = f"mkdir {tmp_path}/lock && sleep 0.05 && rmdir {tmp_path}/lock"
-    arguments = ["JOB=1:4", tmp_path / "x.JOB.log", "bash", "-c", command]
+    command = f"mkdir {tmp_path}/lock && sleep 0.5 && rmdir {tmp_path}/lock"
+    arguments = ["JOB=1:3", tmp_path / "x.JOB.log", "bash", "-c", command]
     call(UTILS / "run.pl", "--max-jobs-run", "1", *arguments)
+    assert not (tmp_path / "lock").exists()
+    # Without the limit they do, so the lock tells.
+    result = call(UTILS / "run.pl", *arguments, code=1)
+    assert "File exists" in result.stderr
 
 
 def test_run_pl_ends_its_jobs_when_stopped(tmp_path):

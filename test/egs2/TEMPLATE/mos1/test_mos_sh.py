@@ -135,9 +135,11 @@ def test_every_fault_of_the_labels_stops_after_stage_3(recipe):
 def test_a_corpus_without_systems(recipe):
     for name in recipe.sets:
         (recipe.dir / "source" / name / "utt2sys").unlink()
-    recipe.run("--stop_stage", 3, code=1)
+    refused = recipe.run("--stop_stage", 3, code=1)
+    assert "utt2sys" in refused.stderr
     options = ["--stage", 3, "--stop_stage", 4, "--need_systems", "false"]
     recipe.run(*options)
+    assert recipe.lines("dump/raw/train/wav.scp")
 
 
 def test_a_stage_2_that_was_killed_leaves_no_half_files_and_goes_on(recipe):

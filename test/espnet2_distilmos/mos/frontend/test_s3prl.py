@@ -1,7 +1,9 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import argparse
 import json
+import os
 import random
 import runpy
 import socket
@@ -15,6 +17,7 @@ import yaml
 import espnet2_distilmos.mos.frontend.s3prl as module
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.frontend.s3prl import S3PRLFrontend
+from espnet2_distilmos.mos.frontend.s3prl_entry import _recorded_loads
 
 pytest.importorskip("s3prl")
 from s3prl.nn import S3PRLUpstream  # noqa: E402
@@ -389,7 +392,10 @@ def test_audio_does_not_leave_its_device(tmp_path, entry, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "numpy", refuse)
     monkeypatch.setattr(torch.Tensor, "cpu", refuse)
-    frontend(speech, lengths)
+    with pytest.raises(AssertionError, match="left its device"):
+        speech.cpu()
+    hidden_states, _ = frontend(speech, lengths)
+    assert hidden_states[-1].requires_grad
 
 
 @pytest.mark.parametrize("freeze", ["cnn", "all", 0, 2, 3])
@@ -588,3 +594,31 @@ def test_imports_without_s3prl_and_says_what_to_install(monkeypatch):
     frontend = runpy.run_path(module.__file__)["S3PRLFrontend"]
     with pytest.raises(ImportError, match="pip install .espnet-s3prl"):
         frontend("wavlm")
+
+
+class Malicious:
+    """Pickled, it makes a folder when it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("entry", ["distiller_local", "mockingjay_local"])
+def test_a_checkpoint_cannot_run_code(tmp_path, entry):
+    """These two entries of s3prl ask for unpickling."""
+    path, folder = str(tmp_path / "upstream.ckpt"), str(tmp_path / "was_run")
+    torch.save({"Config": Malicious(folder), "Upstream_Config": {}}, path)
+    with pytest.raises(ValueError, match=f"upstream.ckpt: found nothing that {entry}"):
+        S3PRLFrontend(entry, path)
+    assert not os.path.exists(folder)
+
+
+def test_options_of_argparse_may_stand_in_a_checkpoint(tmp_path):
+    path = str(tmp_path / "upstream.ckpt")
+    torch.save({"Args": argparse.Namespace(seed=3), "w": torch.ones(2)}, path)
+    with _recorded_loads() as loads:
+        assert torch.load(path, weights_only=False)["Args"].seed == 3
+    assert [f for f, _ in loads] == [path]
