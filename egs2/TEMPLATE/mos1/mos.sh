@@ -46,6 +46,7 @@ use_tokens=true        # Whether tokens are made and given to the training.
 num_clusters=200       # Centroids a codebook.
 token_layers=all       # Layers with a codebook: all, or a list such as 1,3,5.
 max_frames=100000      # Frames of the training set that the codebooks are fitted to.
+import_km=             # Take ESPnet's k-means models instead of fitting: "6=km6.mdl 9=km9.mdl".
 tokens_tag=            # Name of the token directory; made from the settings if empty.
 
 # Training
@@ -119,7 +120,11 @@ if [ -z "${tag}" ]; then
     tag="${config_name}_raw$(suffix_of "${train_args}")"
 fi
 if [ -z "${tokens_tag}" ]; then
-    tokens_tag="${config_name}_k${num_clusters}_l${token_layers//,/-}"
+    if [ -n "${import_km}" ]; then
+        tokens_tag="${config_name}_km$(sed 's/\([0-9]*\)=[^ ]*/\1/g; s/  */-/g' <<< "${import_km}")"
+    else
+        tokens_tag="${config_name}_k${num_clusters}_l${token_layers//,/-}"
+    fi
     # Tokens depend on the frontend only, so that most of train_args changes nothing.
     frontend_args=$(grep -o -e '--frontend[^ ]* [^ ]*' <<< "${train_args}" || true)
     tokens_tag+=$(suffix_of "${frontend_args//$'\n'/}")
@@ -349,17 +354,18 @@ if ! ${skip_data_prep}; then
             mkdir -p "${tokens_dir}"
 
             log "Stage 5a: Fit the codebooks, log: ${tokens_dir}/learn_codebooks.log"
+            _opts=(--num_clusters "${num_clusters}" --layers "${token_layers}" --max_frames "${max_frames}")
+            # shellcheck disable=SC2206  # import_km is one word a layer
+            [ -z "${import_km}" ] || _opts=(--import_km ${import_km})
             ${_cmd} "${tokens_dir}/learn_codebooks.log" \
                 "${python}" -m espnet2_distilmos.bin.learn_codebooks \
                     --config "${train_config}" \
                     --train_args="${train_args}" \
                     --wav_scp "${data_feats}/${train_set}/wav.scp" \
                     --output "${_codebooks}" \
-                    --num_clusters "${num_clusters}" \
-                    --layers "${token_layers}" \
-                    --max_frames "${max_frames}" \
                     --nj "${nj}" \
-                    --ngpu "${_ngpu}"
+                    --ngpu "${_ngpu}" \
+                    "${_opts[@]}"
 
             bad_sets=
             for dset in "${train_set}" "${valid_set}"; do

@@ -10,9 +10,15 @@ import signal
 import subprocess
 import time
 
+import joblib
 import numpy as np
 import pytest
 import soundfile
+import torch
+import yaml
+from sklearn.cluster import MiniBatchKMeans
+
+from espnet2_distilmos.mos.build import build_frontend
 
 TOKENS = "dump/tokens/train_tiny_k4_lall"
 EXP = "exp/mos_train_tiny_raw"
@@ -183,7 +189,7 @@ def test_help_lists_every_option(recipe):
         *("dumpdir", "expdir", "python", "tag", "train_config", "train_args"),
         *("inference_config", "inference_model", "train_set", "valid_set"),
         *("test_sets", "download_model", "hf_repo", "num_clusters", "token_layers"),
-        *("max_frames", "tokens_tag", "score_range", "skip_bad"),
+        *("max_frames", "import_km", "tokens_tag", "score_range", "skip_bad"),
         *("min_wav_duration", "max_wav_duration"),
     ):
         assert f"  --{name} (" in text
@@ -337,6 +343,28 @@ def test_new_audio_under_old_names_gets_new_tokens(finished, tmp_path):
     rows = dict(line.split() for line in recipe.lines(f"{TOKENS}/dev/tokens.scp"))
     after = np.load(recipe.dir / rows["dev0"])
     assert after.shape == before.shape and np.any(after != before)
+
+
+def test_tokens_of_imported_models_are_those_that_sklearn_predicts(finished, tmp_path):
+    recipe = finished[0].copy(tmp_path)
+    config = yaml.safe_load((recipe.dir / "conf" / "train_tiny.yaml").read_text())
+    frontend = build_frontend(config["frontend"], config["frontend_conf"]).eval()
+    audio = dict(line.split() for line in recipe.lines("dump/raw/dev/wav.scp"))
+    features = {}
+    for utt_id, path in audio.items():
+        speech = torch.from_numpy(soundfile.read(recipe.dir / path, dtype="float32")[0])
+        with torch.no_grad():
+            hidden, _ = frontend(speech[None], torch.tensor([len(speech)]))
+        features[utt_id] = hidden[2][0].numpy()
+    model = MiniBatchKMeans(3, random_state=0, n_init=1)
+    model.fit(np.concatenate(list(features.values())))
+    joblib.dump(model, recipe.dir / "km_3.mdl")
+    options = ["--stage", 5, "--stop_stage", 5, "--import_km", "2=km_3.mdl"]
+    recipe.run(*options)
+    rows = recipe.lines("dump/tokens/train_tiny_km2/dev/tokens.scp")
+    for utt_id, path in (row.split() for row in rows):
+        tokens = np.load(recipe.dir / path)
+        np.testing.assert_array_equal(tokens[:, 0], model.predict(features[utt_id]))
 
 
 def test_a_killed_training_resumes(finished, tmp_path):
