@@ -1,0 +1,302 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Dry runs of every recipe's configurations: no network, no weights, seconds."""
+
+import copy
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from espnet2.tasks.abs_task import scheduler_classes
+
+from espnet2_distilmos.bin.mos_inference import get_parser as get_inference_parser
+from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.tasks.mos import MOSTask
+
+ROOT = Path(__file__).resolve().parents[2]
+MINI_MOS = ROOT / "egs2" / "mini_mos" / "mos1" / "conf"
+
+
+def recipes(pattern):
+    """Configurations of all recipes and of the TEMPLATE, by their place in egs2."""
+    paths = sorted((ROOT / "egs2").glob(f"*/mos1/conf/**/{pattern}"))
+    return {str(path.relative_to(ROOT / "egs2")): path for path in paths}
+
+
+TRAIN, DECODE = recipes("train*.yaml"), recipes("decode*.yaml")
+
+# Networks of each family with its true number of layers, otherwise tiny.
+WAVEFORM = dict(
+    conv_dim=[8, 8, 8],
+    conv_kernel=[10, 8, 8],
+    conv_stride=[5, 8, 8],
+    num_feat_extract_layers=3,
+    hidden_size=16,
+    num_attention_heads=2,
+    intermediate_size=16,
+    num_conv_pos_embeddings=8,
+    num_conv_pos_embedding_groups=2,
+)
+BASE = dict(WAVEFORM, num_hidden_layers=12, feat_extract_norm="group")
+LARGE = dict(WAVEFORM, num_hidden_layers=24, feat_extract_norm="layer")
+LARGE["do_stable_layer_norm"] = True
+DATA2VEC = dict(WAVEFORM, num_hidden_layers=12, num_conv_pos_embeddings=5)
+BERT = dict(hidden_size=16, num_hidden_layers=24, num_attention_heads=2)
+BERT.update(intermediate_size=16, conv_depthwise_kernel_size=7)
+FAIRSEQ = dict(
+    conv_feature_layers="[(8, 10, 5), (8, 8, 8), (8, 8, 8)]",
+    encoder_layers=12,
+    encoder_embed_dim=16,
+    encoder_ffn_embed_dim=16,
+    encoder_attention_heads=2,
+    conv_pos=8,
+    conv_pos_groups=2,
+    extractor_mode="default",
+    relative_position_embedding=True,
+    gru_rel_pos=True,
+    normalize=False,
+)
+
+
+def whisper(layers, **changes):
+    config = dict(d_model=16, encoder_attention_heads=2, encoder_ffn_dim=16)
+    config.update(decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16)
+    config.update(vocab_size=20, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    config.update(decoder_start_token_id=1, encoder_layers=layers)
+    return dict(config, model_type="whisper", **changes)
+
+
+# What stands in for an upstream of a configuration: (frontend, upstream) to what its
+# frontend_conf holds instead of `upstream`.
+STAND_INS = {
+    ("hf", upstream): {"upstream_config": config}
+    for upstream, config in {
+        "facebook/wav2vec2-base": dict(BASE, model_type="wav2vec2"),
+        "facebook/wav2vec2-xls-r-300m": dict(LARGE, model_type="wav2vec2"),
+        "facebook/mms-300m": dict(LARGE, model_type="wav2vec2"),
+        "facebook/hubert-base-ls960": dict(BASE, model_type="hubert"),
+        "utter-project/mHuBERT-147": dict(BASE, model_type="hubert"),
+        "microsoft/wavlm-base": dict(BASE, model_type="wavlm"),
+        "microsoft/wavlm-large": dict(LARGE, model_type="wavlm"),
+        "facebook/data2vec-audio-base": dict(DATA2VEC, model_type="data2vec-audio"),
+        "microsoft/unispeech-sat-base": dict(BASE, model_type="unispeech-sat"),
+        "facebook/w2v-bert-2.0": dict(BERT, model_type="wav2vec2-bert"),
+        "openai/whisper-tiny": whisper(4),
+    }.items()
+}
+STAND_INS["s3prl", "wavlm_base_plus"] = {
+    "upstream": "wavlm_local",
+    "upstream_config": {"family": "wavlm", "model_cfg": FAIRSEQ},
+}
+
+
+def stand_in(where, frontend, conf):
+    """frontend_conf that needs neither network nor files; the test fails without."""
+    conf = copy.deepcopy(conf)
+    upstream = conf.pop("upstream", None)
+    if upstream is None:
+        return conf
+    if (frontend, upstream) not in STAND_INS:
+        pytest.fail(
+            f"{where}: found the upstream {upstream!r} of frontend {frontend!r}, "
+            "expected one that STAND_INS has: add a tiny configuration of its family "
+            f"to STAND_INS in {Path(__file__).relative_to(ROOT)}"
+        )
+    replacement = copy.deepcopy(STAND_INS[frontend, upstream])
+    replacement["upstream_config"].update(conf.pop("upstream_config", None) or {})
+    return {**conf, **replacement}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("The network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def parse(path, tmp_path):
+    """The arguments that mos_train gets from mos.sh, checked as mos_train does."""
+    (tmp_path / "wav.scp").write_text("a a.wav\nb b.wav\n")
+    labels = "".join(f"{u} {json.dumps({'mos': s})}\n" for u, s in (("a", 2), ("b", 4)))
+    (tmp_path / "metric.scp").write_text(labels)
+    (tmp_path / "utt2sys").write_text("a x\nb y\n")
+    command = ["--config", path, "--output_dir", tmp_path]
+    for name in ("train", "valid"):
+        option = f"--{name}_data_path_and_name_and_type"
+        command += [option, f"{tmp_path}/wav.scp,speech,sound"]
+        command += [option, f"{tmp_path}/metric.scp,mos,text"]
+        command += [f"--{name}_shape_file", tmp_path / "wav.scp"]
+    command += ["--valid_utt2sys", tmp_path / "utt2sys"]
+    text = Path(path).read_text()
+    parser = MOSTask.get_parser()
+    args = parser.parse_args([str(part) for part in command])
+    for action in parser._actions:
+        # argparse holds no value of a file against the choices.
+        if action.choices is not None and action.dest in yaml.safe_load(text):
+            assert getattr(args, action.dest) in action.choices, action.dest
+    return args
+
+
+def tokens_of(args):
+    """A tokens.json of the configuration's frontend, five clusters a layer."""
+    frontend = build_frontend(args.frontend, args.frontend_conf)
+    columns = [
+        {"stream": frontend.name, "layer": layer, "K": 5}
+        for layer in range(1, frontend.num_layers + 1)
+    ]
+    return {
+        "format_version": 1,
+        "columns": columns,
+        "frame_shift": frontend.frame_shift,
+        "frame_offset": 0,
+        "sample_rate": 16000,
+        "codebook_fingerprint": "0",
+        "upstream_fingerprint": frontend.fingerprint(),
+    }
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_training_configuration_runs_dry(name, tmp_path, no_network):
+    args = parse(TRAIN[name], tmp_path)
+    args.frontend_conf = stand_in(name, args.frontend, args.frontend_conf)
+    with_tokens = (args.losses.get("token_ce") or {}).get("weight", 1.0) > 0
+    with_tokens = with_tokens and "token_ce" in args.losses
+    args.token_info = tokens_of(args) if with_tokens else None
+    MOSTask.check_required_command_args(args)
+
+    model = MOSTask.build_model(args).train()
+    (optimizer,) = MOSTask.build_optimizers(args, model)
+    scheduler = scheduler_classes[args.scheduler](optimizer, **args.scheduler_conf)
+    if args.upstream_lr is not None and len(optimizer.param_groups) > 1:
+        rates = [group["initial_lr"] for group in optimizer.param_groups]
+        assert rates == [args.upstream_lr, args.optim_conf["lr"]]
+
+    lengths = torch.tensor([8000, 6000])
+    batch = {"speech": 0.1 * torch.randn(2, 8000), "speech_lengths": lengths}
+    batch["mos"] = torch.tensor([2.0, 4.0])
+    if with_tokens:
+        frames = model.frontend.num_frames(8000)
+        columns = len(args.token_info["columns"])
+        batch["tokens"] = torch.randint(5, (2, frames, columns))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    output = model(**batch)
+    assert torch.isfinite(output["loss"]) and output["utt_mos"].shape == (2,)
+    output["loss"].backward()
+    torch.nn.utils.clip_grad_norm_(
+        model.parameters(), args.grad_clip, error_if_nonfinite=True
+    )
+    optimizer.step()
+    scheduler.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    for part in ("frontend", "head"):
+        trainable = [
+            n
+            for n, p in model.named_parameters()
+            if n.startswith(part) and p.requires_grad
+        ]
+        assert not trainable or moved & set(trainable), part
+
+
+@pytest.mark.parametrize("name", DECODE)
+def test_decoding_configuration_is_understood(name):
+    args = get_inference_parser().parse_args(["--config", str(DECODE[name])])
+    for key, value in yaml.safe_load(DECODE[name].read_text()).items():
+        assert getattr(args, key) == value
+    assert float(args.batch_seconds) > 0
+
+
+def test_configurations_are_found():
+    assert "TEMPLATE/mos1/conf/train.yaml" in TRAIN
+    assert "mini_mos/mos1/conf/tuning/train_ssl_mos.yaml" in TRAIN
+    assert {"TEMPLATE/mos1/conf/decode.yaml", "mini_mos/mos1/conf/decode.yaml"} <= set(
+        DECODE
+    )
+
+
+def test_unknown_upstream_asks_for_a_stand_in():
+    with pytest.raises(pytest.fail.Exception, match="me/new.*add a tiny .*STAND_INS"):
+        stand_in("train.yaml", "hf", {"upstream": "me/new"})
+    # A hub id is not a name of s3prl.
+    with pytest.raises(pytest.fail.Exception, match="frontend 's3prl'"):
+        stand_in("train.yaml", "s3prl", {"upstream": "microsoft/wavlm-base"})
+
+
+@pytest.mark.parametrize(
+    "change,sentence",
+    [
+        ({"gradclip": 1.0}, "unrecognized arguments: gradclip"),
+        ({"batch_type": "sortd"}, "batch_type"),
+        ({"best_model_criterion": [["valid", "srcc", "max"]]}, "best_model_criterion"),
+        ({"frontend_conf": {"upstream": "microsoft/wavlm-base", "freze": 1}}, "freze"),
+    ],
+)
+def test_a_mistyped_configuration_does_not_run(change, sentence, tmp_path, capsys):
+    config = yaml.safe_load(TRAIN["TEMPLATE/mos1/conf/train.yaml"].read_text())
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump({**config, **change}))
+    with pytest.raises((SystemExit, AssertionError, ValueError)) as error:
+        args = parse(path, tmp_path)
+        args.losses.pop("token_ce")
+        MOSTask.check_required_command_args(args)
+        args.frontend_conf = stand_in(path, args.frontend, args.frontend_conf)
+        MOSTask.build_model(args)
+    assert sentence in f"{error.value} {capsys.readouterr().err}"
+
+
+# The families of the mini recipe: (frontend, upstream).
+FAMILIES = {
+    "wav2vec2": ("hf", "facebook/wav2vec2-base"),
+    "xls_r": ("hf", "facebook/wav2vec2-xls-r-300m"),
+    "mms": ("hf", "facebook/mms-300m"),
+    "hubert": ("hf", "facebook/hubert-base-ls960"),
+    "mhubert": ("hf", "utter-project/mHuBERT-147"),
+    "wavlm": ("hf", "microsoft/wavlm-base"),
+    "wavlm_large": ("hf", "microsoft/wavlm-large"),
+    "data2vec_audio": ("hf", "facebook/data2vec-audio-base"),
+    "unispeech_sat": ("hf", "microsoft/unispeech-sat-base"),
+    "wav2vec2_bert": ("hf", "facebook/w2v-bert-2.0"),
+    "whisper": ("hf", "openai/whisper-tiny"),
+    "s3prl": ("s3prl", "wavlm_base_plus"),
+}
+
+
+def flat(config, prefix=""):
+    """{"a.b": value} of nested mappings."""
+    items = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            items.update(flat(value, f"{prefix}{key}."))
+        else:
+            items[f"{prefix}{key}"] = value
+    return items
+
+
+def is_of_the_upstream(key):
+    return key in ("frontend", "upstream_lr") or key.startswith("frontend_conf.")
+
+
+def test_every_family_has_a_configuration():
+    found = (MINI_MOS / "tuning").glob("train_distilmos_*.yaml")
+    names = {path.stem[len("train_distilmos_") :] for path in found}
+    assert set(FAMILIES) <= names
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_differ_by_the_upstream_alone(family):
+    path = MINI_MOS / "tuning" / f"train_distilmos_{family}.yaml"
+    default = flat(yaml.safe_load((MINI_MOS / "train_distilmos.yaml").read_text()))
+    config = flat(yaml.safe_load(path.read_text()))
+    keys = set(default) | set(config)
+    absent = object()
+    differing = {k for k in keys if default.get(k, absent) != config.get(k, absent)}
+    assert all(map(is_of_the_upstream, differing)), differing
+    upstream = {k: v for k, v in config.items() if is_of_the_upstream(k)}
+    frontend, name = FAMILIES[family]
+    expected = {"frontend": frontend, "frontend_conf.upstream": name}
+    assert upstream == {**expected, "upstream_lr": 2e-5}
