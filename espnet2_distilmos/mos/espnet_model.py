@@ -131,7 +131,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         token_indices: Sequence[int] = (),
     ) -> MOSPrediction:
         # A collated batch can be longer than its longest item.
-        speech = speech[:, : int(speech_lengths.max())]
+        speech = speech[:, : speech_lengths.max()]
         hidden_states, lengths = self.frontend(speech, speech_lengths)
         return self.head(hidden_states, lengths, token_indices)
 

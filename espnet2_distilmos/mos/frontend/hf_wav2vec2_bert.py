@@ -9,6 +9,7 @@ import torch
 
 from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import full_length
+from espnet2_distilmos.mos.frontend.spectrum import power_spectrum, split_frames
 from espnet2_distilmos.mos.masking import frame_mask
 
 WINDOW, HOP, FFT = 400, 160, 512
@@ -69,12 +70,12 @@ class Wav2Vec2BertFamily(HFFamily):
     def log_mel(self, speech: torch.Tensor) -> torch.Tensor:
         """Kaldi's filter bank: waveforms in [-1, 1], (B, N), to (B, W, bands) fp64."""
         # Kaldi's scale is that of 16-bit integers.
-        frames = (speech.double() * 2**15).unfold(1, WINDOW, HOP)
+        frames = split_frames(speech.double() * 2.0**15, WINDOW, HOP)
         frames = frames - frames.mean(dim=-1, keepdim=True)
         # Pre-emphasis within the window; its first sample is its own predecessor.
         previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         frames = (frames - 0.97 * previous) * self.window.double()
-        power = torch.fft.rfft(frames, n=FFT).abs().square()
+        power = power_spectrum(frames, FFT)
         floor = 1.192092955078125e-07
         return (power @ self.filters.double()).clamp(min=floor).log()
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import full_length
+from espnet2_distilmos.mos.frontend.spectrum import power_spectrum, split_frames
 from espnet2_distilmos.mos.masking import frame_mask
 
 FFT, HOP = 400, 160
@@ -130,11 +131,9 @@ class WhisperFamily(HFFamily):
         speech = speech.gather(1, index.clamp(min=0))
         speech = torch.cat([speech[:, 1 : reach + 1].flip(1), speech], dim=1)
         window = self.window.to(speech.dtype)
-        spectrum = torch.stft(
-            speech, FFT, HOP, window=window, center=False, return_complex=True
-        )
-        power = spectrum[..., :-1].abs().square()
-        log_mel = (self.filters.T.to(speech.dtype) @ power).clamp(min=1e-10).log10()
+        frames = split_frames(speech, FFT, HOP)[:, :-1] * window
+        power = power_spectrum(frames, FFT) @ self.filters.to(speech.dtype)
+        log_mel = power.clamp(min=1e-10).log10().transpose(1, 2)
 
         windows = torch.div(lengths, HOP, rounding_mode="floor")
         padded = ~frame_mask(windows, log_mel.size(-1)).unsqueeze(1)
@@ -144,7 +143,7 @@ class WhisperFamily(HFFamily):
 
     def hidden_states(self, model, speech, lengths, mask_time_indices):
         # No position is there for more padding than the longest item has.
-        speech = speech[:, : int(lengths.max())]
+        speech = speech[:, : lengths.max()]
         with torch.autocast(speech.device.type, enabled=False):
             log_mel = self.log_mel(speech, lengths)
         windows = torch.div(lengths, HOP, rounding_mode="floor")
