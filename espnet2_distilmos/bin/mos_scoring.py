@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import urllib.parse
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import espnet2_distilmos
 from espnet2_distilmos.bin.tool import start_logging
@@ -57,6 +57,15 @@ def get_parser() -> argparse.ArgumentParser:
         help="a sentence that stands above the table; repeatable",
     )
     parser.add_argument(
+        "--score_range",
+        type=float,
+        nargs=2,
+        default=(1.0, 5.0),
+        metavar=("LOW", "UP"),
+        help="scale of the predictions; a REF_DIR with a file score_range of another "
+        "scale, such as `0 100`, gets correlations and no error",
+    )
+    parser.add_argument(
         "--bootstrap",
         type=int,
         default=1000,
@@ -74,6 +83,26 @@ def _count(ids: Sequence[str]) -> str:
     return f"{len(ids)} {plural} (the first is {ids[0]})"
 
 
+def read_score_range(ref_dir: str) -> Optional[Tuple[float, float]]:
+    """Read the scale of a set, ``low up`` in its file score_range; None without one.
+
+    Raises:
+        DataError: The file cannot be read or does not hold two numbers.
+    """
+    path = os.path.join(ref_dir, "score_range")
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            low, up = map(float, file.read().split())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} does not hold two numbers ({error}), expected the lowest and the "
+            "highest label such as `0 100`; correct the file."
+        ) from error
+    return low, up
+
+
 def load_pairs(ref_dir: str, pred_path: str) -> Dict[str, Any]:
     """Align predictions with labels by utterance id.
 
@@ -83,7 +112,8 @@ def load_pairs(ref_dir: str, pred_path: str) -> Dict[str, Any]:
 
     Returns:
         ``pred``, ``true``, ``systems`` (or None), ``clusters`` (or None), lists in
-        the order of the reference; ``problems``, a sentence each; ``num_unlabelled``.
+        the order of the reference; ``problems``, a sentence each; ``num_unlabelled``;
+        ``score_range`` (or None).
 
     Raises:
         DataError: A file cannot be read or nothing is left to score.
@@ -147,16 +177,29 @@ def load_pairs(ref_dir: str, pred_path: str) -> Dict[str, Any]:
         "clusters": clusters,
         "problems": problems,
         "num_unlabelled": len(labels) - len(labelled),
+        "score_range": read_score_range(ref_dir),
     }
 
 
-def score(pairs: Dict[str, Any], num_resamples: int, seed: int) -> Dict[str, Any]:
+def same_scale(pairs: Dict[str, Any], score_range: Sequence[float]) -> bool:
+    """Say whether the labels are on the scale of the predictions, ``score_range``."""
+    return pairs["score_range"] in (None, tuple(score_range))
+
+
+def score(
+    pairs: Dict[str, Any],
+    num_resamples: int,
+    seed: int,
+    score_range: Sequence[float] = (1.0, 5.0),
+) -> Dict[str, Any]:
     """Compute the metrics and intervals of one model on one test set.
 
     Args:
         pairs: As ``load_pairs`` returns them.
         num_resamples: Bootstrap resamples, 0 for no intervals.
         seed: Seed of the resampling.
+        score_range: Scale of the predictions. Where the labels have another, the
+            errors are undefined: nobody said how one scale maps to the other.
 
     Returns:
         JSON-ready dict without NaN: the keys of ``evaluate``, ``intervals`` (pairs or
@@ -177,6 +220,13 @@ def score(pairs: Dict[str, Any], num_resamples: int, seed: int) -> Dict[str, Any
             key: None if interval is None else list(interval)
             for key, interval in intervals.items()
         }
+    if not same_scale(pairs, score_range):
+        reason = "the labels are on the scale {:g} to {:g}, the predictions on {:g} to "
+        reason = (reason + "{:g}").format(*pairs["score_range"], *score_range)
+        for key in ("utt_mos_mse", "sys_mos_mse"):
+            result[key] = None
+            result["undefined"][key] = reason
+            result["intervals"].pop(key, None)
     return result
 
 
@@ -317,12 +367,18 @@ def report(document: Dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_plot(directory: str, result: Dict[str, Any], pairs: Dict[str, Any]) -> None:
+def _write_plot(
+    directory: str, result: Dict[str, Any], pairs: Dict[str, Any], same: bool
+) -> None:
     from espnet2_distilmos.mos.evaluation.plots import scatter_figure
 
     model, test_set = result["model"], result["test_set"]
     figure = scatter_figure(
-        pairs["pred"], pairs["true"], pairs["systems"], f"{model} on {test_set}"
+        pairs["pred"],
+        pairs["true"],
+        pairs["systems"],
+        f"{model} on {test_set}",
+        same_scale=same,
     )
     name = urllib.parse.quote(f"scatter_{model}_{test_set}.png", safe=" ")
     with atomic_write(os.path.join(directory, "images", name), "wb") as file:
@@ -370,10 +426,11 @@ def score_all(args: argparse.Namespace) -> int:
             continue
         problems.extend(pairs["problems"])
         result = {"model": model, "test_set": test_set}
-        result.update(score(pairs, args.bootstrap, args.seed))
+        result.update(score(pairs, args.bootstrap, args.seed, args.score_range))
         document["results"].append(result)
         if can_plot:
-            _write_plot(args.output_dir, result, pairs)
+            same = same_scale(pairs, args.score_range)
+            _write_plot(args.output_dir, result, pairs, same)
 
     # refuses NaN, which is no JSON
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)

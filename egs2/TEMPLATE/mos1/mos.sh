@@ -38,7 +38,7 @@ fs=16000               # Sampling rate of the upstream, Hz.
 audio_format=flac      # Format of the audio in dumpdir: flac or wav.
 min_wav_duration=0.1   # Shortest utterance in training and validation, seconds.
 max_wav_duration=30    # Longest utterance in training and validation, seconds.
-score_range="1 5"      # Lowest and highest label.
+score_range="1 5"      # Lowest and highest label; data/<set>/score_range says so of one test set.
 need_systems=true      # Whether every utterance must have a system in utt2sys.
 
 # Tokens
@@ -153,6 +153,20 @@ min() {
 }
 num_lines() {
     wc -l < "$1"
+}
+# A test set of another listening test may keep its own scale.
+range_of() { # range_of SET DIR: lowest and highest label of the set, formatted in DIR
+    local range
+    if [ ! -s "$2/score_range" ]; then
+        echo "${score_range}"
+        return
+    fi
+    range=$(tr -s ' \t\n' ' ' < "$2/score_range" | sed 's/^ //; s/ $//')
+    if [ "$1" = "${train_set}" ] || [ "$1" = "${valid_set}" ]; then
+        [ "${range}" = "${score_range}" ] || \
+            fail "data/$1/score_range is '${range}', and the training is told '${score_range}'; give --score_range '${range}'."
+    fi
+    echo "${range}"
 }
 # The directory where stage 2 writes a set: stage 4 filters training and validation.
 formatted_dir() {
@@ -272,6 +286,8 @@ if ! ${skip_data_prep}; then
             # Labels of refused audio go; labels without any audio stay for stage 3 to report.
             utils/filter_scp.pl --exclude "${_dir}/wav.scp" "${_keys}" > "${_dir}/logs/refused"
             filter_set --exclude "${_dir}/logs/refused" "data/${dset}" "${_dir}"
+            rm -f "${_dir}/score_range"
+            if [ -e "data/${dset}/score_range" ]; then cp "data/${dset}/score_range" "${_dir}"; fi
             if [ -s "${_dir}/errors.txt" ]; then
                 cp "${_dir}/errors.txt" "${_dir}/errors_stage2.txt"
             else
@@ -289,9 +305,10 @@ if ! ${skip_data_prep}; then
             need "${_dir}/wav.scp" 2
             _errors="${_dir}/errors_stage3.txt"
             rm -f "${_errors}"
-            # shellcheck disable=SC2086  # score_range is two numbers
+            _range=$(range_of "${dset}" "${_dir}")
+            # shellcheck disable=SC2086  # it is two numbers
             if "${python}" -m espnet2_distilmos.bin.check_data --data_dir "${_dir}" \
-                --score_range ${score_range} --need_systems "${need_systems}" \
+                --score_range ${_range} --need_systems "${need_systems}" \
                 --good_list "${_dir}/logs/good" --bad_exit_code 3 \
                 2> "${_dir}/logs/check_data.log"; then
                 tail -n 1 "${_dir}/logs/check_data.log"
@@ -630,7 +647,8 @@ if ! ${skip_eval}; then
             log "Finished, elapsed time: ${SECONDS} s" # before the table, which comes last
             _elapsed_told=true
         fi
-        "${python}" -m espnet2_distilmos.bin.mos_scoring "${_opts[@]}" \
+        # shellcheck disable=SC2086  # score_range is two numbers
+        "${python}" -m espnet2_distilmos.bin.mos_scoring "${_opts[@]}" --score_range ${score_range} \
             --output_dir "${mos_exp}" --bootstrap "${bootstrap}" --command "${run_args}"
     fi
 else

@@ -23,6 +23,7 @@ def scatter_figure(
     true: Sequence[float],
     systems: Optional[Sequence[Optional[str]]] = None,
     title: str = "",
+    same_scale: bool = True,
 ) -> "Figure":
     """Draw predictions over labels, utterances and system means.
 
@@ -31,6 +32,8 @@ def scatter_figure(
         true: Labels (n,).
         systems: System of each utterance (n,), None where it has none; or None.
         title: Title of the figure.
+        same_scale: Whether predictions and labels are on one scale, which gives both
+            axes the same limits and the figure its diagonal.
 
     Returns:
         A matplotlib figure; write it with ``savefig``.
@@ -69,12 +72,13 @@ def scatter_figure(
             markersize=7,
             label=label("sys", "systems", len(names)),
         )
-    values = np.concatenate([np.asarray(pred, float), np.asarray(true, float)])
-    # the usual scale, so that figures compare, and wider where scores leave it
-    low, high = min(1.0, values.min()) - 0.1, max(5.0, values.max()) + 0.1
-    axes.plot([low, high], [low, high], "-", color="0.6", linewidth=1, zorder=0)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=title)
-    axes.set(xlabel="true MOS", ylabel="predicted MOS")
+    if same_scale:
+        values = np.concatenate([np.asarray(pred, float), np.asarray(true, float)])
+        # the usual scale, so that figures compare, and wider where scores leave it
+        low, high = min(1.0, values.min()) - 0.1, max(5.0, values.max()) + 0.1
+        axes.plot([low, high], [low, high], "-", color="0.6", linewidth=1, zorder=0)
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.set(xlabel="true MOS", ylabel="predicted MOS", title=title)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", framealpha=0.9)

@@ -209,6 +209,38 @@ def test_no_utt2sys_and_no_bootstrap(sets):
     assert result["undefined"]["sys_mos_srcc"] == "no utterance has a system"
 
 
+def test_another_scale_keeps_its_correlations_and_has_no_error(sets):
+    _, same = run(sets, ("m", "ood"))
+    true = read(sets / "ood" / "metric.scp")
+    scores = {utt_id: 25 * (score - 1) for utt_id, score in true.items()}
+    write_metric_scp(sets / "ood" / "metric.scp", scores)
+    (sets / "ood" / "score_range").write_text("0 100\n")
+    code, document = run(sets, ("m", "dev"), ("m", "ood"))
+    dev, ood = document["results"]
+    assert code == 0 and dev["utt_mos_mse"] > 0 and dev["undefined"] == {}
+    for level in ("utt", "sys"):
+        assert ood[f"{level}_mos_mse"] is None
+        assert f"{level}_mos_mse" not in ood["intervals"]
+        assert ood["undefined"][f"{level}_mos_mse"] == (
+            "the labels are on the scale 0 to 100, the predictions on 1 to 5"
+        )
+        for metric in ("lcc", "srcc", "ktau"):
+            key = f"{level}_mos_{metric}"
+            assert ood[key] == pytest.approx(same["results"][0][key])
+    text = (sets / "out" / "RESULTS.md").read_text()
+    assert "ood, m: utt_mos_mse, sys_mos_mse: the labels are on the scale" in text
+    # a model of that scale has errors
+    _, document = run(sets, ("m", "ood"), options=["--score_range", "0", "100"])
+    assert document["results"][0]["utt_mos_mse"] > 0
+
+
+def test_a_broken_scale_is_named(sets):
+    (sets / "ood" / "score_range").write_text("0-100")
+    code, document = run(sets, ("m", "dev"), ("m", "ood"))
+    assert code == 1 and [r["test_set"] for r in document["results"]] == ["dev"]
+    assert "ood/score_range does not hold two numbers" in document["problems"][0]
+
+
 def test_unwritable_output(sets, capsys):
     (sets / "file").touch()
     rows = ["--score", "m", "dev", f"{sets}/dev", f"{sets}/dev.pred"]

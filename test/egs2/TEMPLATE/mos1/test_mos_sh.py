@@ -138,6 +138,21 @@ def test_every_fault_of_the_labels_stops_after_stage_3(recipe):
     assert len(recipe.lines("dump/raw/test/wav.scp")) == 2
 
 
+def test_a_test_set_may_have_its_own_scale(recipe):
+    recipe.write(
+        "test", "metric.scp", [f'test{i} {{"mos": {40 * i}}}' for i in range(3)]
+    )
+    assert "expected a number from 1 to 5" in recipe.run(code=1).stderr
+    recipe.write("test", "score_range", ["0  100"])
+    recipe.run("--stop_stage", 3)
+    assert recipe.lines("dump/raw/test/score_range") == ["0  100"]
+    # The training set's scale is that of the model.
+    recipe.write("train", "score_range", ["0 100"])
+    refused = recipe.run("--stop_stage", 3, code=1)
+    assert "data/train/score_range is '0 100'" in refused.stderr
+    assert "give --score_range '0 100'" in refused.stderr
+
+
 def test_a_corpus_without_systems(recipe):
     for name in recipe.sets:
         (recipe.dir / "source" / name / "utt2sys").unlink()
@@ -238,6 +253,19 @@ def test_scoring_again_gives_the_same_metrics(finished):
     for results in (before, after):
         results.pop("environment", None)
     assert after == before
+
+
+def test_another_scale_has_no_error_in_the_table(finished, tmp_path):
+    recipe = finished[0].copy(tmp_path)
+    before = json.loads("\n".join(recipe.lines(f"{EXP}/results.json")))["results"][0]
+    (recipe.dir / "dump" / "raw" / "test" / "score_range").write_text("0 100\n")
+    recipe.run("--stage", 9, "--stop_stage", 9)
+    after = json.loads("\n".join(recipe.lines(f"{EXP}/results.json")))["results"][0]
+    assert before["utt_mos_mse"] > 0 and after["utt_mos_mse"] is None
+    assert after["utt_mos_srcc"] == before["utt_mos_srcc"]
+    recipe.run("--stage", 9, "--stop_stage", 9, "--score_range", "0 100")
+    again = json.loads("\n".join(recipe.lines(f"{EXP}/results.json")))["results"][0]
+    assert again["utt_mos_mse"] == before["utt_mos_mse"]
 
 
 def test_baselines_stand_in_the_same_table(finished, tmp_path):

@@ -24,3 +24,11 @@ def test_points_are_the_data_and_the_system_means():
 def test_without_systems():
     figure = scatter_figure([1, 2], [2, 1])
     assert len(figure.axes[0].lines) == 2  # utterances and the diagonal
+
+
+def test_two_scales_have_their_own_axes():
+    figure = scatter_figure([1.0, 2.0], [90, 10], same_scale=False)
+    (axes,) = figure.axes
+    assert len(axes.lines) == 1  # no diagonal
+    assert axes.get_ylim()[1] < 3 < 90 < axes.get_xlim()[1]
+    assert axes.get_aspect() == "auto"
