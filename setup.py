@@ -45,6 +45,8 @@ setup(
     extras_require={
         # What the recipes need beyond the package: upload to the hub.
         "recipe": ["huggingface_hub"],
+        # `distilmos export` writes a graph and checks it.
+        "onnx": ["onnx", "onnxruntime"],
         "test": [
             "pytest",
             "black==26.10.1",

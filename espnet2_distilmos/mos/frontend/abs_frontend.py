@@ -76,6 +76,11 @@ class AbsLayerFrontend(AbsFrontend):
         """Fewest samples that give one frame."""
         raise NotImplementedError
 
+    @property
+    def maximum_samples(self) -> Optional[int]:
+        """Most samples of an utterance; None when there is no limit."""
+        return None
+
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:
         """Frames that ``num_samples`` samples give, from the network's own strides."""

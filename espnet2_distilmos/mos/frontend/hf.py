@@ -254,6 +254,10 @@ class HFFrontend(AbsLayerFrontend):
     def minimum_samples(self) -> int:
         return self.family.minimum_samples
 
+    @property
+    def maximum_samples(self) -> Optional[int]:
+        return self.family.maximum_samples
+
     def num_frames(self, num_samples: int) -> int:
         return max(0, int(self.family.num_frames(torch.tensor(num_samples))))
 
@@ -305,7 +309,7 @@ class HFFrontend(AbsLayerFrontend):
 
     def _check_lengths(self, speech_lengths: torch.Tensor) -> None:
         super()._check_lengths(speech_lengths)
-        most = self.family.maximum_samples
+        most = self.maximum_samples
         if most is not None and int(speech_lengths.max()) > most:
             raise ValueError(
                 f"found an utterance of {int(speech_lengths.max())} samples, expected "
