@@ -298,6 +298,27 @@ def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> N
         os.replace(partial, output_dir / name)
 
 
+def read_history(
+    output_dir: Union[str, Path],
+) -> Dict[int, Dict[str, Dict[str, float]]]:
+    """Statistics of a training, by epoch and phase (``train``, ``valid``).
+
+    Args:
+        output_dir: of the experiment, with ``checkpoint.pth``.
+
+    Raises:
+        ValueError: when no checkpoint is there or it is cut off.
+    """
+    checkpoint = Path(output_dir) / "checkpoint.pth"
+    states = _load(checkpoint)
+    if states is None:
+        raise ValueError(
+            f"{checkpoint}: found no readable checkpoint, expected that of a training: "
+            "train (stage 7) or name another experiment"
+        )
+    return states["reporter"]["stats"]
+
+
 def _load(path: Path) -> Optional[Dict[str, Any]]:
     """Contents of a file that ``torch.save`` wrote; None if missing or cut off."""
     if not path.exists():

@@ -26,6 +26,7 @@ from espnet2_distilmos.train.trainer import (
     MOSTrainer,
     MOSTrainerOptions,
     keep_checkpoint,
+    read_history,
     restore_checkpoint,
     validation_metrics,
 )
@@ -381,6 +382,16 @@ def test_finished_training_resumes_to_itself(
     mos_corpus.train(out, "--resume", "true", **RESUMABLE)
     assert (out / "checkpoint.pth").read_bytes() == before
     assert_equal_runs(out, unbroken, training_log)
+    # Read as a person would, it is what the log says.
+    history = read_history(out)
+    for epoch, phases in training_log(out).items():
+        for phase, stats in phases.items():
+            assert stats.items() <= history[epoch][phase].items()
+
+
+def test_history_without_a_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint.pth: found no readable"):
+        read_history(tmp_path)
 
 
 def test_keep_checkpoint_moves_only_what_exists(tmp_path):
