@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import datetime
+import itertools
 import logging
 import math
 import os
@@ -255,6 +256,9 @@ def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> N
     Args:
         output_dir: of the experiment.
         criteria: (phase, key, mode) triples that have a best model.
+
+    Raises:
+        ValueError: the epochs before were trained without one of the criteria.
     """
     checkpoint = output_dir / "checkpoint.pth"
     previous = output_dir / "checkpoint.previous.pth"
@@ -280,6 +284,13 @@ def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> N
         return
     reporter = Reporter()
     reporter.load_state_dict(states["reporter"])
+    for epoch, (phase, key, _) in itertools.product(reporter.stats, criteria):
+        if not reporter.has(phase, key, epoch):
+            raise ValueError(
+                f"{checkpoint}: found no {phase} {key} of epoch {epoch}, expected it "
+                "of every epoch, since the best model is chosen by it: train in "
+                "another directory (--tag), or change --best_model_criterion"
+            )
     epoch = reporter.get_epoch()
     model_file = output_dir / f"{epoch}epoch.pth"
     if _load(model_file) is None:

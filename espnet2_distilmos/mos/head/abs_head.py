@@ -95,4 +95,13 @@ class AbsMOSHead(torch.nn.Module, ABC):
         return {}
 
     def set_token_training(self, wanted: bool) -> None:
-        """Say whether any loss trains the token predictors."""
+        """Say whether any loss trains the token predictors.
+
+        Raises:
+            ValueError: when one does, and the head has none.
+        """
+        if wanted:
+            raise ValueError(
+                f"found a token loss with {type(self).__name__}, which predicts no "
+                "tokens: use --head distilmos, or leave token_ce out of the losses"
+            )

@@ -55,11 +55,7 @@ class SSLMOSHead(AbsMOSHead):
         token_columns: Sequence[int] = (),
     ) -> MOSPrediction:
         """See :meth:`AbsMOSHead.forward`."""
-        if token_columns:
-            raise ValueError(
-                "found a token loss with --head ssl_mos, which predicts no tokens: "
-                "use --head distilmos, or leave token_ce out of the losses"
-            )
+        self.set_token_training(bool(token_columns))
         x = self.dnn(hidden_states[self.layer])
         mask = frame_mask(lengths, x.size(1))
         frame_mos = self.linear(x).squeeze(-1)

@@ -105,14 +105,12 @@ def test_same_configuration_same_upstream(config):
             {"token_info": {"format_version": 1, "columns": [{"stream": "s"}]}},
             "tokens.json without 'layer'",
         ),
-        ({"head": "ssl_mos", "head_conf": {}}, "ssl_mos"),
+        ({"head": "ssl_mos", "head_conf": {}}, "SSLMOSHead, which predicts no tokens"),
     ],
 )
 def test_refused_configurations(change, message, config):
     with pytest.raises(ValueError, match=message):
-        model = build_model({**config, **change}, load_pretrained=False)
-        # a head that predicts no tokens says so when it is asked
-        model(*speech(), torch.ones(2), torch.zeros(2, 12, 2, dtype=torch.long))
+        build_model({**config, **change}, load_pretrained=False)
 
 
 def test_head_and_losses_on_their_own(mos_corpus):

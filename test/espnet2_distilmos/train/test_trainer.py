@@ -374,6 +374,18 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         mos_corpus.train(out, "--resume", "true", *change, **RESUMABLE)
 
 
+def test_a_criterion_that_earlier_epochs_lack_is_refused(
+    mos_corpus, unbroken, tmp_path
+):
+    out = tmp_path / "exp"
+    shutil.copytree(unbroken, out, symlinks=True)
+    criteria = [["train", "loss", "min"], ["valid", "mos_mse", "min"]]
+    changes = dict(RESUMABLE, best_model_criterion=criteria, max_epoch=4)
+    options = ["--resume", "true", "--losses", "mos_mse.weight=1"]
+    with pytest.raises(ValueError, match="found no valid mos_mse of epoch 1, expected"):
+        mos_corpus.train(out, *options, **changes)
+
+
 def test_finished_training_resumes_to_itself(
     mos_corpus, unbroken, training_log, tmp_path
 ):
