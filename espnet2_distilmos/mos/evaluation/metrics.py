@@ -440,6 +440,15 @@ ALL_METRICS: Dict[str, Callable[[Sequence[float], Sequence[float]], Metric]] = {
 }
 # Errors; of all the others more is better.
 LOWER_IS_BETTER = frozenset(["mse", "rmse_first_order", "rmse_third_order"])
+METRIC_RANGE: Dict[str, Tuple[float, float]] = {
+    "mse": (0.0, np.inf),
+    "lcc": (-1.0, 1.0),
+    "srcc": (-1.0, 1.0),
+    "ktau": (-1.0, 1.0),
+    "rmse_first_order": (0.0, np.inf),
+    "rmse_third_order": (0.0, np.inf),
+    "pair_accuracy": (0.0, 1.0),
+}
 
 
 def check_metrics(names: Sequence[str]) -> None:

@@ -5,14 +5,18 @@ import time
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from espnet2_distilmos.mos.evaluation.bootstrap import (
+    Resampler,
     bootstrap_intervals,
+    centre,
     draw_clusters,
+    percentile_interval,
     system_metrics,
     utterance_metrics,
 )
-from espnet2_distilmos.mos.evaluation.metrics import evaluate
+from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS, METRICS, evaluate
 
 
 def data(n, seed=0, tied=False):
@@ -32,15 +36,92 @@ def test_every_resample_equals_the_plain_metric_of_repeated_items(tied):
     weights[0] = 1  # the sample itself
     weights[1] = 0  # three systems only
     weights[1, [0, 1, 2, 7, 14]] = [3, 1, 2, 1, 1]
-    utt = utterance_metrics(pred, true, weights)
+    utt = utterance_metrics(pred, true, weights, list(ALL_METRICS))
     index = np.arange(40) % 7
-    sys = system_metrics(pred, true, index, weights)
+    sys = system_metrics(pred, true, index, weights, list(ALL_METRICS))
+    assert list(utt) == list(sys) == list(ALL_METRICS)
     for r, row in enumerate(weights):
         again = np.repeat(np.arange(40), row)
-        expected = evaluate(pred[again], true[again], systems[again])
-        for name in ("mse", "lcc", "srcc", "ktau"):
+        expected = evaluate(pred[again], true[again], systems[again], list(ALL_METRICS))
+        for name in ALL_METRICS:
             assert utt[name][r] == pytest.approx(expected[f"utt_mos_{name}"], abs=1e-9)
             assert sys[name][r] == pytest.approx(expected[f"sys_mos_{name}"], abs=1e-7)
+
+
+def test_only_what_is_asked_for_is_computed():
+    pred, true = data(30)
+    systems = [f"s{i % 4}" for i in range(30)]
+    every = bootstrap_intervals(pred, true, systems, num_resamples=50)
+    for name in METRICS:
+        one = bootstrap_intervals(pred, true, systems, num_resamples=50, metrics=[name])
+        assert set(one) == {f"utt_mos_{name}", f"sys_mos_{name}"}
+        assert all(one[key] == every[key] for key in one)
+    with pytest.raises(ValueError, match="metric pcc is unknown"):
+        bootstrap_intervals(pred, true, metrics=["pcc"])
+
+
+def test_drawing_within_systems_keeps_every_system():
+    systems = ["a"] * 5 + [None] * 3 + ["b"] * 10 + ["c"]
+    weights = Resampler(19, systems, None, "within_systems", 300).weights
+    np.testing.assert_array_equal(weights[:, :5].sum(1), 4)
+    np.testing.assert_array_equal(weights[:, 5:8].sum(1), 2)
+    np.testing.assert_array_equal(weights[:, 8:18].sum(1), 9)
+    np.testing.assert_array_equal(weights[:, 18], 1)
+    # a clip of m is drawn (m - 1) / m times on average
+    assert weights[:, 8:18].mean() == pytest.approx(0.9)
+    assert weights.std(0)[:18].min() > 0
+    # systems are drawn independently of each other
+    assert abs(np.corrcoef(weights[:, 0], weights[:, 8])[0, 1]) < 0.2
+
+
+def test_clusters_within_systems_are_drawn_whole():
+    systems = ["a"] * 6 + ["b"] * 6
+    clusters = [0, 0, 1, 1, 2, 2] * 2
+    resampler = Resampler(12, systems, clusters, "within_systems", 200)
+    assert resampler.num_units == 6
+    weights = resampler.weights
+    np.testing.assert_array_equal(weights[:, 0::2], weights[:, 1::2])
+    np.testing.assert_array_equal(weights[:, :6].sum(1), 4)
+    # the same sentence of two systems is not drawn together
+    assert (weights[:, 0] != weights[:, 6]).any()
+
+
+def test_systems_are_drawn_whole_and_count_as_often_as_they_are_drawn():
+    pred, true = data(40, seed=4)
+    systems = [f"s{i % 8}" for i in range(40)]
+    resampler = Resampler(40, systems, None, "systems", 20)
+    samples = resampler(pred, true, list(ALL_METRICS))
+    for r, row in enumerate(resampler.weights):
+        counts = row[:8]
+        np.testing.assert_array_equal(row, np.tile(counts, 5))
+        # every copy of a system is a system of its own
+        copies = [(s, c) for s in range(8) for c in range(counts[s])]
+        items = [(i, (s, c)) for s, c in copies for i in range(s, 40, 8)]
+        again = [i for i, _ in items]
+        names = [str(copy) for _, copy in items]
+        expected = evaluate(pred[again], true[again], names, list(ALL_METRICS))
+        for key, values in samples.items():
+            assert values[r] == pytest.approx(expected[key], abs=1e-9)
+
+
+def test_utterances_without_a_system_are_drawn_on_their_own():
+    systems = ["a", "a", None, None, "b"]
+    resampler = Resampler(5, systems, None, "systems", 100)
+    assert resampler.num_units == 4
+    weights = resampler.weights
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
+    assert (weights[:, 2] != weights[:, 3]).any()
+
+
+def test_resampling_needs_systems():
+    with pytest.raises(ValueError, match="needs the system"):
+        bootstrap_intervals([1, 2], [1, 2], resample="systems")
+    with pytest.raises(ValueError, match="needs the system"):
+        bootstrap_intervals([1, 2], [1, 2], [None, None], resample="within_systems")
+    with pytest.raises(ValueError, match="resample is utts"):
+        bootstrap_intervals([1, 2], [1, 2], ["a", "b"], resample="utts")
+    one = bootstrap_intervals([1, 2], [1, 2], ["a", "a"], resample="systems")
+    assert set(one.values()) == {None}
 
 
 def test_undefined_resamples_are_nan():
@@ -94,6 +175,129 @@ def test_coverage_of_the_true_correlation():
         low, high = bootstrap_intervals(x, y, num_resamples=200)["utt_mos_lcc"]
         covered += low <= 0.8 <= high
     assert 87 <= covered <= 99
+
+
+def coverage_band(trials, share=0.95):
+    """Numbers of hits that 999 of 1000 experiments of this coverage keep to."""
+    return scipy.stats.binom.ppf([0.0005, 0.9995], trials, share)
+
+
+def simulated_systems(generator, quality, bias, clips):
+    """Clips of systems: labels and predictions around the systems' own levels."""
+    true = quality[:, None] + 0.5 * generator.normal(size=(len(quality), clips))
+    pred = 0.7 * quality[:, None] + 0.3 * true + bias[:, None]
+    pred = pred + 0.4 * generator.normal(size=pred.shape)
+    return pred.ravel(), true.ravel()
+
+
+def test_coverage_of_other_clips_of_the_same_systems():
+    generator = np.random.default_rng(5)
+    quality, bias = generator.normal(size=30), 0.4 * generator.normal(size=30)
+    systems = np.repeat(np.arange(30), 6).astype(str)
+    keys = ["utt_mos_lcc", "utt_mos_mse", "sys_mos_lcc", "sys_mos_mse"]
+    many = [
+        evaluate(
+            *simulated_systems(generator, quality, bias, 6), systems, ["lcc", "mse"]
+        )
+        for _ in range(400)
+    ]
+    expected = {key: np.mean([result[key] for result in many]) for key in keys}
+    covered = dict.fromkeys(keys, 0)
+    plain = dict.fromkeys(keys, 0)
+    for seed in range(200):
+        pred, true = simulated_systems(generator, quality, bias, 6)
+        for hits, centred in ((covered, None), (plain, False)):
+            intervals = bootstrap_intervals(
+                *(pred, true, systems),
+                num_resamples=200,
+                seed=seed,
+                resample="within_systems",
+                metrics=["lcc", "mse"],
+                centred=centred,
+            )
+            for key in keys:
+                low, high = intervals[key]
+                hits[key] += low <= expected[key] <= high
+    low, high = coverage_band(200)
+    assert all(low <= hits <= high for hits in covered.values()), covered
+    # the noise of the means, counted twice, is what centring is for
+    assert plain["sys_mos_mse"] < low
+
+
+def test_coverage_of_other_systems():
+    generator = np.random.default_rng(6)
+
+    def draw(num_systems):
+        quality = generator.normal(size=num_systems)
+        bias = 0.4 * generator.normal(size=num_systems)
+        return simulated_systems(generator, quality, bias, 4)
+
+    names = np.repeat(np.arange(20000), 4).astype(str)
+    population = evaluate(*draw(20000), names, ["lcc", "mse"])
+    keys = ["utt_mos_lcc", "sys_mos_lcc", "sys_mos_mse"]
+    covered, blind = dict.fromkeys(keys, 0), dict.fromkeys(keys, 0)
+    for seed in range(200):
+        pred, true = draw(60)
+        for hits, resample in ((covered, "systems"), (blind, "within_systems")):
+            intervals = bootstrap_intervals(
+                *(pred, true, names[:240]),
+                num_resamples=200,
+                seed=seed,
+                resample=resample,
+                metrics=["lcc", "mse"],
+            )
+            for key in keys:
+                low, high = intervals[key]
+                hits[key] += low <= population[key] <= high
+    # 60 systems and 200 resamples: a share of 0.93 is what such intervals reach
+    low, high = coverage_band(200, 0.93)
+    assert all(low <= hits <= high for hits in covered.values()), covered
+    # intervals for these systems say too little about others
+    assert max(blind["utt_mos_lcc"], blind["sys_mos_lcc"]) < low
+
+
+def test_coverage_of_clustered_clips():
+    generator = np.random.default_rng(7)
+    covered = blind = 0
+    for seed in range(200):
+        # the errors of one sentence share their larger part: E[error^2] = 1
+        error = 0.8**0.5 * generator.normal(size=(60, 1))
+        error = error + 0.2**0.5 * generator.normal(size=(60, 8))
+        true = generator.uniform(1, 5, 480)
+        pred = true + error.ravel()
+        settings = {"num_resamples": 200, "seed": seed, "metrics": ["mse"]}
+        clusters = np.repeat(np.arange(60), 8).tolist()
+        low, high = bootstrap_intervals(pred, true, clusters=clusters, **settings)[
+            "utt_mos_mse"
+        ]
+        covered += low <= 1 <= high
+        low, high = bootstrap_intervals(pred, true, **settings)["utt_mos_mse"]
+        blind += low <= 1 <= high
+    low, high = coverage_band(200, 0.93)
+    assert low <= covered <= high
+    assert blind < 0.75 * 200
+
+
+def test_centred_intervals():
+    samples = np.array([1.0, 2, 3, np.nan, 6])
+    np.testing.assert_array_equal(centre(samples, 10.0), [8, 9, 10, np.nan, 13])
+    pred, true = data(30, seed=2)
+    # a centred interval of a correlation ends at 1
+    interval = bootstrap_intervals(
+        *(true + 0.01 * pred, true, ["a", "b", "c"] * 10),
+        resample="within_systems",
+        metrics=["lcc"],
+    )["sys_mos_lcc"]
+    assert interval.high <= 1
+
+
+def test_percentile_interval():
+    samples = np.arange(1001.0)
+    assert percentile_interval(samples) == pytest.approx((25, 975))
+    assert percentile_interval(samples, 0.5) == (250, 750)
+    samples[:501] = np.nan
+    assert percentile_interval(samples) is None
+    assert percentile_interval(np.array([])) is None
 
 
 def test_seeded():
