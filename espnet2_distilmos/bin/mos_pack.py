@@ -9,19 +9,34 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
 import zipfile
-from pathlib import Path
-from typing import List, Optional, Sequence
+from pathlib import Path, PurePath
+from typing import Any, Iterator, List, Mapping, Optional, Sequence
 
 import yaml
-from espnet2.main_funcs.pack_funcs import pack, unpack
+from espnet2.main_funcs.pack_funcs import pack
 
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
+from espnet2_distilmos.fileio.trained_model import model_of, unpack_zip
+from espnet2_distilmos.mos.build import UPSTREAM_FILES
 
 _RESULT_FILES = ("RESULTS.md", "results.json", "images")
+_TEXTS = ("README.md", "RESULTS.md", "results.json")
+# Options that name machines and accounts.
+_PRIVATE_OPTIONS = (
+    "dist_init_method",
+    "dist_master_addr",
+    "wandb_entity",
+    "wandb_id",
+    "wandb_name",
+    "wandb_project",
+)
+# The folders of an absolute path, or of one that leads out of the recipe, in a text.
+_FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~[\w.-]*|\.\.)?/(?:[^\s/,:;'\"`|()<>]+/)+")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -43,10 +58,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def model_card(train_config: str, results: Optional[str]) -> str:
+def model_card(config: Mapping[str, Any], results: Optional[str]) -> str:
     """Return the README of a packed model, in Markdown."""
-    with open(train_config, encoding="utf-8") as f:
-        config = yaml.safe_load(f)
     lines = [
         "---",
         "library_name: espnet",
@@ -73,10 +86,43 @@ def model_card(train_config: str, results: Optional[str]) -> str:
     return "\n".join(lines)
 
 
+def public_config(config: Any) -> Any:
+    """A configuration without what it tells of the trainer's machine.
+
+    Of an absolute path, and of one that leads out of the recipe, the last name stays.
+    Hosts and accounts go.
+    """
+    if isinstance(config, dict):
+        return {
+            key: None if key in _PRIVATE_OPTIONS else public_config(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return [public_config(value) for value in config]
+    if isinstance(config, str):
+        path = PurePath(config)
+        if path.is_absolute() or config.startswith("~") or ".." in path.parts:
+            return path.name
+    return config
+
+
+def _packed_conf(value: Any, folder: str) -> Any:
+    """Names in ``upstream_files`` as ESPnet wants them: from the top of the archive."""
+    if isinstance(value, dict):
+        return {k: _packed_conf(v, folder) for k, v in value.items()}
+    if isinstance(value, str) and PurePath(value).parts[:1] == (UPSTREAM_FILES,):
+        return os.path.join(folder, value)
+    return value
+
+
 def pack_model(
     train_config: str, model_file: str, outpath: str, results: Optional[str] = None
 ) -> None:
     """Write a packed model, whole or not at all.
+
+    The archive holds the folder ``exp/<experiment>``: the configuration without the
+    trainer's own directories, the weights, the upstream's files if it cannot be rebuilt
+    without them, and the results.
 
     Args:
         train_config: config.yaml that the training wrote.
@@ -94,36 +140,111 @@ def pack_model(
             )
     if not outpath.endswith(".zip"):
         raise DataError(f"--outpath {outpath} does not end in .zip; rename it.")
+    config = _read_config(train_config)
     readme = os.path.join(os.path.dirname(outpath), "README.md")
     with atomic_write(readme) as f:
-        f.write(model_card(train_config, results))
-    options: List[str] = [readme]
-    if results:
-        options += [
-            path
-            for path in (os.path.join(results, name) for name in _RESULT_FILES)
-            if os.path.exists(path)
-        ]
-    # pack() tells the format from the ending, so the temporary name keeps it.
-    directory, name = os.path.split(outpath)
-    temporary = os.path.join(directory, f".{os.getpid()}.{name}")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # a line a file
-            pack(
-                files={"model_file": model_file},
-                yaml_files={"train_config": train_config},
-                option=options,
-                outpath=temporary,
+        f.write(model_card(config, results))
+    experiment = os.path.dirname(os.path.abspath(train_config))
+    folder = os.path.join("exp", os.path.basename(experiment))
+    # What the link points to: the packed model says which epoch it is of.
+    model_name = os.path.basename(os.path.realpath(model_file))
+    files = {"README.md": readme, model_name: model_file}
+    for name in _RESULT_FILES:
+        path = os.path.join(results or "", name)
+        if results and os.path.exists(path):
+            files[name] = path
+    for name in _upstream_files(config.get("frontend_conf")):
+        files[name] = os.path.join(experiment, name)
+        if not os.path.exists(files[name]):
+            raise DataError(
+                f"{files[name]} is not there, expected it since {train_config} names "
+                "it; copy the experiment as a whole, or run stage 7 again."
             )
-        os.replace(temporary, outpath)
+    config["frontend_conf"] = _packed_conf(config.get("frontend_conf"), folder)
+    try:
+        os.makedirs(os.path.dirname(outpath) or ".", exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(outpath) or ".") as top:
+            for name, path in files.items():
+                _put(path, os.path.join(top, folder, name))
+            target = os.path.join(top, folder, "config.yaml")
+            with open(target, "w", encoding="utf-8") as f:
+                yaml.safe_dump(public_config(config), f, sort_keys=False)
+            # ESPnet names the files as they are seen from the working directory.
+            with _working_directory(top):
+                pack(
+                    files={"model_file": os.path.join(folder, model_name)},
+                    yaml_files={"train_config": os.path.join(folder, "config.yaml")},
+                    option=[os.path.join(folder, n) for n in files if n != model_name],
+                    outpath="packed.zip",
+                )
+            os.replace(os.path.join(top, "packed.zip"), outpath)
     except OSError as error:
         raise DataError(
             f"{outpath} cannot be written ({error}); free some space or choose "
             "another directory."
         ) from error
+
+
+def _read_config(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8") as f:
+            config = yaml.safe_load(f)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({' '.join(str(error).split())}), expected the "
+            "config.yaml that training wrote; train again (stage 7)."
+        ) from error
+    if not isinstance(config, dict):
+        raise DataError(
+            f"{path} holds no mapping, expected the config.yaml that training wrote; "
+            "train again (stage 7)."
+        )
+    return config
+
+
+def _upstream_files(conf: Any) -> List[str]:
+    """What a configuration names in ``upstream_files``; the folder if it names that."""
+    if isinstance(conf, dict):
+        found = {name for value in conf.values() for name in _upstream_files(value)}
+        return [UPSTREAM_FILES] if UPSTREAM_FILES in found else sorted(found)
+    is_there = isinstance(conf, str) and PurePath(conf).parts[:1] == (UPSTREAM_FILES,)
+    return [conf] if is_there else []
+
+
+def _put(source: str, target: str) -> None:
+    """Put a file or a directory into the folder that is packed.
+
+    Texts lose the trainer's directories; others are links, where one disk has both.
+    """
+    source = os.path.realpath(source)
+    if os.path.isdir(source):
+        for name in sorted(os.listdir(source)):
+            _put(os.path.join(source, name), os.path.join(target, name))
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.exists(target):
+        return
+    if os.path.basename(target) in _TEXTS:
+        with open(source, encoding="utf-8") as f:
+            text = _FOLDERS.sub("", f.read())
+        with open(target, "w", encoding="utf-8") as f:
+            f.write(text)
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def _working_directory(path: str) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # a line a file
+            yield
     finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
+        os.chdir(before)
 
 
 def unpack_model(source: str, output_dir: str) -> str:
@@ -131,7 +252,9 @@ def unpack_model(source: str, output_dir: str) -> str:
 
     Args:
         source: A packed .zip, or a name that espnet_model_zoo knows.
-        output_dir: Gets ``config.yaml`` and the model file as links.
+        output_dir: Gets ``config.yaml``, the model file and, where the model needs it,
+            ``upstream_files`` as links; they and what they point to may be moved or
+            copied together.
 
     Returns:
         The model file's name in ``output_dir``.
@@ -140,13 +263,7 @@ def unpack_model(source: str, output_dir: str) -> str:
         DataError: There is no such model.
     """
     if os.path.isfile(source):
-        try:
-            files = unpack(source, os.path.join(output_dir, "unpacked"))
-        except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{source} is not a packed model ({error}), expected a .zip of stage "
-                "10; pack the model again."
-            ) from error
+        model = unpack_zip(source, os.path.join(output_dir, "unpacked"))
     else:
         from espnet_model_zoo.downloader import ModelDownloader
 
@@ -157,21 +274,17 @@ def unpack_model(source: str, output_dir: str) -> str:
                 f"{source} is no file, and the model zoo has no such model "
                 f"({error}); correct --download_model."
             ) from error
-    missing = {"train_config", "model_file"} - set(files)
-    if missing:
-        raise DataError(
-            f"{source} has no {' and '.join(sorted(missing))}, expected a model of "
-            "espnet2_distilmos; correct --download_model."
-        )
-    name = os.path.basename(files["model_file"])
-    for link, target in (
-        ("config.yaml", files["train_config"]),
-        (name, files["model_file"]),
-    ):
+        model = model_of(files, source)
+    name = os.path.basename(model.model_file)
+    links = {"config.yaml": model.train_config, name: model.model_file}
+    beside = os.path.join(os.path.dirname(model.model_file), UPSTREAM_FILES)
+    if os.path.isdir(beside):
+        links[UPSTREAM_FILES] = beside
+    for link, target in links.items():
         path = os.path.join(output_dir, link)
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
-        os.symlink(os.path.abspath(target), path)
+        os.symlink(os.path.relpath(target, output_dir), path)
     return name
 
 

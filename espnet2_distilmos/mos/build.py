@@ -49,6 +49,8 @@ _UNREADABLE = (
 )
 # Version of tokens.json.
 TOKEN_FORMAT_VERSION = 1
+# Folder beside config.yaml: files without which some upstreams cannot be rebuilt.
+UPSTREAM_FILES = "upstream_files"
 
 FRONTENDS = {"hf": HFFrontend, "s3prl": S3PRLFrontend}
 HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead}
@@ -227,6 +229,46 @@ def load_weights(model: ESPnetMOSModel, path: Union[str, Path]) -> None:
     model.load_state_dict(states, strict=True)
 
 
+def read_config(train_config: Union[str, Path]) -> Dict[str, Any]:
+    """Configuration of a trained model, for :func:`build_model`.
+
+    What it names in the folder ``upstream_files`` is looked for beside the file itself,
+    so that an experiment or an unpacked model may be moved or copied as a whole.
+
+    Args:
+        train_config: the experiment's ``config.yaml``.
+
+    Raises:
+        ValueError: it is of another format version or none at all.
+        OSError: it cannot be opened.
+    """
+    with open(train_config, encoding="utf-8") as f:
+        config = yaml.safe_load(f)
+    version = config.get("mos_format_version") if isinstance(config, dict) else None
+    if version != MODEL_FORMAT_VERSION:
+        raise ValueError(
+            f"{train_config}: found format version {version}, expected "
+            f"{MODEL_FORMAT_VERSION}: use the config.yaml that training wrote"
+        )
+    folder = Path(train_config).parent
+    conf = config.get("frontend_conf") or {}
+    config["frontend_conf"] = {k: _beside(folder, v) for k, v in conf.items()}
+    return config
+
+
+def _beside(folder: Path, value: Any) -> Any:
+    """The option's value; a path of ``upstream_files`` as it stands in ``folder``."""
+    if isinstance(value, Mapping):
+        return {k: _beside(folder, v) for k, v in value.items()}
+    parts = Path(value).parts if isinstance(value, str) else ()
+    if UPSTREAM_FILES not in parts:
+        return value
+    # ESPnet's unpacking puts in front where it unpacked; it may have moved since.
+    start = len(parts) - 1 - parts[::-1].index(UPSTREAM_FILES)
+    here = folder.joinpath(*parts[start:])
+    return str(here) if here.exists() or not Path(value).exists() else value
+
+
 def load_model(
     train_config: Union[str, Path],
     model_file: Optional[Union[str, Path]],
@@ -242,14 +284,7 @@ def load_model(
     Returns:
         The model in eval mode, and the configuration.
     """
-    with open(train_config, encoding="utf-8") as f:
-        config = yaml.safe_load(f)
-    version = config.get("mos_format_version") if isinstance(config, dict) else None
-    if version != MODEL_FORMAT_VERSION:
-        raise ValueError(
-            f"{train_config}: found format version {version}, expected "
-            f"{MODEL_FORMAT_VERSION}: use the config.yaml that training wrote"
-        )
+    config = read_config(train_config)
     model = build_model(config, load_pretrained=model_file is None)
     if model_file is None:
         logging.warning("No model file is given: the model is untrained")

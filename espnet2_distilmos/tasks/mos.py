@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 from typing import Callable, Collection, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -16,10 +17,12 @@ from espnet2.utils.types import float_or_none, str2bool, str_or_none
 from typeguard import typechecked
 
 from espnet2_distilmos.fileio.datadir import DataError, read_metric_scp, read_scp
+from espnet2_distilmos.fileio.trained_model import keep_files
 from espnet2_distilmos.mos.build import (
     FRONTENDS,
     HEADS,
     MODEL_FORMAT_VERSION,
+    UPSTREAM_FILES,
     build_losses,
     build_model,
     token_columns_of,
@@ -235,7 +238,7 @@ class MOSTask(AbsTask):
             check_token_frames(args.token_info, model.frontend)
             if args.check_token_upstream:
                 check_token_upstream(args.token_info, model.frontend)
-        args.frontend_conf = model.frontend.resolved_conf()
+        keep_upstream_files(args, model.frontend)
         args.mos_format_version = MODEL_FORMAT_VERSION
         return model
 
@@ -258,6 +261,18 @@ class MOSTask(AbsTask):
         if upstream:
             groups.insert(0, {"params": upstream, "lr": args.upstream_lr})
         return [optim_classes[args.optim](groups, **args.optim_conf)]
+
+
+def keep_upstream_files(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
+    """Make ``frontend_conf`` rebuild the frontend from the experiment alone.
+
+    What an upstream cannot be rebuilt without is copied into the experiment, and the
+    configuration names the copy relative to ``config.yaml``.
+    """
+    if not (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
+        folder = os.path.join(args.output_dir, UPSTREAM_FILES)
+        keep_files(frontend.checkpoint_files(), folder)
+    args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
 
 
 def check_numbers(name: str, value) -> None:

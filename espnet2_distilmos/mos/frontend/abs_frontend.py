@@ -94,6 +94,18 @@ class AbsLayerFrontend(AbsFrontend):
         """
         raise NotImplementedError
 
+    def checkpoint_files(self) -> List[str]:
+        """Files without which :meth:`resolved_conf` does not rebuild the network.
+
+        Empty wherever the configuration says it all. Training keeps a copy of each
+        beside ``config.yaml``, under its own base name.
+        """
+        return []
+
+    def relocated_conf(self, folder: str) -> dict:
+        """:meth:`resolved_conf` with all :meth:`checkpoint_files` in ``folder``."""
+        return self.resolved_conf()
+
     def fingerprint(self) -> str:
         """Identify the weights as they are now, and how they hear the waveform.
 

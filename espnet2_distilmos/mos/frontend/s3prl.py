@@ -50,6 +50,9 @@ class S3PRLFrontend(AbsLayerFrontend):
         upstream: name in s3prl's hub, such as ``wavlm_base_plus`` or ``wavlm_local``.
         path_or_url: checkpoint of a ``_local``, ``_url`` or ``_custom`` entry. With a
             plain name (``wavlm``) it replaces the download.
+        download_dir: directory with the files that s3prl downloads for ``upstream``;
+            None is its own cache. The ``config.yaml`` of a trained closed box has it
+            filled in.
         upstream_config: the network's configuration; a trained model's
             ``config.yaml`` has it filled in. Under a ``_local`` or ``_custom`` name
             without ``path_or_url`` the weights are random; a checkpoint that is
@@ -79,6 +82,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         freeze: Union[str, int] = "none",
         one_by_one: Optional[bool] = None,
         init_seed: int = 0,
+        download_dir: Optional[str] = None,
         load_pretrained: bool = True,
     ):
         super().__init__()
@@ -87,6 +91,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         self.extra_conf = dict(extra_conf or {})
         self.freeze = freeze
         self.init_seed = init_seed
+        self.download_dir = download_dir
         takes_path = str(upstream).endswith(PATH_SUFFIXES)
         random_weights = load_pretrained and path_or_url is None and takes_path
         from_config = upstream_config is not None and (
@@ -98,11 +103,12 @@ class S3PRLFrontend(AbsLayerFrontend):
             upstream_config if from_config else None,
             self.extra_conf,
             init_seed if random_weights else None,
+            download_dir,
         )
         self.model = entry.expert
         self.upstream_config = entry.config
         self._family = entry.family
-        self._files = entry.files
+        self._downloads = entry.downloads
         self._check_sizes(entry.hidden_sizes, entry.rates)
         self._num_layers = len(entry.hidden_sizes) - 1
         self._output_size = entry.hidden_sizes[0]
@@ -133,10 +139,19 @@ class S3PRLFrontend(AbsLayerFrontend):
             self.model.model.feature_extractor._requires_grad = False
         elif freeze != "none" and self._family is not None:
             self.model.model.feature_grad_mult = 0.0
-        if self.checkpoint_files():
+        files = self.checkpoint_files()
+        if files and load_pretrained:
             logging.warning(
-                f"{upstream} of s3prl cannot be rebuilt from configuration: its "
-                f"checkpoint ({', '.join(self._files)}) must be packed with the model"
+                f"{upstream} of s3prl cannot be rebuilt from configuration: a copy of "
+                f"{', '.join(files)} is kept with the model"
+            )
+        elsewhere = set(map(os.path.realpath, entry.files)) - set(
+            map(os.path.realpath, files)
+        )
+        if self.upstream_config is None and elsewhere:
+            logging.warning(
+                f"{upstream} of s3prl reads {', '.join(sorted(elsewhere))} from where "
+                "no option can point to: a trained model needs it there again"
             )
         self.train()
 
@@ -393,30 +408,44 @@ class S3PRLFrontend(AbsLayerFrontend):
         return self._minimum_samples
 
     def resolved_conf(self) -> dict:
-        path = self.path_or_url
-        if self.checkpoint_files() and path is None and len(self._files) == 1:
-            # A hub name: the file in s3prl's cache, so that no download follows.
-            path = self._files[0]
         return dict(
             upstream=self.upstream,
-            path_or_url=path,
+            path_or_url=self.path_or_url,
             upstream_config=self.upstream_config,
             extra_conf=self.extra_conf,
             freeze=self.freeze,
             one_by_one=self.one_by_one,
             init_seed=self.init_seed,
+            download_dir=self.download_dir,
         )
 
     def checkpoint_files(self) -> List[str]:
-        """Files that must be packed, since no configuration rebuilds the network.
+        """See :meth:`AbsLayerFrontend.checkpoint_files`.
 
         Empty for recognised entries, and for those that read no file (``fbank``).
-        After unpacking, ``path_or_url`` (or the value in ``extra_conf``) is to name
-        the new place.
         """
+        options = list(self.extra_conf.values())
+        downloads = []
         if self.upstream_config is None:
-            return list(self._files)
-        return [f for f in self.extra_conf.values() if os.path.isfile(str(f))]
+            options.append(self.path_or_url)
+            downloads = self._downloads
+        files = [v for v in options if isinstance(v, str) and os.path.isfile(v)]
+        return list(dict.fromkeys(files + downloads))
+
+    def relocated_conf(self, folder: str) -> dict:
+        files = self.checkpoint_files()
+        conf = self.resolved_conf()
+
+        def moved(value):
+            if value not in files:
+                return value
+            return os.path.join(folder, os.path.basename(value))
+
+        conf["path_or_url"] = moved(conf["path_or_url"])
+        conf["extra_conf"] = {k: moved(v) for k, v in self.extra_conf.items()}
+        used = self.upstream_config is None and self._downloads
+        conf["download_dir"] = folder if used else None
+        return conf
 
     def _fingerprint_settings(self) -> str:
         config = self.upstream_config or {}

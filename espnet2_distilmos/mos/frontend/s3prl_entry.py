@@ -66,7 +66,8 @@ class S3PRLEntry:
         family: key of ``LOCAL_ENTRIES``; None for every other upstream.
         config: what :func:`build_entry` rebuilds the network from; None where only
             the checkpoint can.
-        files: the files that were read.
+        files: the checkpoints that were read.
+        downloads: the files that s3prl fetched by itself, or found in its cache.
     """
 
     expert: torch.nn.Module
@@ -75,6 +76,7 @@ class S3PRLEntry:
     family: Optional[str]
     config: Optional[dict]
     files: List[str]
+    downloads: List[str]
 
 
 def build_entry(
@@ -83,6 +85,7 @@ def build_entry(
     config: Optional[Mapping[str, Any]] = None,
     extra_conf: Optional[Mapping[str, Any]] = None,
     init_seed: Optional[int] = None,
+    download_dir: Optional[str] = None,
 ) -> S3PRLEntry:
     """Build an entry through ``s3prl.nn.S3PRLUpstream``.
 
@@ -93,6 +96,7 @@ def build_entry(
         extra_conf: further arguments of the entry.
         init_seed: with ``config``: seed of the random weights; None where trained
             weights follow, the weights are then constants.
+        download_dir: where to find what s3prl would download; None for its cache.
 
     Raises:
         ImportError: without s3prl, or where the entry needs a further package.
@@ -107,7 +111,10 @@ def build_entry(
         if _is_transformers_directory(name, path_or_url):
             with _as_fp32(Path(path_or_url)) as directory:
                 return _load(s3prl_upstream, name, directory, extra_conf, path_or_url)
-        return _load(s3prl_upstream, name, path_or_url, extra_conf)
+        with _downloads_in(download_dir) as downloads:
+            entry = _load(s3prl_upstream, name, path_or_url, extra_conf)
+        entry.downloads = list(dict.fromkeys(downloads))
+        return entry
     family = config.get("family")
     if family not in LOCAL_ENTRIES:
         raise ValueError(
@@ -249,11 +256,6 @@ def _load(s3prl_upstream, name, path, extra_conf, called=None) -> S3PRLEntry:
     known = family in LOCAL_ENTRIES and type(expert).__name__ == "UpstreamExpert"
     config = _config_of(expert, family, loads) if known else None
     files = [str(f) for f, _ in loads if isinstance(f, (str, Path))]
-    files += [
-        str(value)
-        for value in (extra_conf or {}).values()
-        if isinstance(value, str) and os.path.isfile(value)
-    ]
     return S3PRLEntry(
         expert,
         list(wrapper.hidden_sizes),
@@ -261,7 +263,39 @@ def _load(s3prl_upstream, name, path, extra_conf, called=None) -> S3PRLEntry:
         family if known else None,
         config,
         list(dict.fromkeys(files)),
+        [],
     )
+
+
+@contextmanager
+def _downloads_in(directory: Optional[str]) -> Iterator[List[str]]:
+    """Watch what s3prl downloads, and let it look in a directory of ours.
+
+    An entry that is a name alone may fetch several files, a configuration among them,
+    and says nowhere which. s3prl writes a lock beside each file, which a model
+    directory need not allow: it gets links in a directory that it may write to.
+    """
+    from s3prl.util import download as module
+
+    found: List[str] = []
+    original = module._download
+
+    def download(filepath, url, *args, **kwargs):
+        original(filepath, url, *args, **kwargs)
+        found.append(str(Path(filepath).resolve()))
+
+    cache = module._download_dir
+    with tempfile.TemporaryDirectory() as links:
+        if directory is not None:
+            for file in Path(directory).iterdir():
+                os.symlink(file.resolve(), os.path.join(links, file.name))
+            module.set_dir(links)
+        module._download = download
+        try:
+            yield found
+        finally:
+            module._download = original
+            module.set_dir(cache)
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import os
 import zipfile
 
 import huggingface_hub
 import pytest
 import yaml
 
-from espnet2_distilmos.bin.mos_pack import get_parser, main
+from espnet2_distilmos.bin.mos_pack import get_parser, main, public_config
 
 
 @pytest.fixture
@@ -79,6 +80,114 @@ def test_what_is_no_packed_model_is_refused(exp, tmp_path, capsys):
         archive.writestr("c.yaml", "{}")
     assert main(["--unpack", "asr.zip", "--output_dir", "out"]) == 1
     assert "has no model_file and train_config" in capsys.readouterr().err
+
+
+def test_a_new_zip_replaces_what_an_older_one_left(exp, tmp_path, capsys):
+    for weights in (b"weights", b"new"):
+        (exp / "3epoch.pth").write_bytes(weights)
+        pack()
+        assert main(["--unpack", "exp/mos_x/mos_x.zip", "--output_dir", "out"]) == 0
+        assert (tmp_path / "out" / "3epoch.pth").read_bytes() == weights
+    # The links of an unpacked model point to their neighbours.
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "3epoch.pth").read_bytes() == b"new"
+
+
+def test_pack_from_anywhere_has_the_same_names(exp, tmp_path, monkeypatch):
+    pack()
+    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
+        expected = sorted(archive.namelist())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    options = {
+        "train_config": str(exp / "config.yaml"),
+        "model_file": str(exp / "best.pth"),
+        "results": str(exp),
+    }
+    assert pack(**options, outpath="new.zip") == 0
+    with zipfile.ZipFile("new.zip") as archive:
+        assert sorted(archive.namelist()) == expected
+    assert sorted(os.listdir()) == ["README.md", "new.zip"]
+
+
+def test_upstream_files_go_in(exp, tmp_path, capsys):
+    conf = {"path_or_url": "upstream_files/a.pt", "download_dir": "upstream_files"}
+    config = {"frontend": "s3prl", "frontend_conf": {**conf, "upstream": "apc"}}
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    assert pack() == 1
+    error = capsys.readouterr().err
+    assert "mos_x/upstream_files is not there, expected it since" in error
+    (exp / "upstream_files").mkdir()
+    for name in ("a.pt", "b.pt"):
+        (exp / "upstream_files" / name).write_text(name)
+    assert pack() == 0
+    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
+        names = [n for n in archive.namelist() if "upstream_files" in n]
+        packed = yaml.safe_load(archive.read("exp/mos_x/config.yaml"))
+    assert sorted(names) == [f"exp/mos_x/upstream_files/{n}.pt" for n in "ab"]
+    # As ESPnet's unpack finds and rewrites it.
+    assert packed["frontend_conf"]["path_or_url"] in names
+    main(["--unpack", str(exp / "mos_x.zip"), "--output_dir", "out"])
+    assert (tmp_path / "out" / "upstream_files" / "b.pt").read_text() == "b.pt"
+
+
+def test_public_config():
+    private = {
+        "output_dir": "exp/x",
+        "config": "/home/ann lee/conf/train.yaml",
+        "data": [["/data/secret/wav.scp", "speech", "sound"], ("dump/raw/a", 3)],
+        "init_param": ["/home/ann/a.pth:frontend:frontend"],
+        "frontend_conf": {"upstream": "microsoft/wavlm-base", "path": "~/up.pt"},
+        "token": "../../ann/tokens.json",
+        "url": "https://host/a/b.pt",
+        "dist_init_method": "file:///home/ann/.dist_init_3",
+        "dist_master_addr": "node7",
+        "wandb_entity": "ann",
+        "seed": 3,
+        "lr": None,
+    }
+    assert public_config(private) == {
+        "output_dir": "exp/x",
+        "config": "train.yaml",
+        "data": [["wav.scp", "speech", "sound"], ["dump/raw/a", 3]],
+        "init_param": ["a.pth:frontend:frontend"],
+        "frontend_conf": {"upstream": "microsoft/wavlm-base", "path": "up.pt"},
+        "token": "tokens.json",
+        "url": "https://host/a/b.pt",
+        "dist_init_method": None,
+        "dist_master_addr": None,
+        "wandb_entity": None,
+        "seed": 3,
+        "lr": None,
+    }
+
+
+def test_results_lose_the_trainers_directories(exp):
+    text = (
+        "command: `./run.sh --python /home/ann/venv/bin/python --config ../ann/c.yaml "
+        "--x exp/mos_x/a`, see https://host/a/b and ![plot](images/a.png), 3/4\n"
+        '"problems": ["/data/x/metric.scp: found ~/ann/b"]\n'
+    )
+    for name in ("RESULTS.md", "results.json"):
+        (exp / name).write_text(text)
+    pack()
+    expected = (
+        "command: `./run.sh --python python --config c.yaml "
+        "--x exp/mos_x/a`, see https://host/a/b and ![plot](images/a.png), 3/4\n"
+        '"problems": ["metric.scp: found b"]\n'
+    )
+    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
+        for name in ("RESULTS.md", "results.json"):
+            assert archive.read(f"exp/mos_x/{name}").decode() == expected
+        assert expected in archive.read("exp/mos_x/README.md").decode()
+    assert (exp / "RESULTS.md").read_text() == text
+
+
+def test_a_config_that_is_none_is_refused(exp, capsys):
+    for content in ("a: [", "[3]"):
+        (exp / "config.yaml").write_text(content)
+        assert pack() == 1
+        assert "config.yaml that training wrote" in capsys.readouterr().err
 
 
 def test_upload_without_login_says_so(exp, capsys, monkeypatch):

@@ -18,6 +18,7 @@ from espnet2_distilmos.mos.build import (
     build_model,
     load_model,
     load_weights,
+    read_config,
     read_states,
     token_columns_of,
 )
@@ -262,6 +263,39 @@ def test_untrained_model(config, tmp_path, caplog):
     fingerprint = config["token_info"]["upstream_fingerprint"]
     assert loaded.frontend.fingerprint() == fingerprint
     assert "untrained" in caplog.text
+
+
+@pytest.mark.parametrize("prefix", ["", "exp/x/", "/somewhere/else/exp/x/"])
+def test_upstream_files_are_looked_for_beside_the_configuration(prefix, tmp_path):
+    conf = {
+        "upstream": "apc",
+        "path_or_url": f"{prefix}upstream_files/a.pt",
+        "extra_conf": {"config": f"{prefix}upstream_files/b.yaml", "layer": 3},
+        "download_dir": f"{prefix}upstream_files",
+        "freeze": "all",
+    }
+    config = {"mos_format_version": 1, "frontend_conf": conf}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    folder = tmp_path / "upstream_files"
+    folder.mkdir()
+    expected = {
+        **conf,
+        "path_or_url": str(folder / "a.pt"),  # which the frontend will not find
+        "extra_conf": {"config": str(folder / "b.yaml"), "layer": 3},
+        "download_dir": str(folder),
+    }
+    assert read_config(tmp_path / "config.yaml")["frontend_conf"] == expected
+
+
+def test_upstream_files_elsewhere(tmp_path):
+    """As the model zoo has it, which keeps its configurations apart."""
+    there = tmp_path / "there" / "upstream_files" / "a.pt"
+    there.parent.mkdir(parents=True)
+    there.touch()
+    conf = {"path_or_url": str(there)}
+    config = {"mos_format_version": 1, "frontend_conf": conf}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_config(tmp_path / "config.yaml")["frontend_conf"] == conf
 
 
 @pytest.mark.parametrize("content", ["", "[]", "mos_format_version: 9", "frontend: hf"])

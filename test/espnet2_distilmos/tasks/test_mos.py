@@ -1,6 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from espnet2_distilmos.mos.build import build_frontend, load_model
 from espnet2_distilmos.tasks import mos as task_module
-from espnet2_distilmos.tasks.mos import MOSTask, read_token_info
+from espnet2_distilmos.tasks.mos import MOSTask, keep_upstream_files, read_token_info
 from espnet2_distilmos.train.collate_fn import MOSCollateFn
 
 
@@ -253,6 +254,26 @@ def test_preprocessor_takes_the_options(mos_corpus, tmp_path):
     assert prepare.crop_seconds == 0.3 and prepare.token_info == mos_corpus.token_info
     assert set(prepare.wav_paths) == set(mos_corpus.labels)
     assert isinstance(MOSTask.build_collate_fn(args, train=True), MOSCollateFn)
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_the_first_process_keeps_what_the_upstream_needs(rank, tmp_path, monkeypatch):
+    source = tmp_path / "a.pt"
+    source.write_text("weights")
+
+    class Frontend:
+        def checkpoint_files(self):
+            return [str(source)]
+
+        def relocated_conf(self, folder):
+            return {"path_or_url": f"{folder}/a.pt"}
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: rank is not None)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    args = argparse.Namespace(output_dir=str(tmp_path / "exp"), frontend_conf=None)
+    keep_upstream_files(args, Frontend())
+    assert args.frontend_conf == {"path_or_url": "upstream_files/a.pt"}
+    assert (tmp_path / "exp" / "upstream_files" / "a.pt").exists() is (rank != 1)
 
 
 def test_collect_stats_does_not_build_the_model(mos_corpus, tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import argparse
+import hashlib
 import json
 import os
 import random
 import runpy
+import shutil
 import socket
 import sys
 
@@ -520,7 +522,7 @@ def test_mask_time_indices_put_in_the_mask_embedding(tmp_path, entry):
 def test_closed_box_packs_its_checkpoint(tmp_path, caplog):
     path = write_apc(tmp_path)
     frontend = S3PRLFrontend("apc", path)
-    assert "must be packed" in caplog.text
+    assert f"a copy of {path} is kept with the model" in caplog.text
     assert frontend.checkpoint_files() == [path]
     assert frontend.name == "apc" and frontend.frame_shift == 160
     assert padding_error(frontend, *batch()) < 1e-4
@@ -545,9 +547,65 @@ def test_closed_box_packs_its_checkpoint(tmp_path, caplog):
     (tmp_path / "apc.pt").rename(moved)
     with pytest.raises(OSError, match="no such file.*path_or_url"):
         S3PRLFrontend(**conf, load_pretrained=False)
-    conf["path_or_url"] = str(moved)
+    (tmp_path / "apc.pt").touch()
+    conf = frontend.relocated_conf(str(tmp_path / "packed"))
+    assert conf.pop("path_or_url") == str(moved)
+    assert conf == {
+        k: v for k, v in frontend.resolved_conf().items() if k != "path_or_url"
+    }
+    caplog.clear()
+    rebuilt = S3PRLFrontend(**conf, path_or_url=str(moved), load_pretrained=False)
+    assert rebuilt.fingerprint() == frontend.fingerprint() and not caplog.text
+
+
+@pytest.fixture
+def downloaded(tmp_path, monkeypatch):
+    """s3prl's cache with the checkpoint of ``apc_360hr``, by its documented name."""
+    from s3prl.util import download
+
+    url = "https://huggingface.co/leo19941227/apc_series/resolve/main/apc_360hr.ckpt"
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    file = cache / f"{hashlib.sha256(url.encode()).hexdigest()}.apc_360hr.ckpt"
+    os.rename(write_apc(tmp_path), file)
+    monkeypatch.setattr(download, "_download_dir", cache)
+    return file
+
+
+def test_closed_box_packs_what_s3prl_downloaded(tmp_path, downloaded):
+    from s3prl.util import download
+
+    frontend = S3PRLFrontend("apc_360hr")
+    assert frontend.checkpoint_files() == [str(downloaded)]
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    conf = frontend.relocated_conf(str(packed))
+    assert conf["path_or_url"] is None and conf["download_dir"] == str(packed)
+    shutil.move(downloaded, packed)
+    packed.chmod(0o555)  # s3prl writes locks beside what it looks for
     rebuilt = S3PRLFrontend(**conf, load_pretrained=False)
     assert rebuilt.fingerprint() == frontend.fingerprint()
+    assert rebuilt.checkpoint_files() == [str(packed / downloaded.name)]
+    assert [p.name for p in packed.iterdir()] == [downloaded.name]
+    # s3prl's own settings are as they were.
+    assert download._download_dir == tmp_path / "cache"
+    assert download._download is download.download
+    with pytest.raises(ValueError, match="apc_360hr.*The network was asked"):
+        S3PRLFrontend("apc_360hr")
+
+
+def test_a_recognised_entry_packs_only_further_files(tmp_path):
+    path = write_checkpoint(tmp_path, "wavlm_local")
+    frontend = S3PRLFrontend("wavlm_local", path)
+    assert frontend.relocated_conf("packed") == frontend.resolved_conf()
+    assert frontend.resolved_conf()["path_or_url"] == path
+    further = tmp_path / "further.yaml"
+    further.touch()
+    frontend.extra_conf = {"config": str(further), "layer": 3}
+    assert frontend.checkpoint_files() == [str(further)]
+    conf = frontend.relocated_conf("packed")
+    assert conf["extra_conf"] == {"config": "packed/further.yaml", "layer": 3}
+    assert conf["path_or_url"] == path and conf["download_dir"] is None
 
 
 def test_several_rates_are_refused(monkeypatch):
