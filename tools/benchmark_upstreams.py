@@ -27,6 +27,9 @@ heads at 50 frames a second, as the reference has them, stay within --attention_
 bytes each: 4 x 144 x count x (50 x longest)^2. The first limit is that of the
 convolutions, the second is quadratic in the length.
 
+"padded - alone": the largest difference between the hidden states of the utterances of
+the last batch in it and alone, in fp32 and relative to the RMS of the layer.
+
 Example:
 
     % python tools/benchmark_upstreams.py --output_dir exp/upstreams
@@ -45,7 +48,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 FORMAT_VERSION = 1
 SAMPLE_RATE = 16000
@@ -189,7 +202,7 @@ def summarise(
 def markdown_table(summary: Mapping[str, Mapping[str, Any]], reference: str) -> str:
     """The summary as a Markdown table; ratios to the reference in brackets."""
     titles = ["upstream", "parameters, M", "layers", "dimension", "frames per s"]
-    titles += FIGURES.values()
+    titles += [*FIGURES.values(), "padded - alone"]
     lines = [
         "| " + " | ".join(titles) + " |",
         "|---|" + "---:|" * (len(titles) - 1),
@@ -209,6 +222,7 @@ def markdown_table(summary: Mapping[str, Mapping[str, Any]], reference: str) -> 
                 continue
             cell = f"{value:.3g}" if figure.endswith("seconds") else f"{value:.0f}"
             cells.append(cell if ratio is None else f"{cell} ({ratio:.2f})")
+        cells.append(f"{row['padding_difference']:.1e}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\nIn brackets: ratio to {reference}.\n"
 
@@ -290,8 +304,9 @@ def measure(
         train_below: networks with as many parameters or more do not train.
 
     Returns:
-        ``parameters``, ``num_layers``, ``dimension``, ``frames_per_second`` and
-        ``FIGURES``; those of the training are None where it was not measured.
+        ``parameters``, ``num_layers``, ``dimension``, ``frames_per_second``,
+        ``padding_difference`` and ``FIGURES``; those of the training are None where
+        it was not measured.
     """
     import torch
 
@@ -305,13 +320,15 @@ def measure(
     clock = _Clock(device, threads)
     generator = torch.Generator().manual_seed(0)
 
-    def forward(batch: Sequence[float]) -> List[torch.Tensor]:
+    def noise(batch: Sequence[float]) -> Tuple[torch.Tensor, torch.Tensor]:
         lengths = torch.tensor([round(SAMPLE_RATE * seconds) for seconds in batch])
-        speech = 0.1 * torch.randn(
-            len(lengths), int(lengths.max()), generator=generator
-        )
+        size = len(lengths), int(lengths.max())
+        speech = 0.1 * torch.randn(size, generator=generator)
+        return speech.to(device), lengths.to(device)
+
+    def forward(batch: Sequence[float]) -> List[torch.Tensor]:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bf16"):
-            hidden_states, _ = frontend(speech.to(device), lengths.to(device))
+            hidden_states, _ = frontend(*noise(batch))
         return hidden_states
 
     def train(batch: Sequence[float]) -> None:
@@ -331,6 +348,7 @@ def measure(
     frontend.eval()
     with torch.inference_mode():
         forward_figures = run(forward)
+        difference = padding_difference(frontend, *noise(batches[-1]))
     train_figures: Dict[str, Optional[float]] = dict(seconds=None, mib=None)
     if parameters < train_below:
         frontend.train()
@@ -340,11 +358,34 @@ def measure(
         num_layers=frontend.num_layers,
         dimension=frontend.output_size(),
         frames_per_second=SAMPLE_RATE / frontend.frame_shift,
+        padding_difference=difference,
         forward_seconds=forward_figures["seconds"],
         train_seconds=train_figures["seconds"],
         forward_mib=forward_figures["mib"],
         train_mib=train_figures["mib"],
     )
+
+
+def padding_difference(frontend, speech, lengths) -> float:
+    """Largest difference of hidden states in a padded batch and alone.
+
+    Args:
+        frontend: an ``AbsLayerFrontend``.
+        speech: (B, N) waveforms.
+        lengths: valid samples, (B,).
+
+    Returns:
+        Maximum over utterances, layers, frames and dimensions, relative to the RMS of
+        the layer for the utterance alone.
+    """
+    padded, frames = frontend(speech, lengths)
+    largest = 0.0
+    for i, (samples, count) in enumerate(zip(lengths.tolist(), frames.tolist())):
+        alone, _ = frontend(speech[i : i + 1, :samples], lengths[i : i + 1])
+        for a, b in zip(padded, alone):
+            difference = (a[i, :count] - b[0]).abs().max() / b.square().mean().sqrt()
+            largest = max(largest, float(difference))
+    return largest
 
 
 def measure_apart(family: str, settings: Mapping[str, Any]) -> Dict[str, Any]:

@@ -57,6 +57,7 @@ def figures(forward, train=None, mib=100.0):
         num_layers=3,
         dimension=16,
         frames_per_second=50.0,
+        padding_difference=2.04e-6,
         forward_seconds=forward,
         train_seconds=train,
         forward_mib=mib,
@@ -95,8 +96,10 @@ def test_table():
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2] == (
         "| ref | 2.0 | 3 | 16 | 50 | 0.5 (1.00) | 3 (1.00) | 100 (1.00) | 200 (1.00) |"
+        " 2.0e-06 |"
     )
-    assert lines[3] == "| new | 2.0 | 3 | 16 | 50 | 0.123 (0.25) | – | 100 (1.00) | – |"
+    row = "| new | 2.0 | 3 | 16 | 50 | 0.123 (0.25) | – | 100 (1.00) | – | 2.0e-06 |"
+    assert lines[3] == row
     assert "ratio to ref" in lines[-1]
 
 
@@ -146,9 +149,25 @@ def test_measurement_of_a_tiny_network():
     assert found["frames_per_second"] == 50.0
     assert set(tool.FIGURES) < set(found)
     assert all(found[figure] > 0 for figure in tool.FIGURES)
+    assert found["padding_difference"] < 1e-4
     forward_only = tool.measure(TINY, batches, train_below=found["parameters"])
     assert forward_only["parameters"] == found["parameters"]
     assert forward_only["train_seconds"] is forward_only["train_mib"] is None
+
+
+def test_padding_difference_is_that_of_the_worst_frame():
+    """By a stand-in that hears the padding in one frame of one utterance."""
+
+    def frontend(speech, lengths):
+        states = speech.unsqueeze(-1).expand(-1, -1, 2).clone()
+        if len(speech) > 1:
+            states[1, 0, 0] += 0.3
+        return [speech.unsqueeze(-1), states], lengths
+
+    speech = torch.tensor([[1.0, 1.0, 1.0], [3.0, 4.0, 7.0]])
+    found = tool.padding_difference(frontend, speech, torch.tensor([3, 2]))
+    # Over the RMS of 3 and 4, the valid frames of the second utterance.
+    assert found == pytest.approx(0.3 / 12.5**0.5)
 
 
 def test_time_and_memory_follow_the_work(monkeypatch):
