@@ -11,3 +11,8 @@ BVCC=
 SOMOS=downloads
 NISQA=downloads
 VOICEMOS=
+
+# These are taken from the environment where it has them.
+P835=${P835:-}                 # p835_reference_conditions of github.com/microsoft/P.808
+BVRNN=${BVRNN:-}               # mushra_results_dataset of github.com/BenjSta/bernoulli-var-speech-codec
+WHISPER_TINY=${WHISPER_TINY:-} # openai/whisper-tiny as a local directory; empty asks the hub
