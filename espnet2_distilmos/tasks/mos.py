@@ -6,7 +6,7 @@
 import argparse
 import json
 import os
-from typing import Callable, Collection, Dict, List, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -80,6 +80,14 @@ class MOSTask(AbsTask):
             default=None,
             help="Learning rate of the frontend; optim_conf.lr is that of the rest. "
             "None: the same rate",
+        )
+        group.add_argument(
+            "--upstream_lr_decay",
+            type=float_or_none,
+            default=None,
+            help="Factor d in (0, 1] on the frontend's learning rate from each layer "
+            "to the one below: layer l of L has d^(L-l) of it, all that comes before "
+            "the layers d^L. None: one rate",
         )
         group.add_argument(
             "--valid_utt2sys",
@@ -162,6 +170,12 @@ class MOSTask(AbsTask):
         for option, value in vars(args).items():
             if option == "losses" or option.endswith("_conf"):
                 check_numbers(option, value)
+        decay = args.upstream_lr_decay
+        if decay is not None and not 0 < decay <= 1:
+            raise ValueError(
+                f"found --upstream_lr_decay {decay}, expected a factor above 0 and up "
+                "to 1, such as 0.9"
+            )
         losses = build_losses(args.losses)
         active = {name: loss for name, loss in losses.items() if loss.weight > 0}
         if not active:
@@ -246,20 +260,27 @@ class MOSTask(AbsTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> List[torch.optim.Optimizer]:
-        if args.upstream_lr is None:
+        rate, decay = args.upstream_lr, args.upstream_lr_decay
+        if rate is None and decay is None:
             return super().build_optimizers(args, model)
+        used = "--upstream_lr" if decay is None else "--upstream_lr_decay"
         for option in ("exclude_weight_decay", "sharded_ddp"):
             if getattr(args, option):
                 raise ValueError(
-                    f"found --{option} true with --upstream_lr, expected one of them: "
-                    "the two learning rates are groups of an ordinary optimizer"
+                    f"found --{option} true with {used}, expected one of them: "
+                    "the learning rates are groups of an ordinary optimizer"
                 )
-        upstream = [p for p in model.frontend.parameters() if p.requires_grad]
+        if rate is None:
+            rate = args.optim_conf.get("lr")
+        if rate is None:
+            raise ValueError(
+                f"found {used} and no learning rate, expected --upstream_lr or "
+                "--optim_conf lr=..."
+            )
+        groups = upstream_groups(model.frontend, rate, 1.0 if decay is None else decay)
         known = {id(p) for p in model.frontend.parameters()}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-        groups = [{"params": rest}]
-        if upstream:
-            groups.insert(0, {"params": upstream, "lr": args.upstream_lr})
+        groups.append({"params": rest})
         return [optim_classes[args.optim](groups, **args.optim_conf)]
 
 
@@ -273,6 +294,31 @@ def keep_upstream_files(args: argparse.Namespace, frontend: AbsLayerFrontend) ->
         folder = os.path.join(args.output_dir, UPSTREAM_FILES)
         keep_files(frontend.checkpoint_files(), folder)
     args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
+
+
+def upstream_groups(
+    frontend: AbsLayerFrontend, rate: float, decay: float
+) -> List[Dict[str, Any]]:
+    """Parameter groups of the frontend, lowest layers first.
+
+    Args:
+        frontend: only parameters that are trained are taken, in their own order.
+        rate: learning rate of the last layer.
+        decay: factor from each layer to the one below; 1 makes one group.
+
+    Raises:
+        ValueError: when the layers are not known and ``decay`` is not 1.
+    """
+    last = frontend.num_layers
+    layer_of = {} if decay == 1 else frontend.layer_of_parameters()
+    groups: Dict[int, List[torch.nn.Parameter]] = {}
+    for name, parameter in frontend.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(layer_of.get(name, last), []).append(parameter)
+    return [
+        {"params": groups[layer], "lr": rate * decay ** (last - layer)}
+        for layer in sorted(groups)
+    ]
 
 
 def check_numbers(name: str, value) -> None:

@@ -5,7 +5,7 @@
 
 import hashlib
 from abc import abstractmethod
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -85,6 +85,22 @@ class AbsLayerFrontend(AbsFrontend):
     def num_frames(self, num_samples: int) -> int:
         """Frames that ``num_samples`` samples give, from the network's own strides."""
         raise NotImplementedError
+
+    def layer_of_parameters(self) -> Dict[str, int]:
+        """Where each parameter stands, for layer-wise learning rates.
+
+        Returns:
+            Names as in ``named_parameters()``, each with the number (0 to L) of the
+            first hidden state that depends on it: 0 for all that comes before the
+            layers, l for layer l, L for what comes after the last one.
+
+        Raises:
+            ValueError: where the layers are not known.
+        """
+        raise ValueError(
+            f"the layers of {self.name} are not known here, so it has no layer-wise "
+            "learning rates: leave --upstream_lr_decay out"
+        )
 
     @abstractmethod
     def resolved_conf(self) -> dict:

@@ -5,7 +5,7 @@
 
 import json
 import logging
-from typing import List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 
@@ -17,6 +17,7 @@ from espnet2_distilmos.mos.frontend.hf_waveform import (
 )
 from espnet2_distilmos.mos.frontend.hf_whisper import WhisperFamily
 from espnet2_distilmos.mos.frontend.masked_norm import normalize_waveform
+from espnet2_distilmos.mos.frontend.parts import frozen_modules, read_freeze
 
 # Families whose hidden states are tested to be padding-exact here, by model_type.
 FAMILIES = {
@@ -51,8 +52,9 @@ class HFFrontend(AbsLayerFrontend):
         normalize_waveform: zero mean, unit variance per utterance; None asks the
             checkpoint's own feature extractor (``do_normalize``).
             Log-mel families (Whisper, wav2vec2-BERT) do so only when told.
-        freeze: ``none``, ``cnn`` (the convolutions), ``all``, or a number n: all
-            that comes before the layers, and the first n transformer layers.
+        freeze: ``none``, ``cnn`` (the convolutions), ``all``, or ``{layers: n}``,
+            also written as the number n: all that comes before the layers, and the
+            first n transformer layers.
         layerdrop: probability of skipping a layer in training; 0 keeps all layers,
             which the layer mix and the tokens need.
         spec_augment: the checkpoint's own random time and feature masking in
@@ -73,7 +75,7 @@ class HFFrontend(AbsLayerFrontend):
         upstream: Optional[str] = None,
         upstream_config: Optional[dict] = None,
         normalize_waveform: Optional[bool] = None,
-        freeze: Union[str, int] = "none",
+        freeze: Union[str, int, dict] = "none",
         layerdrop: float = 0.0,
         spec_augment: bool = False,
         init_seed: int = 0,
@@ -153,8 +155,9 @@ class HFFrontend(AbsLayerFrontend):
         if self._mask_embedding is not None:
             # No hidden state depends on it without masking.
             self._mask_embedding.requires_grad_(spec_augment)
-        self.freeze = freeze
-        self._frozen = self._frozen_modules(freeze)
+        self.freeze = read_freeze(freeze)
+        self._parts = self.family.parts(self.model)
+        self._frozen = frozen_modules(self.freeze, self.model, self._parts, self.name)
         for module in self._frozen:
             module.requires_grad_(False)
             for part in module.modules():
@@ -208,25 +211,6 @@ class HFFrontend(AbsLayerFrontend):
     def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
         return getattr(self.model, "masked_spec_embed", None)
 
-    def _frozen_modules(self, freeze: Union[str, int]) -> List[torch.nn.Module]:
-        if freeze == "none":
-            return []
-        if freeze == "cnn":
-            return self.family.convolutions(self.model)
-        if freeze == "all":
-            return [self.model]
-        if isinstance(freeze, bool) or not isinstance(freeze, int):
-            raise ValueError(
-                f"found frontend_conf.freeze={freeze!r}, expected none, cnn, all or "
-                "the number of first transformer layers"
-            )
-        if not 0 <= freeze <= self.num_layers:
-            raise ValueError(
-                f"found frontend_conf.freeze={freeze}, but {self.name} has "
-                f"{self.num_layers} transformer layers"
-            )
-        return self.family.first_layers(self.model, freeze)
-
     def train(self, mode: bool = True) -> "HFFrontend":
         """Set the mode; frozen parts stay in eval mode (no dropout)."""
         super().train(mode)
@@ -260,6 +244,9 @@ class HFFrontend(AbsLayerFrontend):
 
     def num_frames(self, num_samples: int) -> int:
         return max(0, int(self.family.num_frames(torch.tensor(num_samples))))
+
+    def layer_of_parameters(self) -> Dict[str, int]:
+        return self._parts.layer_of_parameters(self)
 
     def resolved_conf(self) -> dict:
         return dict(

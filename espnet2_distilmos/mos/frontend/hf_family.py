@@ -8,6 +8,8 @@ from typing import Any, List, Mapping, Optional, Set, Tuple
 
 import torch
 
+from espnet2_distilmos.mos.frontend.parts import UpstreamParts
+
 
 class HFFamily(torch.nn.Module, ABC):
     """How one kind of network hears a waveform, and what its parts are.
@@ -90,11 +92,6 @@ class HFFamily(torch.nn.Module, ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def convolutions(self, model: torch.nn.Module) -> List[torch.nn.Module]:
-        """What ``freeze: cnn`` freezes; nothing where the input is computed."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def first_layers(self, model: torch.nn.Module, n: int) -> List[torch.nn.Module]:
-        """What ``freeze: n`` freezes: all that hidden states 0 to ``n`` depend on."""
+    def parts(self, model: torch.nn.Module) -> UpstreamParts:
+        """Which modules of the network are which part."""
         raise NotImplementedError

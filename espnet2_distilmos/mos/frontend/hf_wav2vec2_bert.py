@@ -3,12 +3,11 @@
 
 """wav2vec2-BERT: a Conformer over Kaldi's log-mel filter banks."""
 
-from typing import List
-
 import torch
 
 from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import full_length
+from espnet2_distilmos.mos.frontend.parts import UpstreamParts
 from espnet2_distilmos.mos.frontend.spectrum import power_spectrum, split_frames
 from espnet2_distilmos.mos.masking import frame_mask
 
@@ -122,12 +121,14 @@ class Wav2Vec2BertFamily(HFFamily):
         )
         return list(output.hidden_states)
 
-    def convolutions(self, model: torch.nn.Module) -> List[torch.nn.Module]:
-        return []
-
-    def first_layers(self, model: torch.nn.Module, n: int) -> List[torch.nn.Module]:
+    def parts(self, model: torch.nn.Module) -> UpstreamParts:
         encoder = model.encoder
-        return [model.feature_projection, encoder.dropout, *encoder.layers[:n]]
+        return UpstreamParts(
+            convolutions=[],
+            before_layers=[model.feature_projection, encoder.dropout],
+            layers=encoder.layers,
+            after_layers=[],
+        )
 
 
 def _num_windows(num_samples: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,13 @@
 """wav2vec 2.0 and its kin: convolutions over the waveform, then a transformer."""
 
 import math
-from typing import List, Optional
+from typing import Optional
 
 import torch
 
 from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import MaskedGroupNorm, full_length
+from espnet2_distilmos.mos.frontend.parts import UpstreamParts
 from espnet2_distilmos.mos.masking import frame_mask
 
 
@@ -82,17 +83,17 @@ class WaveformFamily(HFFamily):
             self._set_lengths(None)
         return list(output.hidden_states)
 
-    def convolutions(self, model: torch.nn.Module) -> List[torch.nn.Module]:
-        return [model.feature_extractor]
-
-    def first_layers(self, model: torch.nn.Module, n: int) -> List[torch.nn.Module]:
+    def parts(self, model: torch.nn.Module) -> UpstreamParts:
         encoder = model.encoder
-        frozen = [model.feature_extractor, model.feature_projection]
-        frozen += [encoder.pos_conv_embed, encoder.dropout, *encoder.layers[:n]]
-        if not self._is_stable:
-            # Stable-layer-norm models apply this norm after the last layer.
-            frozen.append(encoder.layer_norm)
-        return frozen
+        norm = [encoder.layer_norm]
+        before = [model.feature_extractor, model.feature_projection]
+        before += [encoder.pos_conv_embed, encoder.dropout]
+        return UpstreamParts(
+            convolutions=[model.feature_extractor],
+            before_layers=before + ([] if self._is_stable else norm),
+            layers=encoder.layers,
+            after_layers=norm if self._is_stable else [],
+        )
 
 
 class Data2VecAudioFamily(WaveformFamily):

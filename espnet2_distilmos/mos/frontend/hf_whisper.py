@@ -4,13 +4,13 @@
 """The Whisper encoder at the utterance's own length."""
 
 import copy
-from typing import List
 
 import torch
 from torch.nn import functional as F
 
 from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import full_length
+from espnet2_distilmos.mos.frontend.parts import UpstreamParts
 from espnet2_distilmos.mos.frontend.spectrum import power_spectrum, split_frames
 from espnet2_distilmos.mos.masking import frame_mask
 
@@ -171,11 +171,11 @@ class WhisperFamily(HFFamily):
         hidden_states[-1] = model.layer_norm(hidden_states[-1])
         return hidden_states
 
-    def convolutions(self, model: torch.nn.Module) -> List[torch.nn.Module]:
-        return [model.conv1, model.conv2]
-
-    def first_layers(self, model: torch.nn.Module, n: int) -> List[torch.nn.Module]:
-        frozen = [model.conv1, model.conv2, model.embed_positions, *model.layers[:n]]
-        if n == len(model.layers):
-            frozen.append(model.layer_norm)
-        return frozen
+    def parts(self, model: torch.nn.Module) -> UpstreamParts:
+        convolutions = [model.conv1, model.conv2]
+        return UpstreamParts(
+            convolutions=convolutions,
+            before_layers=[*convolutions, model.embed_positions],
+            layers=model.layers,
+            after_layers=[model.layer_norm],
+        )

@@ -6,7 +6,7 @@
 import json
 import logging
 import os
-from typing import List, Optional, Set, Tuple, Union
+from typing import Dict, List, Optional, Set, Tuple, Union
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -15,6 +15,11 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.masked_norm import (
     MaskedGroupNorm,
     normalize_waveform,
+)
+from espnet2_distilmos.mos.frontend.parts import (
+    UpstreamParts,
+    frozen_modules,
+    read_freeze,
 )
 from espnet2_distilmos.mos.frontend.s3prl_entry import (
     PATH_SUFFIXES,
@@ -59,7 +64,8 @@ class S3PRLFrontend(AbsLayerFrontend):
             loaded brings its own configuration.
         extra_conf: further arguments of the entry (``extra_conf`` of S3PRLUpstream).
         freeze: ``none``, ``all``; for recognised entries ``cnn`` (the convolutions)
-            or a number n: convolutions, projection and first n transformer layers.
+            or ``{layers: n}``, also written as the number n: convolutions, projection
+            and first n transformer layers.
             s3prl itself never trains the convolutions; ``none`` does.
         one_by_one: True runs one utterance at a time, False whole padded batches;
             None compares both once and takes batches where they are exact.
@@ -79,7 +85,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         path_or_url: Optional[str] = None,
         upstream_config: Optional[dict] = None,
         extra_conf: Optional[dict] = None,
-        freeze: Union[str, int] = "none",
+        freeze: Union[str, int, dict] = "none",
         one_by_one: Optional[bool] = None,
         init_seed: int = 0,
         download_dir: Optional[str] = None,
@@ -89,7 +95,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         self.upstream = upstream
         self.path_or_url = path_or_url
         self.extra_conf = dict(extra_conf or {})
-        self.freeze = freeze
+        self.freeze = read_freeze(freeze)
         self.init_seed = init_seed
         self.download_dir = download_dir
         takes_path = str(upstream).endswith(PATH_SUFFIXES)
@@ -131,13 +137,14 @@ class S3PRLFrontend(AbsLayerFrontend):
             self._choose_one_by_one(with_weights) if one_by_one is None else one_by_one
         )
         self._freeze_unused()
-        self._frozen = tuple(self._frozen_modules(freeze))
+        self._parts = self._find_parts()
+        self._frozen = frozen_modules(self.freeze, self.model, self._parts, self.name)
         for module in self._frozen:
             module.requires_grad_(False)
-        if freeze != "none" and self._family in TRANSFORMERS_FAMILIES:
+        if self.freeze != "none" and self._family in TRANSFORMERS_FAMILIES:
             # Else the convolutions ask for gradients of their input in training.
             self.model.model.feature_extractor._requires_grad = False
-        elif freeze != "none" and self._family is not None:
+        elif self.freeze != "none" and self._family is not None:
             self.model.model.feature_grad_mult = 0.0
         files = self.checkpoint_files()
         if files and load_pretrained:
@@ -326,44 +333,33 @@ class S3PRLFrontend(AbsLayerFrontend):
             if id(parameter) not in used:
                 parameter.requires_grad_(False)
 
-    def _frozen_modules(self, freeze: Union[str, int]) -> List[torch.nn.Module]:
-        if freeze == "none":
-            return []
-        if freeze == "all":
-            return [self.model]
-        is_number = isinstance(freeze, int) and not isinstance(freeze, bool)
-        if freeze != "cnn" and not is_number:
-            raise ValueError(
-                f"found frontend_conf.freeze={freeze!r}, expected none, cnn, all or "
-                "the number of first transformer layers"
-            )
+    def _find_parts(self) -> Optional[UpstreamParts]:
+        """The parts of a recognised entry; None for a closed box."""
         model = getattr(self.model, "model", None)
         if self._family is None or len(model.encoder.layers) != self.num_layers:
-            raise ValueError(
-                f"found frontend_conf.freeze={freeze}, expected none or all: the "
-                f"parts of {self.upstream} of s3prl are not known here"
-            )
-        if freeze == "cnn":
-            return [model.feature_extractor]
-        if not 0 <= freeze <= self.num_layers:
-            raise ValueError(
-                f"found frontend_conf.freeze={freeze}, but {self.name} has "
-                f"{self.num_layers} transformer layers"
-            )
+            return None
         encoder = model.encoder
-        frozen = [model.feature_extractor, *encoder.layers[:freeze]]
+        before = [model.feature_extractor]
         if self._family in TRANSFORMERS_FAMILIES:
-            frozen += [model.feature_projection, encoder.pos_conv_embed]
+            before += [model.feature_projection, encoder.pos_conv_embed]
             norm_first = model.config.do_stable_layer_norm
         else:
-            frozen += [model.layer_norm, encoder.pos_conv]
+            before += [model.layer_norm, encoder.pos_conv]
             if model.post_extract_proj is not None:
-                frozen.append(model.post_extract_proj)
+                before.append(model.post_extract_proj)
             norm_first = encoder.layer_norm_first
-        if not norm_first:
-            # Else this norm comes after the last layer.
-            frozen.append(encoder.layer_norm)
-        return frozen
+        norm = [encoder.layer_norm]
+        return UpstreamParts(
+            convolutions=[model.feature_extractor],
+            before_layers=before + ([] if norm_first else norm),
+            layers=encoder.layers,
+            after_layers=norm if norm_first else [],
+        )
+
+    def layer_of_parameters(self) -> Dict[str, int]:
+        if self._parts is None:
+            return super().layer_of_parameters()
+        return self._parts.layer_of_parameters(self)
 
     def train(self, mode: bool = True) -> "S3PRLFrontend":
         """Set the mode; frozen parts and closed boxes stay in eval mode."""

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import soundfile
 import torch
 import yaml
 
+from espnet2_distilmos.fileio.train_config import read_frontend_conf
 from espnet2_distilmos.mos.build import build_frontend, load_model
 from espnet2_distilmos.tasks import mos as task_module
 from espnet2_distilmos.tasks.mos import MOSTask, keep_upstream_files, read_token_info
@@ -363,10 +365,99 @@ def test_upstream_rate_reaches_the_weights(mos_corpus, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["exclude_weight_decay", "sharded_ddp"])
-def test_groups_refuse_other_optimizers(option, mos_corpus, tmp_path):
-    model, args = build(mos_corpus, tmp_path, upstream_lr=1e-5)
+@pytest.mark.parametrize("used", ["upstream_lr", "upstream_lr_decay"])
+def test_groups_refuse_other_optimizers(option, used, mos_corpus, tmp_path):
+    model, args = build(mos_corpus, tmp_path, **{used: 0.5})
     setattr(args, option, True)
-    with pytest.raises(ValueError, match=f"--{option} true with --upstream_lr"):
+    with pytest.raises(ValueError, match=f"--{option} true with --{used},"):
+        MOSTask.build_optimizers(args, model)
+
+
+@pytest.mark.parametrize("upstream_lr,base", [(None, 1e-3), (2e-5, 2e-5)])
+def test_layer_wise_decay(upstream_lr, base, mos_corpus, tmp_path):
+    """Two layers: d^2 before them, d for the first, 1 for the second."""
+    conf = dict(mos_corpus.frontend_conf, freeze="cnn")
+    model, args = build(
+        mos_corpus,
+        tmp_path,
+        *("--upstream_lr_decay", "0.7"),
+        upstream_lr=upstream_lr,
+        frontend_conf=conf,
+    )
+    (optimizer,) = MOSTask.build_optimizers(args, model)
+    rates = {
+        id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]
+    }
+    for prefix, rate in (
+        ("frontend.model.feature_projection.", base * 0.49),
+        ("frontend.model.encoder.pos_conv_embed.", base * 0.49),
+        ("frontend.model.encoder.layer_norm.", base * 0.49),
+        ("frontend.model.encoder.layers.0.", base * 0.7),
+        ("frontend.model.encoder.layers.1.", base),
+        ("head.", 1e-3),
+    ):
+        trained = [p for p in parameters_of(model, prefix) if p.requires_grad]
+        assert trained
+        for parameter in trained:
+            assert rates.pop(id(parameter)) == pytest.approx(rate)
+    # The convolutions are frozen: no optimizer holds them.
+    assert not rates
+    again = MOSTask.build_optimizers(args, model)[0]
+    assert [[id(p) for p in g["params"]] for g in again.param_groups] == [
+        [id(p) for p in g["params"]] for g in optimizer.param_groups
+    ]
+
+
+def test_layer_wise_decay_of_one_is_one_rate(mos_corpus, tmp_path):
+    model, args = build(mos_corpus, tmp_path, upstream_lr=2e-5, upstream_lr_decay=1.0)
+    (optimizer,) = MOSTask.build_optimizers(args, model)
+    assert [group["lr"] for group in optimizer.param_groups] == [2e-5, 1e-3]
+
+
+@pytest.mark.parametrize(
+    "scheduler,conf",
+    [
+        ("warmuplr", {"warmup_steps": 3}),
+        ("warmuplinear", {"warmup_steps": 3, "total_steps": 20}),
+    ],
+)
+def test_layer_wise_decay_in_training_and_resumed(
+    scheduler, conf, mos_corpus, training_log, tmp_path
+):
+    def train(name, epochs):
+        return mos_corpus.train(
+            tmp_path / name,
+            *("--upstream_lr_decay", "0.5", "--resume", "true"),
+            scheduler=scheduler,
+            scheduler_conf=conf,
+            max_epoch=epochs,
+        )
+
+    out = train("whole", 2)
+    log = training_log(out)
+    for epoch in (1, 2):
+        rates = [log[epoch]["train"][f"optim0_lr{j}"] for j in range(4)]
+        ratios = [rate / rates[-1] for rate in rates]
+        assert ratios == pytest.approx([0.25, 0.5, 1.0, 1.0])
+    states = torch.load(out / "checkpoint.pth")
+    assert states["schedulers"][0]["base_lrs"] == [2.5e-4, 5e-4, 1e-3, 1e-3]
+    train("parts", 1)
+    parts = train("parts", 2)
+    assert training_log(parts) == log
+    whole, resumed = torch.load(out / "2epoch.pth"), torch.load(parts / "2epoch.pth")
+    for key, value in whole.items():
+        assert torch.equal(resumed[key], value), key
+
+
+@pytest.mark.parametrize("decay", ["0", "-0.5", "1.01", "nan"])
+def test_impossible_decay_is_refused(decay, mos_corpus, tmp_path):
+    with pytest.raises(ValueError, match=f"--upstream_lr_decay {float(decay)}, exp"):
+        check(mos_corpus, tmp_path, "--upstream_lr_decay", decay)
+
+
+def test_decay_of_no_rate_is_refused(mos_corpus, tmp_path):
+    model, args = build(mos_corpus, tmp_path, upstream_lr_decay=0.9, optim_conf={})
+    with pytest.raises(ValueError, match="no learning rate, expected --upstream_lr or"):
         MOSTask.build_optimizers(args, model)
 
 
@@ -409,6 +500,36 @@ def test_frozen_parts_stay(freeze, frozen, free, upstream_lr, mos_corpus, tmp_pa
     for name in free:
         assert any(k.startswith(f"frontend.model.{name}.") for k in moved), name
     assert any(k.startswith("head.") for k in moved)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--frontend_conf", "freeze={layers: 1}"],
+        ["--frontend_conf", "freeze.layers=1"],
+        ["--frontend_conf", "{freeze: {layers: 1}}"],
+        ["--frontend_conf", "freeze=1"],
+    ],
+)
+@pytest.mark.parametrize("config", [{"layers": 2}, "cnn"])
+def test_first_layers_on_the_command_line(options, config, mos_corpus, tmp_path):
+    """What the command line says replaces what the file says."""
+    conf = dict(mos_corpus.frontend_conf, freeze=config)
+    model, args = build(mos_corpus, tmp_path, *options, frontend_conf=conf)
+    assert args.frontend_conf["freeze"] == 1
+    layers = model.frontend.model.encoder.layers
+    frozen = [not any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    assert frozen == [True, False]
+    # The token tools read the same.
+    train_args = shlex.join(options)
+    _, conf = read_frontend_conf(str(tmp_path / "exp.yaml"), train_args)
+    assert build_frontend("hf", conf).freeze == 1
+
+
+def test_first_layers_in_the_file(mos_corpus, tmp_path):
+    conf = dict(mos_corpus.frontend_conf, freeze={"layers": 1})
+    _, args = build(mos_corpus, tmp_path, frontend_conf=conf)
+    assert args.frontend_conf["freeze"] == 1
 
 
 # --- token loss on and off ------------------------------------------------------------

@@ -400,11 +400,13 @@ def test_audio_does_not_leave_its_device(tmp_path, entry, monkeypatch):
     assert hidden_states[-1].requires_grad
 
 
-@pytest.mark.parametrize("freeze", ["cnn", "all", 0, 2, 3])
+@pytest.mark.parametrize("freeze", ["cnn", "all", 0, 2, {"layers": 2}, 3])
 @pytest.mark.parametrize("entry", ["wavlm_local", "data2vec_local", "hf_hubert_custom"])
 def test_freeze_holds_in_train_mode(tmp_path, entry, freeze):
     path = write_checkpoint(tmp_path, entry)
     frontend = S3PRLFrontend(entry, path, freeze=freeze).eval().train()
+    freeze = freeze["layers"] if isinstance(freeze, dict) else freeze
+    assert frontend.resolved_conf()["freeze"] == freeze
     before = {k: p.detach().clone() for k, p in frontend.named_parameters()}
     trainable = [p for p in frontend.parameters() if p.requires_grad]
     loss = sum(h.square().mean() for h in frontend(*batch())[0])
@@ -432,11 +434,32 @@ def test_freeze_holds_in_train_mode(tmp_path, entry, freeze):
         assert [layer.training for layer in layers] == [False, False, True]
 
 
-@pytest.mark.parametrize("freeze", ["everything", 4, -1, True, 1.5])
+@pytest.mark.parametrize("freeze", ["everything", 4, True, {"layers": -1}, {}])
 def test_impossible_freeze_is_refused(tmp_path, freeze):
     path = write_checkpoint(tmp_path, "hubert_local")
-    with pytest.raises(ValueError, match="freeze"):
+    with pytest.raises(ValueError, match="found frontend_conf.freeze="):
         S3PRLFrontend("hubert_local", path, freeze=freeze)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_layer_of_a_parameter_is_the_first_hidden_state_that_feels_it(
+    tmp_path, entry, large
+):
+    frontend = S3PRLFrontend(entry, write_checkpoint(tmp_path, entry, large)).train()
+    layer_of = frontend.layer_of_parameters()
+    assert set(layer_of) == {name for name, _ in frontend.named_parameters()}
+    trained = {k: p for k, p in frontend.named_parameters() if p.requires_grad}
+    first = {}
+    for number, h in enumerate(frontend(*batch())[0]):
+        grads = torch.autograd.grad(
+            h.sum(), list(trained.values()), retain_graph=True, allow_unused=True
+        )
+        for name, grad in zip(trained, grads):
+            if grad is not None:
+                first.setdefault(name, number)
+    assert {name: layer_of[name] for name in trained} == first
+    assert set(first.values()) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -536,8 +559,11 @@ def test_closed_box_packs_its_checkpoint(tmp_path, caplog):
     assert trainable and all(p.grad is not None for p in trainable)
     frozen = S3PRLFrontend("apc", path, freeze="all").train()
     assert not any(h.requires_grad for h in frozen(*batch())[0])
-    with pytest.raises(ValueError, match="none or all: the parts of apc"):
-        S3PRLFrontend("apc", path, freeze="cnn")
+    for freeze in ("cnn", {"layers": 1}):
+        with pytest.raises(ValueError, match="none or all: the parts of apc"):
+            S3PRLFrontend("apc", path, freeze=freeze)
+    with pytest.raises(ValueError, match="layers of apc.*--upstream_lr_decay"):
+        frontend.layer_of_parameters()
     with pytest.raises(ValueError, match="mask embedding"):
         frontend(*batch(), torch.zeros(3, 98, dtype=torch.bool))
 
