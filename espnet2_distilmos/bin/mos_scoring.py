@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import urllib.parse
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import espnet2_distilmos
 from espnet2_distilmos.bin.tool import start_logging
@@ -76,6 +76,22 @@ def get_parser() -> argparse.ArgumentParser:
         "--command", help="the command that made the results, for RESULTS.md"
     )
     return parser
+
+
+class Row(NamedTuple):
+    """One model on one test set.
+
+    Attributes:
+        model, test_set: Names in the table.
+        pairs: As ``load_pairs`` returns them.
+        reference, prediction: Where they were read.
+    """
+
+    model: str
+    test_set: str
+    pairs: Dict[str, Any]
+    reference: str
+    prediction: str
 
 
 def _count(ids: Sequence[str]) -> str:
@@ -385,6 +401,75 @@ def _write_plot(
         figure.savefig(file, format="png", dpi=150)
 
 
+def write_results(
+    rows: Sequence[Row],
+    problems: Sequence[str],
+    output_dir: str,
+    num_resamples: int,
+    seed: int,
+    score_range: Sequence[float] = (1.0, 5.0),
+    notes: Sequence[str] = (),
+    command: Optional[str] = None,
+) -> Dict[str, Any]:
+    """Score models on test sets; write results.json, RESULTS.md and scatter plots.
+
+    Args:
+        rows: What is scored.
+        problems: Sentences on what was wrong before; those of the rows are added.
+        output_dir: Where the files go.
+        num_resamples: Bootstrap resamples, 0 for no intervals.
+        seed: Seed of the resampling.
+        score_range: Scale of the predictions.
+        notes: Sentences that stand above the table.
+        command: The command that made the results.
+
+    Returns:
+        The contents of results.json.
+
+    Raises:
+        DataError: The output directory cannot be written.
+    """
+    document: Dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "bootstrap": {
+            "num_resamples": num_resamples,
+            "confidence": CONFIDENCE,
+            "seed": seed,
+        },
+        "notes": list(notes),
+        "results": [],
+        "problems": list(problems),
+        "environment": environment(command),
+    }
+    can_plot = importlib.util.find_spec("matplotlib") is not None
+    if not can_plot:
+        logging.info("matplotlib is not installed: no scatter plots")
+    for row in rows:
+        document["problems"].extend(row.pairs["problems"])
+        result = {"model": row.model, "test_set": row.test_set}
+        result.update(score(row.pairs, num_resamples, seed, score_range))
+        # So that a comparison finds what was scored.
+        result["files"] = {"reference": row.reference, "prediction": row.prediction}
+        document["results"].append(result)
+        if can_plot:
+            same = same_scale(row.pairs, score_range)
+            _write_plot(output_dir, result, row.pairs, same)
+
+    # refuses NaN, which is no JSON
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(os.path.join(output_dir, "results.json")) as file:
+        file.write(text + "\n")
+    results_md = os.path.join(output_dir, "RESULTS.md")
+    with atomic_write(results_md) as file:
+        file.write(report(document))
+
+    for problem in document["problems"]:
+        print(problem, file=sys.stderr)
+    print("\n".join(table(document["results"])))
+    print(f"The results are in {results_md}", flush=True)
+    return document
+
+
 def score_all(args: argparse.Namespace) -> int:
     """Score every row, write the files and print the table.
 
@@ -394,56 +479,31 @@ def score_all(args: argparse.Namespace) -> int:
     Raises:
         DataError: The output directory cannot be written.
     """
-    document: Dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "bootstrap": {
-            "num_resamples": args.bootstrap,
-            "confidence": CONFIDENCE,
-            "seed": args.seed,
-        },
-        "notes": args.note,
-        "results": [],
-        "problems": [],
-        "environment": environment(args.command),
-    }
-    can_plot = importlib.util.find_spec("matplotlib") is not None
-    if not can_plot:
-        logging.info("matplotlib is not installed: no scatter plots")
-    seen = set()
+    rows: Dict[Any, Row] = {}
+    problems = []
     for model, test_set, ref_dir, pred_path in args.score:
-        problems = document["problems"]
-        if (model, test_set) in seen:
+        if (model, test_set) in rows:
             problems.append(
                 f"--score names the model {model} on {test_set} twice, expected every "
                 "row once; the second was left out."
             )
             continue
-        seen.add((model, test_set))
         try:
             pairs = load_pairs(ref_dir, pred_path)
         except DataError as error:
             problems.append(str(error))
             continue
-        problems.extend(pairs["problems"])
-        result = {"model": model, "test_set": test_set}
-        result.update(score(pairs, args.bootstrap, args.seed, args.score_range))
-        document["results"].append(result)
-        if can_plot:
-            same = same_scale(pairs, args.score_range)
-            _write_plot(args.output_dir, result, pairs, same)
-
-    # refuses NaN, which is no JSON
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(os.path.join(args.output_dir, "results.json")) as file:
-        file.write(text + "\n")
-    results_md = os.path.join(args.output_dir, "RESULTS.md")
-    with atomic_write(results_md) as file:
-        file.write(report(document))
-
-    for problem in document["problems"]:
-        print(problem, file=sys.stderr)
-    print("\n".join(table(document["results"])))
-    print(f"The results are in {results_md}", flush=True)
+        rows[model, test_set] = Row(model, test_set, pairs, ref_dir, pred_path)
+    document = write_results(
+        list(rows.values()),
+        problems,
+        args.output_dir,
+        args.bootstrap,
+        args.seed,
+        args.score_range,
+        args.note,
+        args.command,
+    )
     return 1 if document["problems"] else 0
 
 
