@@ -26,7 +26,7 @@ from espnet2_distilmos.fileio.datadir import (
     read_scp,
 )
 from espnet2_distilmos.mos.evaluation.bootstrap import bootstrap_intervals
-from espnet2_distilmos.mos.evaluation.metrics import evaluate
+from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS, evaluate
 
 FORMAT_VERSION = 1
 CONFIDENCE = 0.95
@@ -207,6 +207,7 @@ def score(
     num_resamples: int,
     seed: int,
     score_range: Sequence[float] = (1.0, 5.0),
+    resample: str = "clusters",
 ) -> Dict[str, Any]:
     """Compute the metrics and intervals of one model on one test set.
 
@@ -216,21 +217,45 @@ def score(
         seed: Seed of the resampling.
         score_range: Scale of the predictions. Where the labels have another, the
             errors are undefined: nobody said how one scale maps to the other.
+        resample: What is drawn, one of ``bootstrap.RESAMPLES``.
 
     Returns:
-        JSON-ready dict without NaN: the keys of ``evaluate``, ``intervals`` (pairs or
-        None by key), ``resampled`` (what the bootstrap draws) and ``num_clusters``.
+        JSON-ready dict without NaN: the keys of ``evaluate`` for all its metrics,
+        ``intervals`` (pairs or None by key), ``resampled`` (what the bootstrap draws)
+        and ``num_clusters``, how many of them there are.
+
+    Raises:
+        DataError: ``resample`` needs systems and there are none.
     """
     pred, true, systems = pairs["pred"], pairs["true"], pairs["systems"]
-    result = evaluate(pred, true, systems)
+    result = evaluate(pred, true, systems, tuple(ALL_METRICS))
     clusters = pairs["clusters"]
-    result["resampled"] = "utterances" if clusters is None else "sources (utt2src)"
-    result["num_clusters"] = len(pred) if clusters is None else len(set(clusters))
+    if resample != "clusters" and systems is None:
+        raise DataError(
+            f"--resample {resample} needs systems and no utterance has one; name them "
+            "with --systems, or leave --resample out."
+        )
+    if resample == "systems":
+        result["resampled"] = "systems"
+        result["num_clusters"] = result["num_systems"]
+    else:
+        result["resampled"] = "utterances" if clusters is None else "sources (utt2src)"
+        result["num_clusters"] = len(pred) if clusters is None else len(set(clusters))
+        if resample == "within_systems":
+            result["resampled"] += " within systems"
     result["num_unlabelled"] = pairs["num_unlabelled"]
     result["intervals"] = {}
     if num_resamples > 0:
         intervals = bootstrap_intervals(
-            pred, true, systems, clusters, num_resamples, CONFIDENCE, seed
+            pred,
+            true,
+            systems,
+            clusters,
+            num_resamples,
+            CONFIDENCE,
+            seed,
+            resample,
+            tuple(ALL_METRICS),
         )
         result["intervals"] = {
             key: None if interval is None else list(interval)
@@ -291,15 +316,26 @@ def environment(command: Optional[str]) -> Dict[str, Optional[str]]:
     }
 
 
+def number(value: Optional[float]) -> str:
+    """Format a metric; an undefined one is a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def cell(text: str) -> str:
+    """Format text for a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def with_interval(result: Dict[str, Any], key: str) -> str:
+    """Format a metric with its interval, where it has one."""
+    interval = result["intervals"].get(key)
+    if not interval:
+        return number(result[key])
+    return f"{number(result[key])} [{number(interval[0])}, {number(interval[1])}]"
+
+
 def table(results: Sequence[Dict[str, Any]]) -> List[str]:
     """Format the results as lines of a Markdown table, one row each."""
-
-    def number(value: Optional[float]) -> str:
-        return "–" if value is None else f"{value:.3f}"
-
-    def cell(text: str) -> str:
-        return " ".join(text.split()).replace("|", "\\|")
-
     head = ["test set", "model"]
     for level, count in (("utt", "utts"), ("sys", "systems")):
         head += [count, f"{level} MSE", f"{level} LCC"]
@@ -312,23 +348,44 @@ def table(results: Sequence[Dict[str, Any]]) -> List[str]:
             for metric in _METRICS:
                 key = f"{level}_mos_{metric}"
                 text = number(result[key])
-                interval = result["intervals"].get(key)
-                if metric == "srcc" and interval:
-                    text += f" [{number(interval[0])}, {number(interval[1])}]"
-                row.append(text)
+                row.append(with_interval(result, key) if metric == "srcc" else text)
         rows.append(row)
-    widths = [max(len(row[i]) for row in [head] + rows) for i in range(len(head))]
+    return markdown(head, rows, num_names=2)
+
+
+def further_table(results: Sequence[Dict[str, Any]]) -> List[str]:
+    """Format errors after a mapping and pairwise accuracy as lines of Markdown."""
+    names = {
+        "rmse_first_order": "RMSE linear",
+        "rmse_third_order": "RMSE cubic",
+        "pair_accuracy": "pairs right",
+    }
+    head = ["test set", "model"]
+    head += [f"{level} {name}" for level in ("utt", "sys") for name in names.values()]
+    rows = []
+    for result in results:
+        row = [cell(result["test_set"]), cell(result["model"])]
+        for level in ("utt", "sys"):
+            row += [with_interval(result, f"{level}_mos_{name}") for name in names]
+        rows.append(row)
+    return markdown(head, rows, num_names=2)
+
+
+def markdown(
+    head: Sequence[str], rows: Sequence[Sequence[str]], num_names: int
+) -> List[str]:
+    """Format a table, the first columns to the left and the numbers to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
-        # names to the left, numbers to the right
         cells = [
-            text.ljust(width) if i < 2 else text.rjust(width)
+            text.ljust(width) if i < num_names else text.rjust(width)
             for i, (text, width) in enumerate(zip(row, widths))
         ]
         return "| " + " | ".join(cells) + " |"
 
     rule = [
-        "-" * width if i < 2 else "-" * (width - 1) + ":"
+        "-" * width if i < num_names else "-" * (width - 1) + ":"
         for i, width in enumerate(widths)
     ]
     return [line(head), "| " + " | ".join(rule) + " |"] + [line(row) for row in rows]
@@ -369,6 +426,8 @@ def report(document: Dict[str, Any]) -> str:
         )
     lines += [f"- {' '.join(note.split())}" for note in notes] + [""]
     lines += table(results)
+    lines += ["", "After a mapping to the labels' scale (ITU-T P.1401), and pairs:", ""]
+    lines += further_table(results)
     remarks = []
     for result in results:
         reasons: Dict[str, List[str]] = {}
@@ -404,24 +463,26 @@ def _write_plot(
 def write_results(
     rows: Sequence[Row],
     problems: Sequence[str],
-    output_dir: str,
+    output_dir: Optional[str],
     num_resamples: int,
     seed: int,
     score_range: Sequence[float] = (1.0, 5.0),
     notes: Sequence[str] = (),
     command: Optional[str] = None,
+    resample: str = "clusters",
 ) -> Dict[str, Any]:
     """Score models on test sets; write results.json, RESULTS.md and scatter plots.
 
     Args:
         rows: What is scored.
         problems: Sentences on what was wrong before; those of the rows are added.
-        output_dir: Where the files go.
+        output_dir: Where the files go; None writes none.
         num_resamples: Bootstrap resamples, 0 for no intervals.
         seed: Seed of the resampling.
         score_range: Scale of the predictions.
         notes: Sentences that stand above the table.
         command: The command that made the results.
+        resample: What the bootstrap draws, one of ``bootstrap.RESAMPLES``.
 
     Returns:
         The contents of results.json.
@@ -447,14 +508,19 @@ def write_results(
     for row in rows:
         document["problems"].extend(row.pairs["problems"])
         result = {"model": row.model, "test_set": row.test_set}
-        result.update(score(row.pairs, num_resamples, seed, score_range))
+        result.update(score(row.pairs, num_resamples, seed, score_range, resample))
         # So that a comparison finds what was scored.
         result["files"] = {"reference": row.reference, "prediction": row.prediction}
         document["results"].append(result)
-        if can_plot:
+        if can_plot and output_dir is not None:
             same = same_scale(row.pairs, score_range)
             _write_plot(output_dir, result, row.pairs, same)
 
+    for problem in document["problems"]:
+        print(problem, file=sys.stderr)
+    print("\n".join(table(document["results"])))
+    if output_dir is None:
+        return document
     # refuses NaN, which is no JSON
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(os.path.join(output_dir, "results.json")) as file:
@@ -462,10 +528,6 @@ def write_results(
     results_md = os.path.join(output_dir, "RESULTS.md")
     with atomic_write(results_md) as file:
         file.write(report(document))
-
-    for problem in document["problems"]:
-        print(problem, file=sys.stderr)
-    print("\n".join(table(document["results"])))
     print(f"The results are in {results_md}", flush=True)
     return document
 
