@@ -1,0 +1,140 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import json
+
+import numpy as np
+import pytest
+
+from espnet2_distilmos.bin.mos_scoring import main as mos_scoring
+from espnet2_distilmos.bin.results import get_parser, main
+
+
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory):
+    """Two test sets, of which the second has no systems, and three experiments."""
+    root = tmp_path_factory.mktemp("experiments")
+    rng = np.random.default_rng(0)
+    noise = {"good": 0.3, "bad": 2.0, "twin": 0.3}
+    for name in ("dev", "test"):
+        (root / name).mkdir()
+        ids = [f"utt{k:02d}" for k in range(50)]
+        true = rng.uniform(1, 5, 50)
+
+        def scp(path, values):
+            lines = [f'{i} {{"mos": {v:.4f}}}\n' for i, v in zip(ids, values)]
+            path.write_text("".join(lines))
+
+        scp(root / name / "metric.scp", true)
+        for model, sd in noise.items():
+            scp(root / f"{model}.{name}", true + rng.normal(0, sd, 50))
+        if name == "dev":
+            lines = [f"{i} s{k % 5}\n" for k, i in enumerate(ids)]
+            (root / name / "utt2sys").write_text("".join(lines))
+    for model in noise:
+        command = ["--output_dir", f"{root}/{model}", "--bootstrap", "50"]
+        for name in ("dev", "test"):
+            if (model, name) != ("twin", "test"):
+                files = [f"{root}/{name}", f"{root}/{model}.{name}"]
+                command += ["--score", model, name, *files]
+        options = ["--note", f"A note on {model}.", "--command", f"./run.sh {model}"]
+        assert mos_scoring(command + options) == 0
+    return root
+
+
+def table(page, title):
+    lines = page.split(f"## {title}")[1].split("\n## ")[0].splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("|")]
+    return [[c.strip() for c in row] for row in rows[:1] + rows[2:]]
+
+
+def files(root, *models):
+    return [f"{root}/{model}/results.json" for model in models]
+
+
+def test_models_are_rows_and_test_sets_columns(experiments, tmp_path, capsys):
+    output = tmp_path / "RESULTS.md"
+    models = ("good", "bad", "twin")
+    assert main([*files(experiments, *models), "--output", str(output)]) == 0
+    page = output.read_text()
+    assert capsys.readouterr().out == page
+    rows = table(page, "Utterances: SRCC")
+    assert [row[0] for row in rows] == ["model", *models] and rows[0][1:] == [
+        "dev",
+        "test",
+    ]
+    (bad,) = [
+        r
+        for r in json.loads((experiments / "bad" / "results.json").read_text())[
+            "results"
+        ]
+        if r["test_set"] == "test"
+    ]
+    low, high = bad["intervals"]["utt_mos_srcc"]
+    assert rows[2][2] == f"{bad['utt_mos_srcc']:.3f} [{low:.3f}, {high:.3f}]"
+    assert rows[3][2] == "–"
+    # No systems in the second set.
+    assert [row[2] for row in table(page, "Systems: SRCC")[1:]] == ["–"] * 3
+    for model in models:
+        assert f"`./run.sh {model}`" in page and f"A note on {model}." in page
+    assert "▲" not in page and "▼" not in page
+
+
+def test_marks_say_what_differs_from_the_baseline(experiments, capsys):
+    command = files(experiments, "bad", "good", "twin")
+    options = ["--baseline", "good", "--metrics", "utt_mos_lcc,utt_mos_mse"]
+    assert main(command + options) == 0
+    page = capsys.readouterr().out
+    for title in ("Utterances: LCC", "Utterances: MSE"):
+        bad, good, twin = table(page, title)[1:]
+        assert bad[1].endswith("▼") and bad[2].endswith("▼")
+        assert "▼" not in "".join(good + twin) and "▲" not in "".join(good + twin)
+    assert main([*files(experiments, "good", "bad"), "--baseline", "bad"]) == 0
+    good = table(capsys.readouterr().out, "Utterances: SRCC")[1]
+    assert good[1].endswith("▲")
+
+
+def test_what_cannot_be_compared_is_said(experiments, tmp_path, capsys):
+    command = files(experiments, "good", "bad")
+    assert main([*command, *files(experiments, "twin"), "--baseline", "twin"]) == 1
+    assert "test: twin was not scored on it" in capsys.readouterr().err
+    gone = json.loads((experiments / "bad" / "results.json").read_text())
+    for row in gone["results"]:
+        row["files"]["prediction"] = str(tmp_path / "gone.scp")
+    (tmp_path / "results.json").write_text(json.dumps(gone))
+    command = [command[0], str(tmp_path / "results.json"), "--baseline", "good"]
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert "gone.scp" in captured.err and "| bad" in captured.out
+
+
+def test_one_model_with_two_results(experiments, tmp_path, capsys):
+    other = json.loads((experiments / "good" / "results.json").read_text())
+    other["results"][0]["utt_mos_srcc"] = 0.5
+    (tmp_path / "results.json").write_text(json.dumps(other))
+    assert main([*files(experiments, "good"), str(tmp_path / "results.json")]) == 1
+    assert "good on dev with other values" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--metrics", "srcc"], "--metrics has srcc, expected some of utt_mos_mse"),
+        (["--baseline", "best"], "--baseline is best, expected one of good"),
+    ],
+)
+def test_refusals(experiments, options, message, capsys):
+    assert main([*files(experiments, "good"), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format_version": 9, "results": []}'])
+def test_another_file(text, tmp_path, capsys):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    assert main([str(path)]) == 1
+    assert "run stage 9 again" in capsys.readouterr().err
+
+
+def test_parser_has_a_description():
+    assert get_parser().description
