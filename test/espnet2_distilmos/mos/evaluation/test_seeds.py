@@ -1,0 +1,167 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from espnet2_distilmos.mos.evaluation.metrics import lcc
+from espnet2_distilmos.mos.evaluation.paired import paired_bootstrap
+from espnet2_distilmos.mos.evaluation.seeds import (
+    hierarchical_bootstrap,
+    seed_difference,
+    summarise_seeds,
+)
+
+A = [0.889, 0.893, 0.881, 0.890]
+B = [0.880, 0.885, 0.879, 0.884]
+
+
+def test_summary_against_scipy():
+    summary = summarise_seeds(A)
+    assert summary.num_seeds == 4 and summary.reason is None
+    assert summary.mean == pytest.approx(0.88825)
+    # squared deviations 0.5625, 22.5625, 52.5625 and 3.0625e-6 over 3
+    assert summary.sd == pytest.approx((78.75e-6 / 3) ** 0.5)
+    expected = scipy.stats.ttest_1samp(A, 0).confidence_interval(0.95)
+    assert summary.interval == pytest.approx(expected)
+    wider = summarise_seeds(A, 0.99).interval
+    assert wider == pytest.approx(
+        scipy.stats.ttest_1samp(A, 0).confidence_interval(0.99)
+    )
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_difference_against_scipy(paired):
+    found = seed_difference(A, B, paired)
+    test = (
+        scipy.stats.ttest_rel(A, B)
+        if paired
+        else scipy.stats.ttest_ind(A, B, equal_var=False)
+    )
+    assert found.difference == pytest.approx(np.mean(A) - np.mean(B))
+    assert found.p_value == pytest.approx(test.pvalue)
+    assert found.degrees_of_freedom == pytest.approx(test.df)
+    assert found.interval == pytest.approx(test.confidence_interval())
+    assert found.reason is None
+    # the interval holds zero if and only if p > 0.05
+    assert (found.p_value > 0.05) == (found.interval.low <= 0 <= found.interval.high)
+
+
+def test_unpaired_methods_may_have_different_numbers_of_runs():
+    found = seed_difference(A, B[:2], paired=False)
+    test = scipy.stats.ttest_ind(A, B[:2], equal_var=False)
+    assert found.p_value == pytest.approx(test.pvalue)
+    with pytest.raises(ValueError, match="4 runs of a and 2 of b"):
+        seed_difference(A, B[:2], paired=True)
+
+
+def test_what_one_run_cannot_tell():
+    summary = summarise_seeds([0.9])
+    assert summary[:4] == (1, 0.9, None, None) and "at least 2" in summary.reason
+    for paired in (True, False):
+        found = seed_difference([0.9], [0.8], paired)
+        assert found.difference == pytest.approx(0.1)
+        assert found.interval is None and found.p_value is None
+        assert "at least 2" in found.reason
+    assert seed_difference([0.9, 0.8], [0.8], paired=False).interval is None
+
+
+def test_runs_without_a_value_or_without_differences():
+    summary = summarise_seeds([0.9, None, 0.8, float("nan")])
+    assert summary.mean is None and summary.num_seeds == 4
+    assert summary.reason == "2 of 4 runs have no value"
+    assert summarise_seeds([]).reason == "there are no runs"
+    found = seed_difference([0.9, 0.8], [None, 0.8], paired=True)
+    assert found.difference is None and "1 of 2 runs of b" in found.reason
+    same = summarise_seeds([0.9, 0.9])
+    assert same.sd == 0 and same.interval is None and "do not differ" in same.reason
+    shifted = seed_difference([0.9, 0.8], [0.8, 0.7], paired=True)
+    assert shifted.difference == pytest.approx(0.1) and shifted.p_value is None
+    assert seed_difference([1.0, 1.0], [2.0, 2.0], False).p_value is None
+
+
+def test_coverage_of_the_intervals_of_three_runs():
+    generator = np.random.default_rng(0)
+    covered = {"mean": 0, "paired": 0, "unpaired": 0}
+    for _ in range(1000):
+        shared = generator.normal(0, 1, 3)
+        a = 0.5 + shared + generator.normal(0, 0.5, 3)
+        b = shared + generator.normal(0, 0.5, 3)
+        low, high = summarise_seeds(a).interval
+        covered["mean"] += low <= 0.5 <= high
+        low, high = seed_difference(a, b, paired=True).interval
+        covered["paired"] += low <= 0.5 <= high
+        a, b = generator.normal(0.5, 1, 3), generator.normal(0, 1, 3)
+        low, high = seed_difference(a, b, paired=False).interval
+        covered["unpaired"] += low <= 0.5 <= high
+    # Welch's t is a little cautious
+    low, high = scipy.stats.binom.ppf([0.0005, 0.9995], 1000, 0.95)
+    assert low <= covered["mean"] <= high and low <= covered["paired"] <= high
+    assert low <= covered["unpaired"] <= high + 15
+
+
+def runs(generator, true, noise, number):
+    return [true + noise * generator.normal(size=len(true)) for _ in range(number)]
+
+
+def test_hierarchical_bootstrap_of_equal_runs_is_the_paired_bootstrap():
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=80)
+    (a,), (b,) = runs(generator, true, 0.5, 1), runs(generator, true, 0.6, 1)
+    systems = [f"s{i % 8}" for i in range(80)]
+    clusters = [i // 2 for i in range(80)]
+    for resample in ("clusters", "within_systems", "systems"):
+        found = hierarchical_bootstrap(
+            [a] * 3, [b] * 3, true, systems, clusters, resample=resample
+        )
+        expected = paired_bootstrap(
+            a, b, true, systems, clusters, num_resamples=1000, resample=resample
+        )
+        assert set(found) == set(expected)
+        for key, paired in expected.items():
+            assert found[key].difference == pytest.approx(paired.difference)
+            assert found[key].interval == pytest.approx(paired.interval)
+
+
+def test_hierarchical_bootstrap_of_unlike_runs_is_about_the_runs():
+    # the items' part is small against that of runs with noise from 0.3 to 0.9
+    generator = np.random.default_rng(1)
+    true = generator.normal(size=800)
+    noise_a = np.array([0.3, 0.6, 0.9, 0.5, 0.7, 0.4])
+    noise_b = noise_a + np.array([0.3, 0.1, 0.2, 0.3, 0.2, 0.1])
+    a = [true + s * generator.normal(size=800) for s in noise_a]
+    b = [true + s * generator.normal(size=800) for s in noise_b]
+
+    def width(paired):
+        found = hierarchical_bootstrap(
+            a, b, true, metrics=["lcc"], paired=paired, num_resamples=500
+        )
+        difference, (low, high), p, _ = found["utt_mos_lcc"]
+        assert low < difference < high
+        return high - low
+
+    values = [np.array([lcc(p, true).value for p in group]) for group in (a, b)]
+    # the bootstrap's standard error of a mean has n, not n - 1, below
+    paired = 2 * 1.96 * np.std(values[0] - values[1]) / 6**0.5
+    unpaired = 2 * 1.96 * np.hypot(*(np.std(v) / 6**0.5 for v in values))
+    assert width(True) == pytest.approx(paired, rel=0.2)
+    assert width(False) == pytest.approx(unpaired, rel=0.2)
+    assert width(True) < 0.6 * width(False)
+
+
+def test_hierarchical_bootstrap_says_what_it_cannot_do():
+    true = [1, 2, 3, 4, 5]
+    good, constant = [1, 2, 3, 5, 4], [3.0] * 5
+    found = hierarchical_bootstrap([good, constant], [good, good], true)
+    assert found["utt_mos_srcc"].reason == "1 of 2 runs of a have no value"
+    assert found["utt_mos_mse"].interval is not None
+    found = hierarchical_bootstrap([good], [constant], true)
+    assert found["utt_mos_mse"].difference == pytest.approx(2 / 5 - 2)
+    assert found["utt_mos_mse"].interval is None
+    assert "fewer than 2 runs" in found["utt_mos_mse"].reason
+    with pytest.raises(ValueError, match="1 runs of a and 2 of b"):
+        hierarchical_bootstrap([good], [good, good], true)
+    assert hierarchical_bootstrap([good] * 3, [good] * 2, true, paired=False)
+    with pytest.raises(ValueError, match="no runs"):
+        hierarchical_bootstrap([], [], true)
