@@ -54,6 +54,7 @@ import math
 import os
 import re
 import urllib.parse
+import warnings
 from typing import (
     IO,
     Any,
@@ -220,7 +221,9 @@ def _short(value: Any) -> str:
 
 def _list(names: Sequence[str], most: int = 12) -> str:
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(shown, names[:most])) + (
+        f" and {more} more" if more > 0 else ""
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -268,7 +271,7 @@ class _InfAndNan(ast.NodeTransformer):
 
 
 def _json_or_literal(line: str) -> Any:
-    """Parse JSON, or a Python literal in which inf and nan may stand bare.
+    """Parse JSON, or a Python dict of literals in which inf and nan may stand bare.
 
     Raises:
         ValueError: The line is neither.
@@ -277,8 +280,13 @@ def _json_or_literal(line: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         pass
+    if not line.startswith("{"):
+        raise ValueError("no object")
     try:
-        return ast.literal_eval(_InfAndNan().visit(ast.parse(line, mode="eval")))
+        with warnings.catch_warnings():  # on strange escapes in strings
+            warnings.simplefilter("ignore")
+            tree = _InfAndNan().visit(ast.parse(line, mode="eval"))
+        return ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError("neither JSON nor a Python literal") from error
 
@@ -313,10 +321,11 @@ def _read_text(path: str) -> str:
 def _rows(path: str, text: str, delimiter: str) -> Iterator[Tuple[int, List[str]]]:
     """Yield first line and cells of every row of a CSV that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
+    line, empty = 1, True
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
+                empty = False
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
@@ -325,6 +334,8 @@ def _rows(path: str, text: str, delimiter: str) -> Iterator[Tuple[int, List[str]
             f"{'tabs' if delimiter != ',' else 'commas'} with every quote closed; "
             "correct the line."
         ) from error
+    if empty:
+        raise DataError(f"{path} has only empty cells, expected names and scores.")
 
 
 def detect_format(path: str) -> str:
@@ -430,10 +441,10 @@ def read_scores(
             f"the format {format} is not known, expected one of {', '.join(FORMATS)}."
         )
     directory = os.path.isdir(path) and format in (None, "metric-scp")
-    text = _read_text(os.path.join(path, "metric.scp") if directory else path)
-    if format is None and directory:
-        format = "metric-scp"
-    elif format is None:
+    if directory:
+        path, format = os.path.join(path, "metric.scp"), "metric-scp"
+    text = _read_text(path)
+    if format is None:
         format = _plain_format(text.lstrip().split("\n")[0])[0] if named else None
         format = format or _detect(path, text)
     if named and format not in ("csv", "tsv"):
@@ -613,7 +624,7 @@ def _add_data_directory(file: ScoreFile) -> None:
     """Add utt2sys and votes.scp to the labels of a data directory."""
     records = {record.id: record for record in file.records}
     for name in ("utt2sys", "votes.scp"):
-        path = os.path.join(file.path, name)
+        path = os.path.join(os.path.dirname(file.path), name)
         for utt_id, text in (read_scp(path) if os.path.exists(path) else {}).items():
             record = records.get(decode_name(utt_id))
             if record is not None and name == "utt2sys":
@@ -786,7 +797,7 @@ def _plain_layout(
             raise DataError(
                 f"{file.path} has no column {wanted}, expected one of its "
                 f"{_list(header)} or a number up to {len(header)}; correct "
-                f"--{name}-column."
+                f"--{name}-column{' or --metric' if name == 'score' else ''}."
             )
         return wanted
 
@@ -943,6 +954,8 @@ def _fits(name: str, record: Score, format: str, metric: str) -> bool:
         return False
     if format == "metric-scp" and not (_is_number(value) or isinstance(value, str)):
         return False  # AQA's metrics are numbers, or names of categories
+    if isinstance(value, str):
+        return True
     try:
         # JSON has no infinity; a cell holds any text
         json.dumps(value, allow_nan=format not in _JSON)

@@ -227,6 +227,7 @@ def test_data_directory(tmp_path):
     (tmp_path / "votes.scp").write_text('a [["l1", 2], ["l2", 4]]\n%:b%20b [4]\n')
     assert detect_format(tmp_path) == "metric-scp"
     file = read_scores(tmp_path)
+    assert file.path == str(tmp_path / "metric.scp")
     assert file.records == [
         Score("a", 3.0, votes=[Vote(2.0, "l1"), Vote(4.0, "l2")]),
         Score("b b", 4.5, system="system 2"),
@@ -593,6 +594,9 @@ def test_unreadable_files(tmp_path):
         read_scores(tmp_path / "f", "mosnet")
     with pytest.raises(DataError, match="f:2: the row cannot be read .*every quote"):
         read_scores(write(tmp_path, "f", 'id,score\n"a,3\nb,4\n'))
+    for format in (None, "sheet"):
+        with pytest.raises(DataError, match="f has only empty cells"):
+            read_scores(write(tmp_path, "f", ",,\n,,\n"), format)
     with pytest.raises(DataError, match="has score twice"):
         read_scores(write(tmp_path, "f", "id,score,score\na,3,4\n"))
     with pytest.raises(DataError, match=r"f:1: the line is 'a'.*None of 1 more lines"):
