@@ -15,13 +15,18 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 
-from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
+from espnet2_distilmos.bin.tool import (
+    get_device,
+    npy_path,
+    progress,
+    run,
+)
 from espnet2_distilmos.fileio.batches import AudioBatches
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write, write_scp
-from espnet2_distilmos.fileio.train_config import read_frontend_conf
-from espnet2_distilmos.mos.build import TOKEN_FORMAT_VERSION, build_frontend
+from espnet2_distilmos.mos.build import TOKEN_FORMAT_VERSION
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens.codebook import Codebooks
+from espnet2_distilmos.train.init_model import starting_frontend
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -35,8 +40,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train_args",
         default="",
-        help="options of mos_train that override the configuration; only --frontend "
-        "and --frontend_conf matter",
+        help="options of mos_train that override the configuration; only "
+        "--frontend, --frontend_conf and --init_model matter",
     )
     parser.add_argument(
         "--codebooks", required=True, help="file that learn_codebooks wrote"
@@ -140,8 +145,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
     """
     device = get_device(args.ngpu)
     codebooks = Codebooks.load(args.codebooks)
-    name, conf = read_frontend_conf(args.config, args.train_args)
-    frontend = build_frontend(name, conf).to(device).eval()
+    frontend = starting_frontend(args.config, args.train_args).to(device).eval()
     check_fit(args.codebooks, codebooks, frontend)
     info = {
         "format_version": TOKEN_FORMAT_VERSION,

@@ -14,18 +14,22 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from espnet2_distilmos.bin.tool import get_device, print_failures, progress, run
+from espnet2_distilmos.bin.tool import (
+    get_device,
+    print_failures,
+    progress,
+    run,
+)
 from espnet2_distilmos.fileio.audio import AudioError, read_header
 from espnet2_distilmos.fileio.batches import AudioBatches, read_num_samples
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write, read_scp
-from espnet2_distilmos.fileio.train_config import read_frontend_conf
-from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens.codebook import (
     CodebookError,
     Codebooks,
     fit_codebooks,
 )
+from espnet2_distilmos.train.init_model import starting_frontend
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -40,8 +44,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train_args",
         default="",
-        help="options of mos_train that override the configuration; only --frontend "
-        "and --frontend_conf matter",
+        help="options of mos_train that override the configuration; only "
+        "--frontend, --frontend_conf and --init_model matter",
     )
     parser.add_argument("--wav_scp", help="wav.scp of the training set")
     parser.add_argument("--output", required=True, help="file of codebooks (.npz)")
@@ -285,8 +289,7 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
             "give the wav.scp of the training set."
         )
     device = get_device(args.ngpu)
-    name, conf = read_frontend_conf(args.config, args.train_args)
-    frontend = build_frontend(name, conf).to(device).eval()
+    frontend = starting_frontend(args.config, args.train_args).to(device).eval()
     upstream = frontend.fingerprint()
     logging.info(f"Upstream {frontend.name}, fingerprint {upstream}")
 

@@ -194,6 +194,39 @@ def read_states(path: Union[str, Path]) -> Dict[str, Any]:
     ) from error
 
 
+def model_states(path: Union[str, Path]) -> Mapping[str, Any]:
+    """State dict in a model file (``*.pth``) or in a training checkpoint.
+
+    Raises:
+        ValueError, OSError: as :func:`read_states`.
+    """
+    states = read_states(path)
+    if "model" in states and "optimizers" in states:
+        return states["model"]
+    return states
+
+
+def check_tensor(
+    states: Mapping[str, Any], key: str, expected: torch.Tensor, where: str, mend: str
+) -> None:
+    """Refuse a state dict that lacks a tensor or has it in another shape.
+
+    Raises:
+        ValueError: one sentence: ``where``, the tensor, and how to ``mend`` it.
+    """
+    found = states.get(key)
+    if isinstance(found, torch.Tensor):
+        if found.shape == expected.shape:
+            return
+        what = f"shape {tuple(found.shape)}"
+    else:
+        what = "nothing" if found is None else type(found).__name__
+    raise ValueError(
+        f"{where}: found {what} for {key}, expected shape {tuple(expected.shape)}: "
+        f"{mend}"
+    )
+
+
 def load_weights(model: ESPnetMOSModel, path: Union[str, Path]) -> None:
     """Load a checkpoint strictly: every tensor must fit, and none may be left over.
 
@@ -206,20 +239,11 @@ def load_weights(model: ESPnetMOSModel, path: Union[str, Path]) -> None:
             unknown or misshapen.
         OSError: when the file cannot be opened.
     """
-    states = read_states(path)
-    if "model" in states and "optimizers" in states:
-        states = states["model"]
+    states = model_states(path)
     expected = model.state_dict()
     for key, value in expected.items():
-        found = states.get(key)
-        if not isinstance(found, torch.Tensor) or found.shape != value.shape:
-            what = "nothing" if found is None else type(found).__name__
-            if isinstance(found, torch.Tensor):
-                what = f"shape {tuple(found.shape)}"
-            raise ValueError(
-                f"{path}: found {what} for {key}, expected shape "
-                f"{tuple(value.shape)}: use the config.yaml of the same experiment"
-            )
+        mend = "use the config.yaml of the same experiment"
+        check_tensor(states, key, value, str(path), mend)
     unknown = [key for key in states if key not in expected]
     if unknown:
         raise ValueError(
@@ -285,6 +309,11 @@ def load_model(
         The model in eval mode, and the configuration.
     """
     config = read_config(train_config)
+    if model_file is None and config.get("init_model"):
+        raise ValueError(
+            f"{train_config}: found a training that started from "
+            f"{config['init_model']}, expected a model file: name one"
+        )
     model = build_model(config, load_pretrained=model_file is None)
     if model_file is None:
         logging.warning("No model file is given: the model is untrained")

@@ -6,7 +6,7 @@
 import argparse
 import json
 import os
-from typing import Any, Callable, Collection, Dict, List, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from espnet2.utils.types import float_or_none, str2bool, str_or_none
 from typeguard import typechecked
 
 from espnet2_distilmos.fileio.datadir import DataError, read_metric_scp, read_scp
+from espnet2_distilmos.fileio.train_config import refuse_experiment_as_config
 from espnet2_distilmos.fileio.trained_model import keep_files
 from espnet2_distilmos.mos.build import (
     FRONTENDS,
@@ -24,13 +25,13 @@ from espnet2_distilmos.mos.build import (
     MODEL_FORMAT_VERSION,
     UPSTREAM_FILES,
     build_losses,
-    build_model,
     token_columns_of,
 )
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
 from espnet2_distilmos.train.collate_fn import MOSCollateFn
+from espnet2_distilmos.train.init_model import starting_model
 from espnet2_distilmos.train.preprocessor import MOSPreprocessor, wav_paths_of
 from espnet2_distilmos.train.schedulers import WarmupLinearLR
 from espnet2_distilmos.train.trainer import MOSTrainer
@@ -55,6 +56,15 @@ class MOSTask(AbsTask):
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
         group = parser.add_argument_group("Task related")
+        group.add_argument(
+            "--init_model",
+            type=str_or_none,
+            default=None,
+            help="Trained model to start from: an experiment directory, a model file "
+            "in one, or a packed .zip. The network is that model's: frontend, head and "
+            "their _conf may be left out; options such as frontend_conf.freeze hold, "
+            "and another head is new",
+        )
         group.add_argument(
             "--losses",
             action=NestedDictAction,
@@ -154,6 +164,35 @@ class MOSTask(AbsTask):
         )
 
     @classmethod
+    def main(
+        cls,
+        args: Optional[argparse.Namespace] = None,
+        cmd: Optional[Sequence[str]] = None,
+    ):
+        if args is None:
+            args = cls.parse_args(cmd)
+        super().main(args=args, cmd=cmd)
+
+    @classmethod
+    def parse_args(cls, cmd: Optional[Sequence[str]] = None) -> argparse.Namespace:
+        """Parse a command line.
+
+        With ``--init_model``, ``frontend`` and ``head`` are None unless stated: a
+        default must not be taken for the wish to have another head.
+        """
+        parser = cls.get_parser()
+        try:
+            refuse_experiment_as_config(cmd)
+        except DataError as error:
+            parser.error(str(error))
+        args = parser.parse_args(cmd)
+        if args.init_model is not None:
+            parser = cls.get_parser()
+            parser.set_defaults(frontend=None, head=None)
+            args = parser.parse_args(cmd)
+        return args
+
+    @classmethod
     def check_required_command_args(cls, args: argparse.Namespace):
         super().check_required_command_args(args)
         if not args.use_preprocessor:
@@ -161,6 +200,7 @@ class MOSTask(AbsTask):
                 "found use_preprocessor=false, expected true: metric.scp is read by "
                 "the preprocessor"
             )
+        check_init_model(args)
         # A configuration that sets other model_conf replaces the default, and then
         # ESPnet would build the model to collect shapes.
         args.model_conf = {
@@ -247,12 +287,12 @@ class MOSTask(AbsTask):
     def build_model(cls, args: argparse.Namespace) -> ESPnetMOSModel:
         """Build the model, and make ``args`` (hence config.yaml) self-contained."""
         args.token_info = read_token_info(args.token_info)
-        model = build_model(vars(args), load_pretrained=True)
-        if args.token_info:
-            check_token_frames(args.token_info, model.frontend)
-            if args.check_token_upstream:
-                check_token_upstream(args.token_info, model.frontend)
-        keep_upstream_files(args, model.frontend)
+        with starting_model(vars(args)) as model:
+            if args.token_info:
+                check_token_frames(args.token_info, model.frontend)
+                if args.check_token_upstream:
+                    check_token_upstream(args.token_info, model.frontend)
+            keep_upstream_files(args, model.frontend)
         args.mos_format_version = MODEL_FORMAT_VERSION
         return model
 
@@ -282,6 +322,32 @@ class MOSTask(AbsTask):
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
         groups.append({"params": rest})
         return [optim_classes[args.optim](groups, **args.optim_conf)]
+
+
+def check_init_model(args: argparse.Namespace) -> None:
+    """Refuse at the start what ``--init_model`` cannot mean.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if args.init_model is None:
+        return
+    if args.init_param:
+        raise ValueError(
+            f"found --init_param {' '.join(args.init_param)} with --init_model "
+            f"{args.init_model}, expected one of them: the weights cannot be both"
+        )
+    path = os.path.realpath(args.init_model)
+    if not os.path.exists(path):
+        raise DataError(
+            f"--init_model {args.init_model}: found nothing there, expected an "
+            "experiment directory, a model file in one, or a .zip of stage 10"
+        )
+    if os.path.realpath(args.output_dir) in (path, os.path.dirname(path)):
+        raise ValueError(
+            f"found --init_model {args.init_model} in --output_dir, expected another "
+            "directory: training would overwrite the model (--tag)"
+        )
 
 
 def keep_upstream_files(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:

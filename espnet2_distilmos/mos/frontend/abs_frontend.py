@@ -26,6 +26,9 @@ class AbsLayerFrontend(AbsFrontend):
     """
 
     sample_rate: int = 16000
+    # Options that say how it is trained; all others say which network it is, and a
+    # trained model that training starts from fixes them.
+    training_options: Tuple[str, ...] = ("freeze", "init_seed")
 
     @abstractmethod
     def forward(

@@ -70,6 +70,8 @@ class HFFrontend(AbsLayerFrontend):
         OSError: when the checkpoint is neither a directory nor in reach.
     """
 
+    training_options = ("freeze", "layerdrop", "spec_augment", "init_seed")
+
     def __init__(
         self,
         upstream: Optional[str] = None,

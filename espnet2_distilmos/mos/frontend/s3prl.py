@@ -79,6 +79,8 @@ class S3PRLFrontend(AbsLayerFrontend):
         OSError: when the checkpoint is not in reach.
     """
 
+    training_options = ("freeze", "one_by_one", "init_seed")
+
     def __init__(
         self,
         upstream: str,

@@ -5,9 +5,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
+
+# A head with token predictors keeps one module a column in a list of this name.
+TOKEN_PREDICTORS = "predictors"
 
 
 @dataclass
@@ -60,6 +63,10 @@ class AbsMOSHead(torch.nn.Module, ABC):
     ``num_layers`` (L; the head gets L + 1 tensors) and ``token_columns``, then the
     head's own options.
     """
+
+    # Options that say how it is trained; all others say which network it is, and a
+    # trained model that training starts from fixes them.
+    training_options: Tuple[str, ...] = ()
 
     @abstractmethod
     def __init__(

@@ -166,6 +166,8 @@ class DistilMOSHead(AbsMOSHead):
     frames, so that a padded batch scores as single files do.
     """
 
+    training_options = ("dropout", "init_score")
+
     def __init__(
         self,
         input_size: int,

@@ -16,6 +16,7 @@ from espnet2_distilmos.mos.build import build_model
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "egs2" / "mini_mos" / "mos1" / "local" / "make_untrained.py"
 CONFIG = {
+    "mos_format_version": 1,
     "seed": 3,
     "frontend": "hf",
     "frontend_conf": {
@@ -60,6 +61,23 @@ def test_the_weights_are_those_that_the_training_starts_from(tmp_path):
     set_all_random_seed(4)
     other = build_model(CONFIG, load_pretrained=True).state_dict()
     assert any(not torch.equal(states[key], other[key]) for key in states)
+
+
+def test_a_fine_tuned_model_started_from_a_trained_one(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+    (old / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    set_all_random_seed(11)
+    expected = build_model(CONFIG, load_pretrained=True).state_dict()
+    torch.save(expected, old / "model.pth")
+    config = {**CONFIG, "init_model": str(old)}
+    (new / "config.yaml").write_text(yaml.safe_dump(config))
+    result = run(new, tmp_path / "untrained.pth")
+    assert result.returncode == 0, result.stderr
+    states = torch.load(tmp_path / "untrained.pth", weights_only=True)
+    assert states.keys() == expected.keys()
+    assert all(torch.equal(states[key], expected[key]) for key in states)
 
 
 def test_a_missing_experiment_is_named(tmp_path):

@@ -284,7 +284,7 @@ def test_collect_stats_does_not_build_the_model(mos_corpus, tmp_path, monkeypatc
     def refuse(*args, **kwargs):
         raise RuntimeError("the model was built")
 
-    monkeypatch.setattr(task_module, "build_model", refuse)
+    monkeypatch.setattr(task_module, "starting_model", refuse)
     out = mos_corpus.train(
         tmp_path / "stats",
         *("--collect_stats", "true"),
@@ -297,6 +297,128 @@ def test_collect_stats_does_not_build_the_model(mos_corpus, tmp_path, monkeypatc
         assert shapes == (mos_corpus.root / name / "speech_shape").read_text()
     with pytest.raises(RuntimeError, match="the model was built"):
         mos_corpus.train(tmp_path / "exp")
+
+
+# --- starting from a trained model ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(mos_corpus, tmp_path_factory):
+    return mos_corpus.train(tmp_path_factory.mktemp("trained") / "exp")
+
+
+def states_of(path):
+    states = torch.load(path, weights_only=True)
+    return states["model"] if "optimizers" in states else states
+
+
+@pytest.mark.parametrize(
+    "option,stated,expected",
+    [
+        ([], {}, (None, None)),
+        (["--head", "distilmos"], {}, (None, "distilmos")),
+        ([], {"head": "ssl_mos", "frontend": "hf"}, ("hf", "ssl_mos")),
+    ],
+)
+def test_defaults_are_no_wish(option, stated, expected, tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"seed": 3, **stated}))
+    command = ["--config", str(tmp_path / "a.yaml"), *option]
+    args = MOSTask.parse_args([*command, "--init_model", "exp/a"])
+    assert (args.frontend, args.head) == expected and args.seed == 3
+    args = MOSTask.parse_args(command)
+    assert (args.frontend, args.head) == ("hf", expected[1] or "distilmos")
+
+
+def test_the_record_of_a_training_is_no_configuration(trained, capsys):
+    with pytest.raises(SystemExit):
+        MOSTask.main(cmd=["--config", str(trained / "config.yaml")])
+    error = capsys.readouterr().err
+    assert f"--init_model {trained} to go on from its weights" in error
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--init_param", "a.pth"], "--init_param a.pth with --init_model .*one of"),
+        (["--init_model", "nowhere"], "--init_model nowhere: found nothing there"),
+        (["--output_dir", "{exp}"], "in --output_dir, expected another"),
+        (
+            ["--output_dir", "{exp}/", "--init_model", "{exp}/1epoch.pth"],
+            "in --output_dir, expected another",
+        ),
+    ],
+)
+def test_refused_init_models(options, message, trained, mos_corpus, tmp_path):
+    options = [option.format(exp=trained) for option in options]
+    with pytest.raises(ValueError, match=message):
+        check(mos_corpus, tmp_path, "--init_model", str(trained), *options)
+
+
+def test_training_starts_from_a_trained_model(trained, mos_corpus, tmp_path):
+    """Without a step, so that what is saved is what it started from."""
+    out = fine_tune(mos_corpus, tmp_path / "new", trained, "--optim_conf", "lr=0.0")
+    expected = states_of(trained / "valid.sys_srcc.best.pth")
+    found = states_of(out / "1epoch.pth")
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        # Batch norm counts what it hears whatever the learning rate.
+        if ".bn." not in key or key.endswith(("weight", "bias")):
+            assert torch.equal(value, expected[key]), key
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["init_model"] == str(trained)
+    assert (config["frontend"], config["head"]) == ("hf", "distilmos")
+    old = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["frontend_conf"] == old["frontend_conf"]
+    assert config["head_conf"] == old["head_conf"]
+
+
+def fine_tune(mos_corpus, out, init_model, *options, **changes):
+    """Train with a configuration that states no network."""
+    unstated = {"frontend_conf": {}, "head_conf": {}}
+    command = mos_corpus.command(
+        out,
+        *("--init_model", str(init_model), "--check_token_upstream", "false"),
+        *options,
+        **{**unstated, **changes},
+    )
+    config = yaml.safe_load(Path(f"{out}.yaml").read_text())
+    config = {k: v for k, v in config.items() if k not in ("frontend", "head")}
+    Path(f"{out}.yaml").write_text(yaml.safe_dump(config))
+    MOSTask.main(cmd=command)
+    return out
+
+
+def test_tokens_are_those_of_the_trained_frontend(trained, mos_corpus, tmp_path):
+    """Else the token loss would hold it where it no longer is."""
+    with pytest.raises(ValueError, match="tokens made by another upstream.*stage 5"):
+        fine_tune(mos_corpus, tmp_path / "a", trained, "--check_token_upstream", "true")
+
+
+def test_a_checkpoint_wins_over_the_trained_model(trained, mos_corpus, tmp_path):
+    two = fine_tune(mos_corpus, tmp_path / "two", trained, max_epoch=2)
+    out = tmp_path / "one"
+    fine_tune(mos_corpus, out, trained, max_epoch=1)
+    assert not torch.equal(
+        states_of(out / "checkpoint.pth")["head.linear.weight"],
+        states_of(trained / "1epoch.pth")["head.linear.weight"],
+    )
+    fine_tune(mos_corpus, out, trained, "--resume", "true", max_epoch=2)
+    expected, found = (states_of(folder / "2epoch.pth") for folder in (two, out))
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_fine_tuned_model_needs_not_what_it_started_from(
+    trained, mos_corpus, tmp_path
+):
+    first = tmp_path / "first"
+    shutil.copytree(trained, first, symlinks=True)
+    out = fine_tune(mos_corpus, tmp_path / "second", first / "1epoch.pth")
+    shutil.rmtree(first)
+    model, _ = load_model(out / "config.yaml", out / "1epoch.pth")
+    expected = states_of(out / "1epoch.pth")
+    assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
+    with pytest.raises(ValueError, match="training that started from .*1epoch.pth"):
+        load_model(out / "config.yaml", None)
 
 
 # --- learning rates -------------------------------------------------------------------
@@ -522,7 +644,7 @@ def test_first_layers_on_the_command_line(options, config, mos_corpus, tmp_path)
     assert frozen == [True, False]
     # The token tools read the same.
     train_args = shlex.join(options)
-    _, conf = read_frontend_conf(str(tmp_path / "exp.yaml"), train_args)
+    conf = read_frontend_conf(str(tmp_path / "exp.yaml"), train_args).conf
     assert build_frontend("hf", conf).freeze == 1
 
 

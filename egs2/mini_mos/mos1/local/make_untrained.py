@@ -10,11 +10,11 @@ import os
 import sys
 
 import torch
-import yaml
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
-from espnet2_distilmos.mos.build import build_model
+from espnet2_distilmos.mos.build import read_config
+from espnet2_distilmos.train.init_model import starting_model
 
 
 def main(cmd=None) -> int:
@@ -24,12 +24,10 @@ def main(cmd=None) -> int:
     args = parser.parse_args(cmd)
     path = os.path.join(args.exp, "config.yaml")
     try:
-        with open(path, encoding="utf-8") as f:
-            config = yaml.safe_load(f)
+        config = read_config(path)
         # As the training does before it builds the model.
         set_all_random_seed(config["seed"])
-        model = build_model(config, load_pretrained=True)
-        with atomic_write(args.out, "wb") as f:
+        with starting_model(config) as model, atomic_write(args.out, "wb") as f:
             torch.save(model.state_dict(), f)
     except (OSError, ValueError, DataError) as error:
         print(f"make_untrained: {path}: {error}", file=sys.stderr)
