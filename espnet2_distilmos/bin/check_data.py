@@ -14,11 +14,14 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from espnet2.utils.types import str2bool
 
+from espnet2_distilmos.fileio.audio import AudioError, read_header
 from espnet2_distilmos.fileio.datadir import (
     DataError,
     atomic_write,
     parse_metric,
 )
+
+MIN_SECONDS = 0.1  # as scripts/audio/format_wav_scp.sh wants it
 
 
 class Fault(NamedTuple):
@@ -50,6 +53,13 @@ def get_parser() -> argparse.ArgumentParser:
         type=str2bool,
         default=True,
         help="Every utterance has a system in utt2sys.",
+    )
+    parser.add_argument(
+        "--check_audio",
+        type=str2bool,
+        default=False,
+        help="Open the header of every audio file; stage 2 of a recipe reads them "
+        "whole, so that only a check before stage 2 needs this.",
     )
     parser.add_argument(
         "--good_list", help="File for the ids of the utterances without a fault."
@@ -185,6 +195,33 @@ class Checker:
                     f"system '{value}', expected one word; correct the line.",
                 )
 
+    def check_audio(self, utterances) -> None:
+        """Report files that cannot be opened, are too short, or occur twice."""
+        owner: Dict[str, str] = {}
+        for utt_id, (number, path) in utterances.items():
+            if not path:
+                continue  # reported when read
+            where = f"{self.path('wav.scp')}:{number}"
+            first = owner.setdefault(os.path.abspath(path), utt_id)
+            if first != utt_id:
+                self.add(
+                    utt_id,
+                    f"{where}: utterance {utt_id} has the audio of {first}, {path}, "
+                    "expected a file of its own; remove one of them.",
+                )
+                continue
+            try:
+                samples, rate, _ = read_header(path, utt_id)
+            except AudioError as error:
+                self.add(utt_id, str(error))
+                continue
+            if samples < MIN_SECONDS * rate:
+                self.add(
+                    utt_id,
+                    f"{where}: utterance {utt_id}: {path} is {samples / rate:.3f} s "
+                    f"long, expected at least {MIN_SECONDS} s; remove it.",
+                )
+
     def check_votes(self, utterances, score_range) -> None:
         if not self.exists("votes.scp"):
             return
@@ -224,16 +261,16 @@ def check_data(
     score_range: Tuple[float, float] = (1.0, 5.0),
     need_labels: bool = True,
     need_systems: bool = True,
+    check_audio: bool = False,
 ) -> Tuple[List[str], List[Fault]]:
     """Check wav.scp, metric.scp, utt2sys, utt2src, utt2domain and votes.scp.
-
-    The audio itself is not opened; ``format_audio`` did that.
 
     Args:
         data_dir: Data directory.
         score_range: Lowest and highest label.
         need_labels: Whether labels are demanded.
         need_systems: Whether every utterance must have a system.
+        check_audio: Whether the headers of the audio are read.
 
     Returns:
         Ids without a fault, in the order of wav.scp, and all faults.
@@ -255,6 +292,8 @@ def check_data(
     checker.check_labels(utterances, (low, high), need_labels)
     checker.check_systems(utterances, need_systems)
     checker.check_votes(utterances, (low, high))
+    if check_audio:
+        checker.check_audio(utterances)
     for name in ("utt2src", "utt2domain"):
         if checker.exists(name):
             entries = checker.read(name)

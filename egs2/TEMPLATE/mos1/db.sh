@@ -3,16 +3,16 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-# To be sourced by local/data.sh: where each corpus lies on this machine. "downloads" is
-# a directory beside the recipe; an empty value means that the user gives the path.
+# To be sourced by local/data.sh: where each corpus lies on this machine, here or in the
+# environment. "downloads" is a directory beside the recipe, and what its owner lets
+# anybody fetch is downloaded there; an empty value means that the user gives the path.
 # shellcheck disable=SC2034  # local/data.sh reads them
 
-BVCC=
-SOMOS=downloads
-NISQA=downloads
-VOICEMOS=
+BVCC=${BVCC:-}                 # main of main.tar.gz, zenodo.org/records/6572573, after its scripts
+VMC22_OOD=${VMC22_OOD:-}       # ood of ood.tar.gz, zenodo.org/records/6572573, after its scripts
+SOMOS=${SOMOS:-downloads}
+NISQA=${NISQA:-downloads}
 
-# These are taken from the environment where it has them.
 P835=${P835:-}                 # p835_reference_conditions of github.com/microsoft/P.808
 BVRNN=${BVRNN:-}               # mushra_results_dataset of github.com/BenjSta/bernoulli-var-speech-codec
 WHISPER_TINY=${WHISPER_TINY:-} # openai/whisper-tiny as a local directory; empty asks the hub

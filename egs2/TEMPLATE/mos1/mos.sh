@@ -94,8 +94,15 @@ fi
 . ./path.sh
 . ./cmd.sh
 
-[ -n "${train_set}" ] || fail "--train_set is missing; give the name of a directory in data/."
-[ -n "${valid_set}" ] || fail "--valid_set is missing; give the name of a directory in data/."
+# A corpus with test sets only has neither; stages 4 to 7 have nothing to do then.
+test_only=false
+if ${skip_train} && [ -z "${train_set}${valid_set}" ]; then
+    test_only=true
+    [ -n "${test_sets}" ] || fail "--test_sets is missing; give names of directories in data/."
+else
+    [ -n "${train_set}" ] || fail "--train_set is missing; give the name of a directory in data/."
+    [ -n "${valid_set}" ] || fail "--valid_set is missing; give the name of a directory in data/."
+fi
 for number in stage stop_stage ngpu num_nodes nj inference_nj num_clusters max_frames bootstrap; do
     [[ "${!number}" =~ ^[0-9]+$ ]] || fail "--${number} ${!number} is not a whole number."
 done
@@ -327,7 +334,7 @@ if ! ${skip_data_prep}; then
         stop_for_bad 3 "${bad_sets}"
     fi
 
-    if in_stage 4; then
+    if in_stage 4 && ! ${test_only}; then
         log "Stage 4: Filter by duration (${min_wav_duration} s to ${max_wav_duration} s): ${data_feats}/org -> ${data_feats}"
         for dset in "${train_set}" "${valid_set}"; do
             _org="${data_feats}/org/${dset}"
@@ -351,7 +358,7 @@ if ! ${skip_data_prep}; then
         done
     fi
 
-    if in_stage 5; then
+    if in_stage 5 && ! ${test_only}; then
         if ! ${use_tokens}; then
             log "Stage 5: No tokens are asked for (--use_tokens false)"
         else

@@ -1,7 +1,9 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import numpy as np
 import pytest
+import soundfile
 
 from espnet2_distilmos.bin.check_data import check_data, get_parser, main
 
@@ -125,3 +127,20 @@ def test_a_list_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["--data_dir", folder, "--good_list", f"{tmp_path}/file/good"]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_audio_is_opened_when_asked(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(800), 8000)  # 0.1 s, long enough
+    soundfile.write(tmp_path / "b.flac", np.zeros(799), 8000)
+    (tmp_path / "c.flac").write_text("no audio")
+    lines = [f"{u} {tmp_path}/{f}.flac" for u, f in ("aa", "bb", "cc", "dn", "ea")]
+    labels = [f'{u} {{"mos": 3}}' for u in "abcde"]
+    systems = [f"{u} s" for u in "abcde"]
+    folder = write(tmp_path, wav__scp=lines, metric__scp=labels, utt2sys=systems)
+    assert check_data(folder)[1] == []
+    good, faults = check_data(folder, check_audio=True)
+    assert good == ["a"] and [fault.utt_id for fault in faults] == list("bcde")
+    for fault, words in zip(
+        faults, ("is 0.100 s long", "cannot be read", "does not exist", "audio of a")
+    ):
+        assert words in fault.sentence

@@ -153,6 +153,17 @@ def test_a_test_set_may_have_its_own_scale(recipe):
     assert "give --score_range '0 100'" in refused.stderr
 
 
+def test_a_corpus_of_test_sets_only(recipe):
+    options = ["--train_set", "", "--valid_set", "", "--stop_stage", 5]
+    assert "--train_set is missing" in recipe.run(*options, code=1).stderr
+    result = recipe.run(*options, "--skip_train", "true")
+    assert "Stage 3" in result.stdout and "Stage 4" not in result.stdout
+    assert len(recipe.lines("dump/raw/test/wav.scp")) == 3
+    assert not (recipe.dir / "dump" / "raw" / "org").exists()
+    options += ["--skip_train", "true", "--test_sets", ""]
+    assert "--test_sets is missing" in recipe.run(*options, code=1).stderr
+
+
 def test_a_corpus_without_systems(recipe):
     for name in recipe.sets:
         (recipe.dir / "source" / name / "utt2sys").unlink()

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# Stage 1 of bvcc: write data/{train,dev,test} from BVCC of db.sh. Nothing is copied.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=data
+skip_bad=false # Go on without what is missing: a partial copy of the corpus.
+# shellcheck disable=SC2034  # the options are those of every data.sh
+download=true  # There is nothing to download: the owner's scripts gather the audio.
+python=python3
+
+help_message="Usage: $0 [--out DIR] [--skip_bad true|false]"
+. utils/parse_options.sh
+if [ $# -ne 0 ]; then
+    echo "${help_message}" >&2
+    exit 2
+fi
+. ./path.sh
+. ./db.sh
+
+scripts/utils/check_corpus.sh BVCC "${BVCC}" https://zenodo.org/records/6572573
+"${python}" local/prepare_data.py "${BVCC}" --track main --out "${out}" --skip_bad "${skip_bad}"

@@ -1,0 +1,1 @@
+../../../bvcc/mos1/local/prepare_data.py

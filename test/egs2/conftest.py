@@ -1,0 +1,91 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Recipes in a directory of their own, for fabricated corpora."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_tone(path, seconds=0.3, rate=16000, hertz=220.0):
+    """Write a short tone; the pitch tells files apart."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(round(seconds * rate)) / rate
+    soundfile.write(path, 0.1 * np.sin(2 * np.pi * hertz * time), rate)
+
+
+class Recipes:
+    """Copies of recipes in ``root/egs2``; the TEMPLATE is the repository's own."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        (root / "tools").mkdir()
+        # The interpreter that runs the tests is the environment.
+        (root / "tools" / "activate_python.sh").write_text(
+            f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
+        )
+        (root / "tools" / "extra_path.sh").write_text("")
+        (root / "egs2").mkdir()
+        (root / "egs2" / "TEMPLATE").symlink_to(ROOT / "egs2" / "TEMPLATE")
+
+    def add(self, corpus: str) -> Path:
+        """Copy a recipe as it is checked in; return its directory."""
+        ignore = shutil.ignore_patterns("data", "dump", "exp", "downloads")
+        target = self.root / "egs2" / corpus
+        shutil.copytree(ROOT / "egs2" / corpus, target, symlinks=True, ignore=ignore)
+        return target / "mos1"
+
+    def run(self, corpus, command, *options, code=0, **variables):
+        """Run a script of a recipe; ``variables`` are those of db.sh."""
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("BVCC", "VMC22_OOD", "SOMOS", "NISQA")
+        }
+        environment["PYTHONPATH"] = str(ROOT)
+        environment.update({name: str(value) for name, value in variables.items()})
+        result = subprocess.run(
+            [command, *map(str, options)],
+            cwd=self.root / "egs2" / corpus / "mos1",
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        return result
+
+    def table(self, corpus, path):
+        """Return a file of the recipe's lines ``id value`` as a dict."""
+        text = (self.root / "egs2" / corpus / "mos1" / path).read_text()
+        return dict(line.split(maxsplit=1) for line in text.splitlines())
+
+    def scores(self, corpus, data_dir):
+        """Return the labels of a data directory."""
+        table = self.table(corpus, f"{data_dir}/metric.scp")
+        return {i: json.loads(text).get("mos") for i, text in table.items()}
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    return Recipes(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_recipes(tmp_path_factory):
+    return Recipes(tmp_path_factory.mktemp("recipes"))
+
+
+@pytest.fixture(scope="session")
+def tone():
+    return write_tone
