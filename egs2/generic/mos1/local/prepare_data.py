@@ -5,8 +5,8 @@
 
 """Data directories from any table of ratings: one row a clip, or one row a vote.
 
-Comma, semicolon or tab between the fields; columns are found by their usual names or named
-with --*_column. A list ``wav,score`` without names is understood too.
+Comma, semicolon or tab between the fields; columns are found by their usual names or
+named with --*_column. A list ``wav,score`` without names is understood too.
 """
 
 import argparse
@@ -190,8 +190,8 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
             system = system_of(row, path, args.system_regex) if args.systems else ""
             if args.systems and not system:
                 clip_sets[name].faults.append(
-                    f"{where}: clip {row['wav']} has no system, expected one in a column "
-                    "(--system_column), or in the path of its audio "
+                    f"{where}: clip {row['wav']} has no system, expected one in a "
+                    "column (--system_column), or in the path of its audio "
                     "(--system_regex '/([^/]*)/[^/]*$' is the folder); without any, "
                     "--systems false scores utterances only."
                 )

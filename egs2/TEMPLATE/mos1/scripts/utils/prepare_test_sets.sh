@@ -32,9 +32,12 @@ for dset in "$@"; do
             echo "there is no recipe egs2/${corpus}/mos1 with a local/data.sh." > "${log}"
         else
             (
+                options=(--out "${PWD}/data/${corpus}")
                 cd "../../${corpus}/mos1"
-                local/data.sh --out "${OLDPWD}/data/${corpus}" --download false \
-                    --skip_bad "${skip_bad}"
+                # Not every recipe's stage 1 has these.
+                if grep -q '^skip_bad=' local/data.sh; then options+=(--skip_bad "${skip_bad}"); fi
+                if grep -q '^download=' local/data.sh; then options+=(--download false); fi
+                local/data.sh "${options[@]}"
             ) > "${log}" 2>&1 || rm -f "data/${corpus}"/*/wav.scp
         fi
     fi
