@@ -230,8 +230,8 @@ def overview(
     if baseline is not None:
         lines += [
             f"▲ better and ▼ worse than {baseline} on the same clips: paired "
-            f"bootstrap, two-sided, Holm's correction over the models, p < {ALPHA}. No mark: not "
-            "told apart.",
+            f"bootstrap, two-sided, Holm's correction over the models, p < {ALPHA}. "
+            "No mark: not told apart.",
             "",
         ]
     lines += ["## How", ""]

@@ -72,6 +72,12 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "default",
     )
     parser.add_argument(
+        "--reference-metric",
+        metavar="NAME",
+        help="the same for REFERENCE, where it differs: avg_score takes the labels of "
+        "SHEET's results",
+    )
+    parser.add_argument(
         "--format",
         metavar="FORMAT",
         choices=list(FORMATS),
@@ -136,7 +142,8 @@ def read_scored(args: argparse.Namespace) -> List[Scored]:
     Raises:
         DataError: A file cannot be read, or two models have one name.
     """
-    reference = read_scores(args.reference, args.format, args.metric)
+    metric = args.reference_metric or args.metric
+    reference = read_scores(args.reference, args.format, metric)
     scored: Dict[str, Scored] = {}
     for text in args.predictions:
         name, path = split_name(text)

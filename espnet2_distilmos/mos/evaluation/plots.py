@@ -138,9 +138,13 @@ def residual_figure(
         capsize=3,
         label="mean of a bin, 95 % interval",
     )
+    # At least half a point wide, or equal residuals would leave no bin.
+    middle = (residuals.min() + residuals.max()) / 2
+    half = max(0.25, (residuals.max() - residuals.min()) / 2)
     side.hist(
         residuals,
-        bins="auto",
+        bins=30,
+        range=(middle - half, middle + half),
         orientation="horizontal",
         color=_UTTERANCE_COLOUR,
         edgecolor="white",

@@ -93,6 +93,18 @@ def test_systems_by_expression_and_what_is_drawn(files):
     assert row["resampled"] == "systems"
 
 
+def test_labels_and_predictions_of_one_file(files):
+    root, ids, true, good, _ = files
+    head = "wav_path,avg_score,system_id,sample_id,answer\n"
+    rows = [f"{i}.wav,{t},{i[:4]},{i},{p}\n" for i, t, p in zip(ids, true, good)]
+    (root / "results.csv").write_text(head + "".join(rows))
+    command = [f"{root}/results.csv"] * 2 + ["--reference-metric", "avg_score"]
+    assert main([*command, "--output", f"{root}/out", "--bootstrap", "0"]) == 0
+    (row,) = results(root / "out")
+    assert row["utt_mos_srcc"] == pytest.approx(stats.spearmanr(good, true)[0])
+    assert row["num_systems"] == 4
+
+
 def test_drawing_systems_needs_systems(files, capsys):
     root = files[0]
     (root / "test" / "utt2sys").unlink()
