@@ -15,7 +15,19 @@ import platform
 import subprocess
 import sys
 import urllib.parse
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+import numpy as np
 
 import espnet2_distilmos
 from espnet2_distilmos.bin.tool import start_logging
@@ -27,6 +39,9 @@ from espnet2_distilmos.fileio.datadir import (
 )
 from espnet2_distilmos.mos.evaluation.bootstrap import bootstrap_intervals
 from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS, evaluate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT_VERSION = 1
 CONFIDENCE = 0.95
@@ -442,22 +457,65 @@ def report(document: Dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_plot(
+def mean_interval(values: Sequence[float]) -> Optional[Tuple[float, float]]:
+    """Return the 95 % t interval of a mean of independent values (n,); None for one."""
+    from scipy.stats import t as student
+
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return None
+    freedom = len(values) - 1
+    half = student.isf((1 - CONFIDENCE) / 2, freedom) * values.std(ddof=1)
+    half /= len(values) ** 0.5
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def systems_figure(
+    series: Mapping[str, Tuple[Sequence[Optional[str]], Sequence[float]]],
+    title: str = "",
+) -> "Figure":
+    """Draw the mean of each system with its interval, for labels and models.
+
+    Args:
+        series: Systems (n,), None where a clip has none, and scores (n,), by the name
+            in the legend.
+        title: Title of the figure.
+    """
+    from espnet2_distilmos.mos.evaluation.plots import system_figure
+
+    first, _ = next(iter(series.values()))
+    names = sorted({system for system in first if system is not None})
+    means: Dict[str, List[float]] = {}
+    intervals: Dict[str, List[Optional[Tuple[float, float]]]] = {}
+    for label, (systems, values) in series.items():
+        groups: Dict[str, List[float]] = {name: [] for name in names}
+        for system, value in zip(systems, values):
+            if system in groups:
+                groups[system].append(value)
+        means[label] = [float(np.mean(g)) if g else np.nan for g in groups.values()]
+        intervals[label] = [mean_interval(group) for group in groups.values()]
+    return system_figure(names, means, intervals, title)
+
+
+def _write_plots(
     directory: str, result: Dict[str, Any], pairs: Dict[str, Any], same: bool
 ) -> None:
-    from espnet2_distilmos.mos.evaluation.plots import scatter_figure
+    from espnet2_distilmos.mos.evaluation.plots import residual_figure, scatter_figure
 
     model, test_set = result["model"], result["test_set"]
-    figure = scatter_figure(
-        pairs["pred"],
-        pairs["true"],
-        pairs["systems"],
-        f"{model} on {test_set}",
-        same_scale=same,
-    )
-    name = urllib.parse.quote(f"scatter_{model}_{test_set}.png", safe=" ")
-    with atomic_write(os.path.join(directory, "images", name), "wb") as file:
-        figure.savefig(file, format="png", dpi=150)
+    title = f"{model} on {test_set}"
+    pred, true, systems = pairs["pred"], pairs["true"], pairs["systems"]
+    figures = {"scatter": scatter_figure(pred, true, systems, title, same_scale=same)}
+    # Of two scales there is neither a difference nor a common axis.
+    if same:
+        figures["residuals"] = residual_figure(pred, true, title)
+        if result["num_systems"]:
+            series = {"listeners": (systems, true), model: (systems, pred)}
+            figures["systems"] = systems_figure(series, test_set)
+    for kind, figure in figures.items():
+        name = urllib.parse.quote(f"{kind}_{model}_{test_set}.png", safe=" ")
+        with atomic_write(os.path.join(directory, "images", name), "wb") as file:
+            figure.savefig(file, format="png", dpi=150)
 
 
 def write_results(
@@ -471,7 +529,7 @@ def write_results(
     command: Optional[str] = None,
     resample: str = "clusters",
 ) -> Dict[str, Any]:
-    """Score models on test sets; write results.json, RESULTS.md and scatter plots.
+    """Score models on test sets; write results.json, RESULTS.md and figures.
 
     Args:
         rows: What is scored.
@@ -504,7 +562,7 @@ def write_results(
     }
     can_plot = importlib.util.find_spec("matplotlib") is not None
     if not can_plot:
-        logging.info("matplotlib is not installed: no scatter plots")
+        logging.info("matplotlib is not installed: no figures")
     for row in rows:
         document["problems"].extend(row.pairs["problems"])
         result = {"model": row.model, "test_set": row.test_set}
@@ -514,7 +572,7 @@ def write_results(
         document["results"].append(result)
         if can_plot and output_dir is not None:
             same = same_scale(row.pairs, score_range)
-            _write_plot(output_dir, result, row.pairs, same)
+            _write_plots(output_dir, result, row.pairs, same)
 
     for problem in document["problems"]:
         print(problem, file=sys.stderr)

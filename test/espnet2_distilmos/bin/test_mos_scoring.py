@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from espnet2_distilmos.bin.mos_scoring import get_parser, main
+from espnet2_distilmos.bin.mos_scoring import get_parser, main, mean_interval
 from espnet2_distilmos.fileio.datadir import write_metric_scp, write_scp
 
 N = 60
@@ -128,9 +128,19 @@ def test_results_md(sets):
 def test_plots(sets):
     pytest.importorskip("matplotlib")
     run(sets, ("a/b", "dev"))
-    (image,) = (sets / "out" / "images").iterdir()
-    assert image.name == "scatter_a%2Fb_dev.png"
-    assert image.read_bytes().startswith(b"\x89PNG")
+    images = sorted((sets / "out" / "images").iterdir())
+    assert [image.name for image in images] == [
+        f"{kind}_a%2Fb_dev.png" for kind in ("residuals", "scatter", "systems")
+    ]
+    for image in images:
+        assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_interval_of_a_mean_is_that_of_scipy():
+    values = [1.0, 2.5, 3.0, 2.0]
+    expected = scipy.stats.t.interval(0.95, 3, 2.125, scipy.stats.sem(values))
+    np.testing.assert_allclose(mean_interval(values), expected)
+    assert mean_interval([1.0]) is None
 
 
 def drop_line(path, number):
