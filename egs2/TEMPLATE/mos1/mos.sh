@@ -51,7 +51,7 @@ tokens_tag=            # Name of the token directory; made from the settings if 
 
 # Training
 train_config=          # Configuration of the model and its training.
-train_args=            # Options that override it, e.g. "--max_epoch 1 --seed 3".
+train_args=            # Options that override it, e.g. "--seed 3" or "--init_model exp/mos_x" (fine-tuning).
 tag=                   # Name of the experiment; made from the two above if empty.
 mos_exp=               # Directory of the experiment; if given, tag is not used.
 mos_stats_dir=         # Directory of the statistics.
@@ -133,7 +133,7 @@ if [ -z "${tokens_tag}" ]; then
         tokens_tag="${config_name}_k${num_clusters}_l${token_layers//,/-}"
     fi
     # Tokens depend on the frontend only, so that most of train_args changes nothing.
-    frontend_args=$(grep -o -e '--frontend[^ ]* [^ ]*' <<< "${train_args}" || true)
+    frontend_args=$(grep -o -e '--frontend[^ ]* [^ ]*' -e '--init_model[ =][^ ]*' <<< "${train_args}" || true)
     tokens_tag+=$(suffix_of "${frontend_args//$'\n'/}")
 fi
 if [ -z "${inference_tag}" ]; then

@@ -297,6 +297,24 @@ echo "oracle $exp/oracle" > "$exp/extra_predictions"
     assert "Simulated." in (recipe.dir / EXP / "RESULTS.md").read_text()
 
 
+def test_fine_tuning_a_packed_model(finished, tmp_path):
+    """Its tokens are made with the network that the training starts from."""
+    recipe = finished[0].copy(tmp_path)
+    recipe.run("--stage", 10, "--stop_stage", 10, "--skip_upload", "false")
+    packed = f"{EXP}/mos_train_tiny_raw_valid.utt_mse.best.zip"
+    shutil.copy(recipe.dir / packed, recipe.dir / "model.zip")
+    shutil.rmtree(recipe.dir / EXP)
+    options = ["--stage", 5, "--stop_stage", 7, "--nj", 1, "--tag", "fine"]
+    recipe.run(*options, "--train_args", "--init_model model.zip --max_epoch 1")
+    config = yaml.safe_load("\n".join(recipe.lines("exp/mos_fine/config.yaml")))
+    assert config["init_model"] == "model.zip"
+    tokens = f"{TOKENS}_init_modelmodel.zip"
+    found = json.loads("\n".join(recipe.lines(f"{tokens}/train/tokens.json")))
+    before = json.loads("\n".join(recipe.lines(f"{TOKENS}/train/tokens.json")))
+    assert config["token_info"] == found
+    assert found["upstream_fingerprint"] != before["upstream_fingerprint"]
+
+
 def test_pack_and_use_the_packed_model(finished, tmp_path):
     recipe = finished[0].copy(tmp_path)
     recipe.run("--stage", 10, "--stop_stage", 10, "--skip_upload", "false")
