@@ -25,6 +25,9 @@ setup(
     author="espnet2_distilmos developers",
     license="Apache-2.0",
     packages=find_packages(include=["espnet2_distilmos*"]),
+    entry_points={
+        "console_scripts": ["distilmos=espnet2_distilmos.bin.distilmos:main"]
+    },
     python_requires=">=3.9",
     install_requires=[
         "espnet>=202511",

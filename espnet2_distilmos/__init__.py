@@ -4,3 +4,14 @@
 """DistilMOS for ESPnet2: MOS predictors trained with token distillation."""
 
 __version__ = "0.1.0"
+
+__all__ = ["MOSPredictor"]
+
+
+def __getattr__(name: str):
+    # Not imported at the top: the tools' --help needs no torch.
+    if name == "MOSPredictor":
+        from espnet2_distilmos.predictor import MOSPredictor
+
+        return MOSPredictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 
 """What the command-line tools that read a wav.scp share; not a command itself."""
 
+import hashlib
 import logging
 import os
 import sys
@@ -83,4 +84,9 @@ def progress(batches: AudioBatches, name: str) -> tqdm:
 
 def npy_path(folder: str, utt_id: str) -> str:
     """Return the file of an utterance in ``folder``; any id makes a safe name."""
-    return os.path.join(folder, urllib.parse.quote(utt_id, safe="") + ".npy")
+    name = urllib.parse.quote(os.fsencode(utt_id), safe="")
+    if len(name) > 200:
+        # File systems take 255 bytes.
+        digest = hashlib.sha256(os.fsencode(utt_id)).hexdigest()
+        name = f"{name[:160]}-{digest[:32]}"
+    return os.path.join(folder, name + ".npy")

@@ -6,8 +6,11 @@
 import collections
 import collections.abc
 import concurrent.futures
+import contextlib
 import math
 import os
+import queue
+import threading
 from typing import (
     Dict,
     Iterable,
@@ -17,13 +20,21 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    TypeVar,
     Union,
 )
 
 import numpy as np
 
-from espnet2_distilmos.fileio.audio import AudioError, read_audio, read_header
+from espnet2_distilmos.fileio.audio import (
+    AudioError,
+    Channel,
+    read_audio,
+    read_header,
+)
 from espnet2_distilmos.fileio.datadir import DataError, read_scp
+
+_Item = TypeVar("_Item")
 
 
 class AudioBatch(NamedTuple):
@@ -66,6 +77,66 @@ def read_num_samples(wav_scp: str) -> Dict[str, int]:
     return lengths
 
 
+@contextlib.contextmanager
+def in_background(items: Iterable[_Item], depth: int = 4) -> Iterator[Iterator[_Item]]:
+    """Run an iterator in a thread of its own, a few items ahead.
+
+    Args:
+        items: what to iterate over; closed when the block ends, wherever it stands.
+        depth: items made ahead.
+
+    Yields:
+        An iterator over the same items that raises what ``items`` raises.
+    """
+    made: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(entry) -> bool:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                made.put(entry, timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # raised again where the items are taken
+            put((None, error))
+
+    def take() -> Iterator[_Item]:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def too_short(
+    path: str, num_samples: int, fs: int, minimum_samples: int, utt_id: str = ""
+) -> AudioError:
+    """Return the error of a file with fewer samples at ``fs`` than a frame needs."""
+    name = f"utterance {utt_id}: {path}" if utt_id else path
+    advice = "remove the utterance (stage 4 filters by duration)"
+    return AudioError(
+        f"{name} has {num_samples} samples at {fs} Hz, expected at least the "
+        f"{minimum_samples} of one frame; {advice if utt_id else 'leave it out'}."
+    )
+
+
 class AudioBatches:
     """Iterate over the files of a wav.scp in length-sorted padded batches.
 
@@ -84,8 +155,13 @@ class AudioBatches:
         utt_ids: Take only these utterances, or None for all.
         num_threads: Decoding threads.
         prefetch: Batches decoded ahead.
+        channel: ``mean`` of all channels, or the number of one.
+        maximum_samples: Longer ones at ``fs`` are left out and listed in
+            ``too_long``; None takes all.
+        name_utterances: Name the utterance in sentences; else only the file.
 
     Attributes:
+        too_long: Ids of more than ``maximum_samples``, complete after the iteration.
         failures: Sentence by utterance id, complete after the iteration.
         num_batches: Number of batches planned; the iteration may yield fewer where
             a whole batch is unusable.
@@ -103,6 +179,9 @@ class AudioBatches:
         utt_ids: Optional[Sequence[str]] = None,
         num_threads: int = 2,
         prefetch: int = 4,
+        channel: Channel = "mean",
+        maximum_samples: Optional[int] = None,
+        name_utterances: bool = True,
     ):
         if not batch_seconds > 0:
             raise DataError(
@@ -120,6 +199,10 @@ class AudioBatches:
         self.minimum_samples = minimum_samples
         self.num_threads = num_threads
         self.prefetch = prefetch
+        self.channel = channel
+        self.maximum_samples = maximum_samples
+        self.name_utterances = name_utterances
+        self.too_long: List[str] = []
         self.failures: Dict[str, str] = {}
         self.num_samples = self._lengths(known)
         self._limit = batch_seconds * fs
@@ -134,12 +217,15 @@ class AudioBatches:
     def num_batches(self) -> int:
         return len(self._plan)
 
+    def _name(self, utt_id: str) -> str:
+        return utt_id if self.name_utterances else ""
+
     def _lengths(self, known: Mapping[str, int]) -> Dict[str, int]:
         def length(utt_id: str) -> Union[int, AudioError]:
             if utt_id in known:
                 return known[utt_id]
             try:
-                samples, rate, _ = read_header(self.wav_scp[utt_id], utt_id)
+                samples, rate, _ = read_header(self.wav_scp[utt_id], self._name(utt_id))
             except AudioError as error:
                 return error
             return math.ceil(samples * self.fs / rate)
@@ -154,8 +240,13 @@ class AudioBatches:
         return lengths
 
     def _make_plan(self, utt_ids: Iterable[str]) -> List[List[str]]:
-        # sorted() is stable: equal lengths keep the order of the wav.scp
-        ids = sorted(utt_ids, key=lambda utt_id: -self.num_samples[utt_id])
+        most = self.maximum_samples
+        ids, self.too_long = [], []
+        for utt_id in utt_ids:
+            fits = most is None or self.num_samples[utt_id] <= most
+            (ids if fits else self.too_long).append(utt_id)
+        # sort() is stable: equal lengths keep the order of the wav.scp
+        ids.sort(key=lambda utt_id: -self.num_samples[utt_id])
         plan = []
         start = 0
         while start < len(ids):
@@ -165,18 +256,16 @@ class AudioBatches:
             start += count
         return plan
 
-    def _decode(self, utt_id: str) -> Union[np.ndarray, AudioError]:
-        path = self.wav_scp[utt_id]
+    def _decode(self, utt_id: str) -> Union[np.ndarray, AudioError, None]:
+        path, name = self.wav_scp[utt_id], self._name(utt_id)
         try:
-            samples = read_audio(path, self.fs, utt_id)
+            samples = read_audio(
+                path, self.fs, name, self.channel, self.maximum_samples
+            )
         except AudioError as error:
             return error
-        if len(samples) < self.minimum_samples:
-            return AudioError(
-                f"utterance {utt_id}: {path} has {len(samples)} samples at {self.fs} "
-                f"Hz, expected at least the {self.minimum_samples} of one frame; "
-                "remove the utterance (stage 4 filters by duration)."
-            )
+        if samples is not None and len(samples) < self.minimum_samples:
+            return too_short(path, len(samples), self.fs, self.minimum_samples, name)
         return samples
 
     def __iter__(self) -> Iterator[AudioBatch]:
@@ -205,6 +294,9 @@ class AudioBatches:
             samples = future.result()
             if isinstance(samples, AudioError):
                 self.failures[utt_id] = str(samples)
+            elif samples is None:
+                # The header had declared less.
+                self.too_long.append(utt_id)
             else:
                 good.append((utt_id, samples))
         if not good:

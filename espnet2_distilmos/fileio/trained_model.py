@@ -6,6 +6,7 @@
 import contextlib
 import filecmp
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -105,6 +106,7 @@ def open_trained_model(path: str) -> Iterator[TrainedModel]:
     Args:
         path: One of
 
+            * ``user/name`` of the Hugging Face hub, where no file is called so;
             * a packed ``.zip``;
             * a model file (``*.pth``) beside its ``config.yaml``;
             * a directory that ``unpack`` made, with ``meta.yaml``;
@@ -116,6 +118,15 @@ def open_trained_model(path: str) -> Iterator[TrainedModel]:
     Raises:
         DataError: There is no model, or several and nothing says which.
     """
+    path = os.path.expanduser(os.fspath(path))
+    # A path whose folder is there is mistyped, not a tag.
+    if not os.path.exists(path) and not os.path.isdir(os.path.dirname(path)):
+        is_tag = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path)
+    else:
+        is_tag = None
+    if is_tag:
+        yield _unpacked(_download(path))
+        return
     if zipfile.is_zipfile(path) and not path.endswith(".pth"):
         with tempfile.TemporaryDirectory() as folder:
             yield unpack_zip(path, folder)
@@ -137,6 +148,29 @@ def open_trained_model(path: str) -> Iterator[TrainedModel]:
         )
     model_file = _model_file(folder, config) if folder == path else path
     yield TrainedModel(config, model_file)
+
+
+def _download(tag: str) -> str:
+    """Get a model of the hub, or find it in the hub's cache; return its directory."""
+    wanted = (
+        f"{tag}: found nothing, expected an experiment directory, a .zip of stage 10 "
+        "or a model of the Hugging Face hub"
+    )
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise DataError(
+            f"{wanted}; correct the path, or install huggingface_hub for the hub."
+        ) from error
+    try:
+        return huggingface_hub.snapshot_download(tag)
+    except Exception as error:  # whatever its transports raise
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 200 else reason[:200] + "..."
+        raise DataError(
+            f"{wanted}, and the hub gave none ({type(error).__name__}: {reason}); "
+            "correct the path, or download the model where there is a network."
+        ) from error
 
 
 def _unpacked(folder: str) -> TrainedModel:

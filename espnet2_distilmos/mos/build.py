@@ -7,6 +7,7 @@ packed models call.
 A new frontend, head or loss is one line in a registry here.
 """
 
+import contextlib
 import logging
 import struct
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
 import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
@@ -314,12 +316,32 @@ def load_model(
             f"{train_config}: found a training that started from "
             f"{config['init_model']}, expected a model file: name one"
         )
-    model = build_model(config, load_pretrained=model_file is None)
     if model_file is None:
         logging.warning("No model file is given: the model is untrained")
+        model = build_model(config, load_pretrained=True)
     else:
+        # Entries of s3prl are run once to measure them, which needs finite weights.
+        measured = config.get("frontend") == "s3prl"
+        with contextlib.nullcontext() if measured else _NoRandomWeights():
+            model = build_model(config, load_pretrained=False)
         load_weights(model, model_file)
     return model.to(device).eval(), config
+
+
+class _NoRandomWeights(TorchDispatchMode):
+    """Leave out the drawing of random weights that a checkpoint replaces.
+
+    It takes longer than all else that loading does.
+    """
+
+    _LEFT_OUT = frozenset(
+        (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in self._LEFT_OUT:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _create(kind: str, registry: Mapping[str, type], name: str, conf, **fixed):

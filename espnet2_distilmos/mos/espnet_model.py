@@ -135,20 +135,28 @@ class ESPnetMOSModel(AbsESPnetModel):
         hidden_states, lengths = self.frontend(speech, speech_lengths)
         return self.head(hidden_states, lengths, token_indices)
 
-    @torch.no_grad()
     def inference(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        token_columns: Sequence[int] = (),
+        grad: bool = False,
     ) -> MOSPrediction:
-        """Score a batch; the token predictors are not run.
+        """Score a batch.
 
         Args:
             speech: (B, N) waveforms in [-1, 1] at 16 kHz, padded right.
             speech_lengths: valid samples, (B,).
+            token_columns: indices of the columns whose logits are wanted; the other
+                token predictors are not run.
+            grad: keep what a backward pass needs, to the waveforms and to the weights
+                that require gradients.
 
         Returns:
             The prediction; an item's score does not depend on the rest of the batch.
         """
-        return self._predict(speech, speech_lengths)
+        with torch.set_grad_enabled(grad):
+            return self._predict(speech, speech_lengths, token_columns)
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs

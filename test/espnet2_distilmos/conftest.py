@@ -146,6 +146,37 @@ def mos_corpus(tmp_path_factory):
     return Corpus(tmp_path_factory.mktemp("mos_corpus"))
 
 
+@pytest.fixture(scope="session")
+def scorer_dir(tmp_path_factory):
+    """An experiment directory whose random model hears differences, with tokens."""
+    import torch
+
+    from espnet2_distilmos.mos.build import build_frontend, build_model
+
+    folder = tmp_path_factory.mktemp("scorer")
+    conf = {"init_seed": 0, "upstream_config": dict(UPSTREAM)}
+    columns = [{"stream": "hubert", "layer": n, "K": NUM_CLUSTERS} for n in (1, 2)]
+    config = {
+        "mos_format_version": 1,
+        "frontend": "hf",
+        "frontend_conf": build_frontend("hf", conf).resolved_conf(),
+        "head": "distilmos",
+        "head_conf": {"hidden_dim": 16},
+        "losses": {"mos_l1": {"weight": 1.0}},
+        "token_info": {"format_version": 1, "columns": columns},
+        "model_conf": {},
+        "best_model_criterion": [["valid", "sys_srcc", "max"]],
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(config, load_pretrained=True)
+    with torch.no_grad():
+        model.head.linear.weight.mul_(3)
+    torch.save(model.state_dict(), folder / "valid.sys_srcc.best.pth")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def keep_random_state():
     """Training seeds all generators; other tests shall not depend on that."""

@@ -84,6 +84,15 @@ class AbsLayerFrontend(AbsFrontend):
         """Most samples of an utterance; None when there is no limit."""
         return None
 
+    @property
+    def frame_centre(self) -> float:
+        """Where the middle of the first frame's receptive field lies, in samples.
+
+        The field is that of what comes before the transformer; networks that pad
+        their input, and so centre the first frame elsewhere, say so themselves.
+        """
+        return (self.minimum_samples - 1) / 2
+
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:
         """Frames that ``num_samples`` samples give, from the network's own strides."""

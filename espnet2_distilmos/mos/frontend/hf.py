@@ -244,6 +244,10 @@ class HFFrontend(AbsLayerFrontend):
     def maximum_samples(self) -> Optional[int]:
         return self.family.maximum_samples
 
+    @property
+    def frame_centre(self) -> float:
+        return self.family.frame_centre
+
     def num_frames(self, num_samples: int) -> int:
         return max(0, int(self.family.num_frames(torch.tensor(num_samples))))
 
@@ -285,7 +289,9 @@ class HFFrontend(AbsLayerFrontend):
             )
         if self.normalize_waveform:
             speech = normalize_waveform(speech, speech_lengths)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "all"):
+        # Frozen weights need no graph, but a waveform may want its gradient.
+        wanted = self.freeze != "all" or speech.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
             hidden_states = self.family.hidden_states(
                 self.model, speech, speech_lengths, mask_time_indices
             )

@@ -72,6 +72,11 @@ class HFFamily(torch.nn.Module, ABC):
         """Fewest samples that give one frame."""
         raise NotImplementedError
 
+    @property
+    def frame_centre(self) -> float:
+        """As :attr:`AbsLayerFrontend.frame_centre`."""
+        return (self.minimum_samples - 1) / 2
+
     @abstractmethod
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
         """Frames of each item, from the network's own kernels and strides."""

@@ -102,6 +102,11 @@ class WhisperFamily(HFFamily):
         return FFT // 2 + 1
 
     @property
+    def frame_centre(self) -> float:
+        # Windows and convolutions are centred: the first frame is that of sample 0.
+        return 0.0
+
+    @property
     def maximum_samples(self) -> int:
         # Less than one hop more than the positions reach gives no frame more.
         return self.config.max_source_positions * self.frame_shift + HOP - 1

@@ -474,7 +474,9 @@ class S3PRLFrontend(AbsLayerFrontend):
             )
         lengths = speech_lengths.tolist()
         frames = [self.num_frames(n) for n in lengths]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "all"):
+        # Frozen weights need no graph, but a waveform may want its gradient.
+        wanted = self.freeze != "all" or speech.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
             if self.one_by_one and len(lengths) > 1:
                 singles = [
                     self._run(

@@ -68,6 +68,10 @@ class AbsMOSHead(torch.nn.Module, ABC):
     # trained model that training starts from fixes them.
     training_options: Tuple[str, ...] = ()
 
+    # Frontend frames from one frame score to the next; frame scores lie where every
+    # such frame lies.
+    frame_stride: int = 1
+
     @abstractmethod
     def __init__(
         self,

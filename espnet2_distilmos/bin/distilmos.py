@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The command `distilmos`: what one does with a trained model."""
+
+import importlib
+import sys
+from typing import List, Optional
+
+# Name: module with main(arguments) -> exit code, and a line of help. Modules are
+# imported only when they are called: help comes at once.
+COMMANDS = {
+    "predict": ("espnet2_distilmos.bin.predict", "score audio files with a model"),
+    "convert": (
+        "espnet2_distilmos.bin.convert",
+        "labels and predictions from one format to another",
+    ),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: distilmos COMMAND ...", "", "Commands:"]
+    lines += [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "`distilmos COMMAND --help` tells a command's options."]
+    return "\n".join(lines)
+
+
+def main(cmd: Optional[List[str]] = None) -> int:
+    cmd = sys.argv[1:] if cmd is None else cmd
+    if not cmd:
+        print(usage(), file=sys.stderr)
+        return 2
+    name, *arguments = cmd
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        from espnet2_distilmos import __version__
+
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        print(
+            f"distilmos: found the command {name}, expected one of "
+            f"{', '.join(COMMANDS)}; see `distilmos --help`.",
+            file=sys.stderr,
+        )
+        return 2
+    # argparse names the program after it.
+    sys.argv[0] = f"distilmos {name}"
+    return importlib.import_module(COMMANDS[name][0]).main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

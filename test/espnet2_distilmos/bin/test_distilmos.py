@@ -1,0 +1,71 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import espnet2_distilmos
+from espnet2_distilmos.bin.distilmos import COMMANDS, main
+
+
+def test_help_lists_the_commands_without_torch():
+    code = (
+        "import sys; from espnet2_distilmos.bin.distilmos import main;"
+        "main(['--help']); sys.exit(' '.join({'torch', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+    for name, (_, text) in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text)}$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_parser_and_help(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["distilmos", name])
+    assert importlib.import_module(COMMANDS[name][0]).get_parser().description
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: distilmos {name} " in capsys.readouterr().out
+
+
+def test_help_of_predict_needs_no_torch():
+    code = (
+        "import sys; from espnet2_distilmos.bin.predict import get_parser;"
+        "get_parser().format_help(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_unknown_commands_and_none(capsys):
+    assert main(["frobnicate"]) == 2
+    assert "found the command frobnicate, expected one of" in capsys.readouterr().err
+    assert main([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_exit_codes_and_arguments_pass_through(capsys, monkeypatch):
+    seen = []
+
+    def command(arguments):
+        seen.append(arguments)
+        return 7
+
+    module = importlib.import_module(COMMANDS["predict"][0])
+    monkeypatch.setattr(module, "main", command)
+    monkeypatch.setattr(sys, "argv", ["distilmos"])
+    assert main(["predict", "a b", "--x"]) == 7
+    assert seen == [["a b", "--x"]]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == espnet2_distilmos.__version__
+
+
+def test_setup_installs_the_command():
+    root = os.path.dirname(os.path.dirname(espnet2_distilmos.__file__))
+    with open(os.path.join(root, "setup.py")) as file:
+        assert "distilmos=espnet2_distilmos.bin.distilmos:main" in file.read()

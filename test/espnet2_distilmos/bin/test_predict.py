@@ -1,0 +1,556 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""The command; DISTILMOS_STRESS_FILES=1000 makes the folder of everything large."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_distilmos import MOSPredictor
+from espnet2_distilmos.bin.predict import (
+    COLUMNS,
+    escape,
+    frame_file,
+    get_parser,
+    main,
+    scp_id,
+    summarize,
+)
+from espnet2_distilmos.fileio.audio import read_audio
+from espnet2_distilmos.fileio.datadir import read_metric_scp, read_scp
+
+NUM_FILES = int(os.environ.get("DISTILMOS_STRESS_FILES", 60))
+
+
+def noise(seed, seconds, rate=16000):
+    generator = np.random.default_rng(seed)
+    n = int(seconds * rate)
+    shape = np.sin(np.arange(n) / rate * generator.uniform(200, 2000))
+    return 0.1 * shape + 0.02 * generator.normal(size=n)
+
+
+# One maker a kind of bad file, and what its sentence says.
+def _empty(path):
+    open(path, "w").close()
+
+
+def _truncated_header(path):
+    soundfile.write(path, noise(0, 1.0), 16000)
+    os.truncate(path, 30)
+
+
+def _text(path):
+    with open(path, "w") as file:
+        file.write("This is no audio.\n" * 40)
+
+
+def _zero_length(path):
+    soundfile.write(path, np.zeros(0), 16000)
+
+
+def _all_nan(path):
+    soundfile.write(path, np.full(16000, np.nan), 16000, subtype="FLOAT")
+
+
+def _one_sample(path):
+    soundfile.write(path, np.zeros(1), 16000)
+
+
+def _ten_hours_in_a_kilobyte(path):
+    samples = 10 * 3600 * 16000
+    header = b"RIFF" + struct.pack("<I", 36 + 2 * samples) + b"WAVEfmt "
+    header += struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
+    header += b"data" + struct.pack("<I", 2 * samples)
+    with open(path, "wb") as file:
+        file.write(header + bytes(1024 - len(header)))
+
+
+def _directory(path):
+    os.mkdir(path)
+
+
+def _broken_link(path):
+    os.symlink("nowhere.wav", path)
+
+
+def _cut_off(path):
+    soundfile.write(path, noise(1, 1.0), 16000)
+    os.truncate(path, 20000)
+
+
+BAD = {
+    _empty: "is empty (0 bytes)",
+    _truncated_header: "cannot be read as audio",
+    _text: "cannot be read as audio",
+    _zero_length: "has 0 samples",
+    _all_nan: "16000 samples that are NaN",
+    _one_sample: "has 1 samples at 16000 Hz",
+    _ten_hours_in_a_kilobyte: "its header declares 36000.00 s and the file holds 0.03",
+    _directory: "is a directory",
+    _broken_link: "is a broken link to nowhere.wav",
+    _cut_off: "is cut off",
+}
+ODD_NAMES = [
+    b"sp ace.wav",
+    b"quo'te\".wav",
+    b"new\nline.wav",
+    b"tab\t, comma.wav",
+    "日本語 ñ.wav".encode(),
+    b"\xff\xfeundecodable.wav",
+    b"%20 percent.wav",
+    b"-dash.wav",
+]
+
+
+def folder_of_everything(root, num_files, num_bad):
+    """Files of many formats, rates and lengths; returns the sentence of the bad ones.
+
+    Returns:
+        What each file's error is to say, "" for the good ones, by path (bytes).
+    """
+    expected = {}
+    places = [os.path.join(root, d) for d in ("a", "b", os.path.join("b", "deep é"))]
+    for place in places:
+        os.makedirs(place)
+    makers = list(BAD)
+    for k in range(num_bad):
+        path = os.path.join(places[k % 3], f"bad{k:03d}.wav")
+        makers[k % len(makers)](path)
+        expected[os.fsencode(path)] = BAD[makers[k % len(makers)]]
+    generator = np.random.default_rng(0)
+    for k in range(num_files - num_bad):
+        name = f"good{k // 3:04d}".encode()  # equal names in the three folders
+        rate = (16000, 48000, 22050, 8000)[k % 4]
+        suffix = (".wav", ".flac", ".wav", ".ogg", ".mp3")[k % 5]
+        wave = noise(k, generator.uniform(0.1, 0.9), rate)
+        if k % 7 == 0:
+            wave = np.stack([wave, wave[::-1]], 1)
+        path = os.path.join(os.fsencode(places[k % 3]), name + suffix.encode())
+        if k < len(ODD_NAMES):
+            path = os.path.join(os.fsencode(places[k % 3]), ODD_NAMES[k])
+            suffix = ".wav"
+        with open(path, "wb") as file:
+            soundfile.write(file, wave, rate, format=suffix[1:].upper())
+        expected[path] = ""
+    return expected
+
+
+@pytest.fixture
+def run(scorer_dir, tmp_path, capsys):
+    """Run the command in this process."""
+
+    def call(*options):
+        capsys.readouterr()
+        code = main([*map(str, options), "--model", str(scorer_dir)])
+        return code, capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "in"
+    for k in range(7):
+        path = folder / f"sys{k % 2}" / f"u{k}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, noise(k, 0.3 + 0.2 * ((3 * k) % 7)), 16000)
+    return folder
+
+
+def read_csv(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def predictor(scorer_dir):
+    return MOSPredictor.from_pretrained(str(scorer_dir))
+
+
+# Outputs
+
+
+def test_csv_has_the_models_scores_in_input_order(run, folder, predictor, tmp_path):
+    code, printed = run(folder, "--output", tmp_path / "s.csv")
+    rows = read_csv(tmp_path / "s.csv")
+    assert code == 0 and list(rows[0]) == list(COLUMNS)
+    expected = [f"sys0/u{k}.wav" for k in (0, 2, 4, 6)]
+    expected += [f"sys1/u{k}.wav" for k in (1, 3, 5)]
+    assert [row["id"] for row in rows] == expected
+    for row in rows:
+        wave = read_audio(row["path"])
+        assert float(row["score"]) == pytest.approx(
+            predictor(wave, 16000).score, abs=1e-5
+        )
+        assert float(row["seconds"]) == pytest.approx(len(wave) / 16000, abs=1e-4)
+        assert (row["error"], row["note"], row["system"]) == ("", "", "")
+        assert row["scorer"] == predictor.fingerprint
+    assert sorted(os.listdir(tmp_path)) == ["in", "s.csv"]  # no journal is left
+
+
+def test_jsonl_scp_and_the_screen_say_the_same(run, folder, tmp_path):
+    (folder / "bad one.wav").write_text("no audio")
+    outputs = {}
+    for suffix in ("csv", "jsonl", "scp"):
+        code, _ = run(folder, "--output", tmp_path / f"s.{suffix}")
+        assert code == 1
+        outputs[suffix] = tmp_path / f"s.{suffix}"
+    code, printed = run(folder)
+    assert code == 1
+    rows = read_csv(outputs["csv"])
+    assert list(csv.DictReader(printed.out.splitlines())) == rows
+    lines = [json.loads(line) for line in outputs["jsonl"].read_text().splitlines()]
+    assert [list(line) for line in lines] == [list(COLUMNS)] * 8
+    for row, line in zip(rows, lines):
+        line = {k: "" if v is None else v for k, v in line.items()}
+        for name in ("score", "seconds"):
+            if row[name] != "":
+                assert float(row[name]) == pytest.approx(line[name], abs=1e-6)
+                line[name] = row[name]
+        assert line == row
+    scores = read_metric_scp(outputs["scp"])
+    assert scores == {r["id"]: float(r["score"]) for r in rows if r["score"]}
+    assert len(scores) == 7
+
+
+def test_frames(run, folder, predictor, tmp_path):
+    (folder / "bad.wav").write_text("no audio")
+    code, _ = run(folder, "--output", tmp_path / "s.jsonl", "--frames", tmp_path / "fr")
+    assert code == 1
+    rows = [json.loads(x) for x in (tmp_path / "s.jsonl").read_text().splitlines()]
+    index = read_scp(tmp_path / "fr" / "frames.scp")
+    assert list(index) == [row["id"] for row in rows if row["score"]]
+    for row in rows:
+        if row["score"] is None:
+            assert row["frames"] == ""
+            continue
+        expected = predictor(read_audio(row["path"]), 16000)
+        assert row["frames"] == index[row["id"]]
+        np.testing.assert_allclose(np.load(row["frames"]), expected.frames, atol=1e-4)
+    info = json.loads((tmp_path / "fr" / "frames.json").read_text())
+    first = info["frame_centre"] / info["sample_rate"]
+    assert expected.times[0] == first
+    assert expected.times[1] - first == info["frame_shift"] / info["sample_rate"]
+
+
+def test_frame_files_have_names_that_files_can_have(tmp_path):
+    long = ["日本" * 60 + f"/{k}.wav" for k in range(2)]
+    names = {frame_file("d", utt_id) for utt_id in [*long, "a/b.wav", "a%2Fb.wav"]}
+    assert len(names) == 4
+    for name in names:
+        assert os.path.dirname(name) == "d" and len(os.path.basename(name)) < 250
+
+
+def test_ids_in_scp_files_are_reversible():
+    from urllib.parse import unquote_to_bytes
+
+    for name in ("a b", "a%20b", "x\n\t y", "日本語\u3000é", "\udcff.wav"):
+        quoted = scp_id(name)
+        assert quoted.split() == [quoted] and quoted.isprintable()
+        assert unquote_to_bytes(quoted) == os.fsencode(name)
+    assert scp_id("日本語/é.wav") == "日本語/é.wav"
+
+
+# The folder of everything
+
+
+def check_everything(rows, expected):
+    found = {os.fsencode(row["path"]): row for row in rows}
+    assert len(rows) == len(found) == len(expected)
+    assert len({row["id"] for row in rows}) == len(rows)
+    for path, sentence in expected.items():
+        row = found[path]
+        assert sentence in row["error"] and bool(sentence) == bool(row["error"]), row
+        assert (row["score"] is None) == bool(sentence)
+        assert "\n" not in row["error"] and "wav.scp" not in row["error"]
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    assert len({round(score, 3) for score in scores}) > len(scores) / 3
+
+
+def rows_of(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+# The command, killed behind a row of the journal.
+KILLED = """
+import os, signal, sys
+from espnet2_distilmos.bin import distilmos
+from espnet2_distilmos.fileio.journal import Journal
+
+add, count = Journal.add, [int(sys.argv[1])]
+
+def add_and_die(self, row):
+    add(self, row)
+    count[0] -= 1
+    if not count[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.add = add_and_die
+distilmos.main(["predict", *sys.argv[2:]])
+"""
+
+
+def test_a_folder_of_everything(run, scorer_dir, tmp_path):
+    """Good and bad, killed half-way without a warning, and resumed."""
+    num_bad = max(len(BAD), NUM_FILES * 30 // 1000)
+    expected = folder_of_everything(str(tmp_path / "in"), NUM_FILES, num_bad)
+    journal = tmp_path / "killed.jsonl.journal"
+    command = [sys.executable, "-c", KILLED, str(NUM_FILES // 2)]
+    command += [str(tmp_path / "in"), "--model", str(scorer_dir)]
+    command += ["--jobs", "1", "--batch-seconds", "0.5"]
+    command += ["--output", str(tmp_path / "killed.jsonl")]
+    done = subprocess.run(command, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "killed.jsonl").exists()
+    with open(journal, "ab") as file:
+        file.write(b'{"id": "cut o')
+    code, printed = run(
+        tmp_path / "in", "--output", tmp_path / "killed.jsonl", "--resume"
+    )
+    assert code == 1
+    done = int(printed.err.split(f" of {NUM_FILES} files have scores")[0].split()[-1])
+    assert 0 < done < NUM_FILES - num_bad
+    sentences = [x for x in printed.err.splitlines() if str(tmp_path / "in") in x]
+    assert len(sentences) == min(num_bad, 50)
+    assert f"{num_bad} of {NUM_FILES} files have no score" in printed.err
+
+    resumed = rows_of(tmp_path / "killed.jsonl")
+    check_everything(resumed, expected)
+    assert not journal.exists()
+    # in one go, in other batches
+    code, _ = run(tmp_path / "in", "--output", tmp_path / "whole.jsonl", "--jobs", "3")
+    whole = rows_of(tmp_path / "whole.jsonl")
+    assert code == 1 and len(whole) == len(resumed)
+    for one, other in zip(whole, resumed):
+        score, again = one.pop("score"), other.pop("score")
+        assert one == other
+        assert score == (None if again is None else pytest.approx(again, abs=1e-4))
+
+
+# Resuming
+
+
+def test_resume_adds_what_is_new_and_retries_what_failed(run, folder, tmp_path):
+    output = tmp_path / "s.csv"
+    (folder / "sys0" / "u2.wav").rename(tmp_path / "kept.wav")
+    (folder / "sys0" / "u2.wav").write_text("not yet")
+    assert run(folder, "--output", output)[0] == 1
+    first = read_csv(output)
+    (tmp_path / "kept.wav").replace(folder / "sys0" / "u2.wav")
+    soundfile.write(folder / "sys1" / "new.wav", noise(9, 0.5), 16000)
+    # an earlier score that would be another if it were made again
+    poisoned = output.read_text().replace(first[0]["score"], "9.500000")
+    output.write_text(poisoned)
+    code, printed = run(folder, "--output", output, "--resume")
+    rows = read_csv(output)
+    assert code == 0 and "6 of 8 files have scores" in printed.err
+    assert rows[0]["score"] == "9.500000"
+    assert [row["id"] for row in rows][4:6] == ["sys1/new.wav", "sys1/u1.wav"]
+    assert all(row["score"] and not row["error"] for row in rows)
+    # nothing to do: nothing is changed
+    code, printed = run(folder, "--output", output, "--resume")
+    assert read_csv(output) == rows and "8 of 8 files have scores" in printed.err
+    # without --resume all is made again
+    assert run(folder, "--output", output)[0] == 0
+    assert read_csv(output)[0]["score"] == first[0]["score"]
+
+
+def test_resume_refuses_another_model_or_other_options(
+    run, folder, tmp_path, scorer_dir
+):
+    output = tmp_path / "s.csv"
+    assert run(folder, "--output", output)[0] == 0
+    before = output.read_bytes()
+    code, printed = run(folder, "--output", output, "--resume", "--channel", "0")
+    assert code == 1 and "scores of the scorer" in printed.err
+    assert not (tmp_path / "s.csv.journal").exists()
+    other = tmp_path / "other"
+    shutil.copytree(scorer_dir, other)
+    states = torch.load(other / "valid.sys_srcc.best.pth", weights_only=True)
+    states["head.linear.bias"] += 1e-3
+    torch.save(states, other / "valid.sys_srcc.best.pth")
+    code = main(
+        [str(folder), "--output", str(output), "--resume", "--model", f"{other}"]
+    )
+    assert code == 1
+    assert output.read_bytes() == before
+    # the same model elsewhere is the same
+    moved = shutil.copytree(scorer_dir, tmp_path / "moved")
+    code = main(
+        [str(folder), "--output", str(output), "--resume", "--model", f"{moved}"]
+    )
+    assert code == 0 and output.read_bytes() == before
+
+
+def test_an_interrupted_run_is_not_overwritten_without_a_word(run, folder, tmp_path):
+    output = tmp_path / "s.csv"
+    journal = tmp_path / "s.csv.journal"
+    header = (
+        '{"format_version": 1, "scorer": "x", "channel": "mean", "max_seconds": 30}'
+    )
+    journal.write_text(header + '\n{"id": "u", "path": "u", "score": 1.0}\n')
+    code, printed = run(folder, "--output", output, "--resume")
+    assert code == 1 and "written with scorer x, and now it is" in printed.err
+    code, printed = run(folder, "--output", output)
+    assert code == 0 and "begun anew; --resume would have" in printed.err
+    assert len(read_csv(output)) == 7
+
+
+def test_resume_of_scp_and_of_frames(run, folder, tmp_path):
+    output, frames = tmp_path / "s.scp", tmp_path / "fr"
+    (folder / "sp ace.wav").write_bytes((folder / "sys0" / "u0.wav").read_bytes())
+    assert run(folder, "--output", output, "--frames", frames)[0] == 0
+    scores = read_metric_scp(output)
+    os.remove(frame_file(str(frames), "sys1/u1.wav"))
+    code, printed = run(folder, "--output", output, "--frames", frames, "--resume")
+    assert code == 0 and "7 of 8 files have scores" in printed.err
+    assert "does not say which model" in printed.err
+    again = read_metric_scp(output)
+    assert again == pytest.approx(scores, abs=1e-4) and list(again) == list(scores)
+    assert os.path.isfile(frame_file(str(frames), "sys1/u1.wav"))
+    output.write_text("no {scores\n")
+    code, printed = run(folder, "--output", output, "--resume")
+    assert code == 1 and "is not an output of this command" in printed.err
+
+
+# Options
+
+
+def test_long_files_have_a_note(run, folder, tmp_path, scorer_dir):
+    output = tmp_path / "s.csv"
+    assert run(folder, "--output", output, "--max-seconds", "1.0")[0] == 0
+    chosen = MOSPredictor.from_pretrained(str(scorer_dir), max_seconds=1.0)
+    notes = 0
+    for row in read_csv(output):
+        expected = chosen(read_audio(row["path"]), 16000)
+        assert float(row["score"]) == pytest.approx(expected.score, abs=1e-4)
+        assert row["note"] == expected.note
+        notes += bool(row["note"])
+    assert 0 < notes < 7
+
+
+def test_channels(run, tmp_path):
+    left, right = noise(0, 1.0), noise(1, 1.0)
+    for name, wave in {
+        "stereo": np.stack([left, right], 1),
+        "left": left,
+        "right": right,
+        "equal": np.stack([left, left], 1),
+    }.items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000)
+
+    def score(name, *options):
+        _, printed = run(tmp_path / f"{name}.wav", *options)
+        (row,) = csv.DictReader(printed.out.splitlines())
+        return float(row["score"]) if row["score"] else row["error"]
+
+    assert score("equal") == pytest.approx(score("left"), abs=1e-4)
+    assert score("stereo", "--channel", "0") == pytest.approx(score("left"), abs=1e-4)
+    assert score("stereo", "--channel", "1") == pytest.approx(score("right"), abs=1e-4)
+    assert abs(score("left") - score("right")) > 1e-3
+    assert "has 2 channels, expected one with the number 2" in score(
+        "stereo", "--channel", "2"
+    )
+
+
+def test_systems_by_file_and_by_expression(run, folder, tmp_path):
+    lines = [f"u{k} sys{k % 2}" for k in range(6)]  # u6 has none
+    (tmp_path / "utt2sys").write_text("\n".join(lines) + "\n")
+    _, printed = run(folder, "--output", tmp_path / "s.csv", "--systems", r"^[^/]+")
+    by_regex = {row["id"]: row["system"] for row in read_csv(tmp_path / "s.csv")}
+    assert by_regex == {i: i.split("/")[0] for i in by_regex}
+    run(folder, "--output", tmp_path / "s.csv", "--systems", r"sys(\d)")
+    assert {row["system"] for row in read_csv(tmp_path / "s.csv")} == {"0", "1"}
+    _, printed = run(
+        folder, "--output", tmp_path / "s.csv", "--systems", tmp_path / "utt2sys"
+    )
+    rows = read_csv(tmp_path / "s.csv")
+    for row in rows:
+        expected = "" if "u6" in row["id"] else row["id"].split("/")[0]
+        assert row["system"] == expected
+    # the table at the end, by hand
+    scores = [float(row["score"]) for row in rows if row["system"] == "sys0"]
+    (line,) = [x for x in printed.out.splitlines() if x.startswith("sys0")]
+    _, count, failed, mean, deviation = line.split()
+    assert (count, failed) == ("3", "0")
+    assert float(mean) == pytest.approx(np.mean(scores), abs=6e-4)
+    assert float(deviation) == pytest.approx(np.std(scores, ddof=1), abs=6e-4)
+    assert "(none)" in printed.out
+
+
+def test_summary_by_directory_best_first():
+    rows = [
+        {"path": "a/1.wav", "score": 2.0},
+        {"path": "b/1.wav", "score": 4.0},
+        {"path": "b/2.wav", "score": 3.0},
+        {"path": "b/3.wav", "score": None},
+        {"path": "c/3.wav", "score": None},
+    ]
+    table = [line.split() for line in summarize(rows, by_system=False).splitlines()]
+    assert table == [
+        ["directory", "files", "failed", "mean", "SD"],
+        ["b", "3", "1", "3.500", f"{math.sqrt(0.5):.3f}"],
+        ["a", "1", "0", "2.000", "-"],
+        ["c", "1", "1", "-", "-"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "options, found",
+    [
+        (["--output", "s.txt"], "ends in '.txt', expected .csv, .jsonl, .scp"),
+        (["--resume"], "--resume needs an --output"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--systems", "("], "no file and no regular expression"),
+        (["--device", "cuda:99"], "device='cuda:99'"),
+        (["--batch-seconds=-1"], "batch_seconds=-1"),
+        (["--channel", "x"], "channel='x'"),
+        (["--max-seconds", "0"], "max_seconds=0"),
+        (["--model-file", "none.pth"], "none.pth is not there"),
+        (["--output", "/dev/null/s.csv"], "cannot be written"),
+    ],
+)
+def test_impossible_options_get_one_sentence(run, folder, options, found):
+    code, printed = run(folder, *options)
+    assert code == 1 and found in printed.err and printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_without_a_model(folder, capsys, monkeypatch, scorer_dir):
+    monkeypatch.delenv("DISTILMOS_MODEL", raising=False)
+    assert main([str(folder)]) == 1
+    assert "no --model is given" in capsys.readouterr().err
+    monkeypatch.setenv("DISTILMOS_MODEL", str(scorer_dir))
+    assert main([str(folder)]) == 0
+
+
+def test_lists_on_standard_input(scorer_dir, folder, tmp_path):
+    """As of `find -print0`, in a process of its own; and a reader that leaves."""
+    names = [os.fsencode(p) for p in sorted(folder.rglob("*.wav"))]
+    command = [sys.executable, "-m", "espnet2_distilmos.bin.predict", "-", "-0"]
+    command += ["--model", str(scorer_dir)]
+    done = subprocess.run(command, input=b"\0".join(names), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.decode().splitlines()))
+    assert [os.fsencode(row["path"]) for row in rows] == names
+
+
+def test_escape():
+    assert escape("a\nb\udcffé 日") == "a\\nb\\udcffé 日"
+
+
+def test_parser_has_a_description():
+    assert get_parser().description

@@ -1,0 +1,534 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import itertools
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet2_distilmos import MOSPredictor
+from espnet2_distilmos.fileio.audio import read_audio
+from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.predictor import MOSResult, _Resample
+
+
+@pytest.fixture(scope="module")
+def predictor(scorer_dir):
+    return MOSPredictor.from_pretrained(str(scorer_dir))
+
+
+def syllables(seconds=1.3, rate=16000, seed=0, top=3500.0):
+    """Harmonics under an envelope of syllables, band-limited, with silent ends.
+
+    A sum of sinusoids: at every rate the samples of one and the same signal.
+    """
+    generator = np.random.default_rng(seed)
+    t = np.arange(int(seconds * rate)) / rate
+    pitch = generator.uniform(90, 220)
+    signal = np.zeros_like(t)
+    for k in range(1, int(top / pitch)):
+        phase = generator.uniform(0, 2 * np.pi)
+        signal += np.cos(2 * np.pi * k * pitch * t + phase) / k
+    envelope = 0.6 + 0.4 * np.sin(2 * np.pi * generator.uniform(2, 5) * t)
+    fade = np.clip(np.minimum(t, seconds - t) / 0.1, 0, 1)
+    return 0.15 * signal * envelope * np.sin(np.pi / 2 * fade) ** 2
+
+
+def tone(rate, seconds=1.0):
+    t = np.arange(int(seconds * rate)) / rate
+    fade = np.clip(np.minimum(t, seconds - t) / 0.1, 0, 1)
+    return 0.5 * np.sin(2 * np.pi * 440 * t) * np.sin(np.pi / 2 * fade) ** 2
+
+
+def alone(model, wave):
+    """The model's own answer to one waveform."""
+    speech = torch.as_tensor(wave, dtype=torch.float32)[None]
+    return model.inference(speech, torch.tensor([speech.size(1)]), [0, 1])
+
+
+# Scores
+
+
+def test_result_is_the_models_own(predictor, scorer_dir):
+    model, _ = load_model(
+        scorer_dir / "config.yaml", scorer_dir / "valid.sys_srcc.best.pth"
+    )
+    wave = syllables()
+    expected = alone(model, wave)
+    found = predictor(wave, 16000, token_posteriors=True)
+    assert isinstance(found, MOSResult) and isinstance(found.score, float)
+    assert found.score == pytest.approx(float(expected.utt_mos[0]), abs=1e-4)
+    np.testing.assert_allclose(found.frames, expected.frame_mos[0], atol=1e-5)
+    np.testing.assert_allclose(found.embedding, expected.embedding[0], atol=1e-5)
+    assert found.seconds == len(wave) / 16000 and found.note == ""
+    assert list(found.token_posteriors) == ["hubert_l01", "hubert_l02"]
+    for logits, posteriors in zip(
+        expected.token_logits, found.token_posteriors.values()
+    ):
+        expected_posteriors = np.exp(logits[0].numpy())
+        expected_posteriors /= expected_posteriors.sum(-1, keepdims=True)
+        np.testing.assert_allclose(posteriors, expected_posteriors, atol=1e-5)
+    assert predictor(wave, 16000).token_posteriors is None
+
+
+def test_alone_in_any_batch_in_any_order(predictor):
+    waves = [syllables(0.4 + 0.37 * k, seed=k) for k in range(6)]
+    single = [predictor(wave, 16000) for wave in waves]
+    scores = [result.score for result in single]
+    assert max(scores) - min(scores) > 0.1
+    for order in ([0, 1, 2, 3, 4, 5], [5, 2, 0, 4, 1, 3], [3, 3, 0]):
+        found = predictor([waves[i] for i in order], 16000)
+        for i, result in zip(order, found):
+            assert result.score == pytest.approx(scores[i], abs=1e-4)
+            np.testing.assert_allclose(result.frames, single[i].frames, atol=1e-4)
+            np.testing.assert_allclose(result.embedding, single[i].embedding, atol=1e-4)
+            assert result.seconds == single[i].seconds
+    assert predictor([], 16000) == []
+
+
+def test_numpy_torch_and_integers_agree(predictor):
+    wave = np.round(syllables() * 32768).clip(-32768, 32767)
+    expected = predictor(wave / 32768, 16000).score
+    for same in (
+        (wave / 32768).astype(np.float32),
+        (wave / 32768).astype(">f8"),
+        wave.astype(np.int16),
+        (wave * 65536).astype(np.int32),
+        torch.from_numpy(wave / 32768),
+        torch.from_numpy(wave.astype(np.int16)),
+        np.repeat(wave / 32768, 2)[::2],
+    ):
+        assert predictor(same, 16000).score == pytest.approx(expected, abs=1e-4)
+    bytes_ = np.round(wave / 256 + 128).clip(0, 255).astype(np.uint8)
+    as_float = (bytes_.astype(float) - 128) / 128
+    assert predictor(bytes_, 16000).score == pytest.approx(
+        predictor(as_float, 16000).score, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("make", [syllables, tone])
+def test_any_rate_scores_the_same(predictor, make):
+    scores = {
+        rate: predictor(make(rate=rate), rate).score
+        for rate in (8000, 16000, 22050, 24000, 44100, 48000)
+    }
+    assert max(scores.values()) - min(scores.values()) < 0.02, scores
+    # and it would be heard if the rate were ignored
+    assert abs(predictor(make(rate=48000), 16000).score - scores[16000]) > 0.02
+
+
+def test_files_score_as_arrays(predictor, tmp_path):
+    for rate, channels in ((16000, 1), (44100, 2), (8000, 3)):
+        wave = np.stack([syllables(rate=rate, seed=s) for s in range(channels)])
+        path = str(tmp_path / f"{rate}.wav")
+        soundfile.write(path, wave.T, rate, subtype="FLOAT")
+        (found,) = predictor.predict_files([path])
+        assert found.result.score == pytest.approx(predictor(wave, rate).score, 1e-6)
+
+
+# Channels
+
+
+def test_equal_channels_score_as_one(predictor):
+    wave = syllables()
+    expected = predictor(wave, 16000).score
+    for channels in (1, 2, 5):
+        found = predictor(np.stack([wave] * channels), 16000).score
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_one_channel_can_be_chosen(predictor, scorer_dir):
+    waves = np.stack([syllables(seed=0), syllables(seed=1)])
+    left, right = (predictor(wave, 16000).score for wave in waves)
+    assert abs(left - right) > 0.05
+    for channel, expected in ((0, left), ("1", right)):
+        chosen = MOSPredictor.from_pretrained(str(scorer_dir), channel=channel)
+        assert chosen(waves, 16000).score == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match="1 channel, expected one with the number 1"):
+        chosen(waves[0], 16000)
+    with pytest.raises(ValueError, match="1 channels, expected one with the number 1"):
+        chosen(waves[:1], 16000)
+
+
+# Times
+
+
+def test_times_are_the_middle_of_what_a_frame_hears(predictor, scorer_dir):
+    """The span of samples that a frame before the transformer depends on."""
+    model, _ = load_model(
+        scorer_dir / "config.yaml", scorer_dir / "valid.sys_srcc.best.pth"
+    )
+    wave = torch.from_numpy(syllables()).float()
+    result = predictor(wave, 16000)
+    convolutions = model.frontend.model.feature_extractor
+    # Group norm hears everything; without it the span is that of the kernels.
+    convolutions.conv_layers[0].layer_norm = torch.nn.Identity()
+    for frame in (0, 7, 40):
+        wave.requires_grad_(True)
+        feature = convolutions(wave[None])[0, :, frame].sum()
+        (gradient,) = torch.autograd.grad(feature, wave)
+        heard = gradient.nonzero()
+        middle = float(heard.min() + heard.max()) / 2 / 16000
+        assert result.times[frame] == pytest.approx(middle, abs=1e-9)
+    assert len(result.times) == len(result.frames)
+
+
+# Long waveforms
+
+
+@pytest.fixture(scope="module")
+def short_limit(scorer_dir):
+    return MOSPredictor.from_pretrained(str(scorer_dir), max_seconds=2.0)
+
+
+def by_hand(model, wave, plan):
+    """Windows and blended frames, written out frame by frame."""
+    starts = list(range(0, len(wave) - plan.window, plan.hop))
+    last = (len(wave) - plan.window) // plan.grid * plan.grid
+    starts = [s for s in starts if s < last] + [last]
+    total = {}
+    for start in starts:
+        end = len(wave) if start == last else start + plan.window
+        frames = alone(model, wave[start:end]).frame_mos[0].tolist()
+        for i, score in enumerate(frames):
+            weight = min(i + 1, len(frames) - i)
+            total.setdefault(start // plan.grid + i, []).append((weight, score))
+    return [
+        sum(w * s for w, s in total[i]) / sum(w for w, _ in total[i])
+        for i in range(len(total))
+    ]
+
+
+@pytest.mark.parametrize("samples", [32001, 47360, 47361, 60000, 100003])
+def test_long_waveforms_in_windows(short_limit, samples):
+    wave = np.concatenate([syllables(1.0, seed=s) for s in range(7)])[:samples]
+    plan = short_limit.windows
+    assert (plan.limit, plan.grid) == (32000, 320)
+    assert plan.window <= plan.limit and plan.hop * 2 in (
+        plan.window,
+        plan.window - 320,
+    )
+    expected = by_hand(short_limit.model, wave.astype(np.float32), plan)
+    found = short_limit(wave, 16000)
+    assert len(found.frames) == short_limit.model.frontend.num_frames(samples)
+    np.testing.assert_allclose(found.frames, expected, atol=1e-4)
+    assert found.score == pytest.approx(np.mean(expected), abs=1e-4)
+    assert found.seconds == samples / 16000
+    assert found.note.startswith("longer than 2 s: scored in")
+    assert found.times[-1] == pytest.approx((len(expected) - 1) * 0.02 + found.times[0])
+
+
+def test_up_to_the_limit_utterances_are_whole(short_limit, predictor):
+    wave = np.concatenate([syllables(1.0, seed=s) for s in range(2)])
+    found = short_limit(wave, 16000)
+    assert found.note == "" and len(wave) == short_limit.windows.limit
+    assert found.score == pytest.approx(predictor(wave, 16000).score, abs=1e-6)
+
+
+def test_long_files_score_as_long_arrays(short_limit, tmp_path):
+    waves = [
+        np.concatenate([syllables(1.0, 44100, seed=s + k) for s in range(4 + k)])
+        for k in range(3)
+    ]
+    paths = [str(tmp_path / f"{k}.flac") for k in range(3)]
+    for path, wave in zip(paths, waves):
+        soundfile.write(path, wave, 44100, subtype="PCM_24")
+    for found, wave in zip(short_limit.predict_files(paths), waves):
+        expected = short_limit(wave, 44100)
+        assert found.result.score == pytest.approx(expected.score, abs=1e-4)
+        assert found.result.note == expected.note != ""
+        np.testing.assert_allclose(found.result.frames, expected.frames, atol=1e-3)
+
+
+def test_a_head_whose_score_is_not_the_mean_of_its_frames(scorer_dir):
+    """What it adds to the mean is averaged over the windows."""
+    shifted = MOSPredictor.from_pretrained(str(scorer_dir), max_seconds=2.0)
+    wave = np.concatenate([syllables(1.0, seed=s) for s in range(5)])
+    before = shifted(wave, 16000).score
+    head = shifted.model.head
+    forward = head.forward
+
+    def with_offset(*args):
+        prediction = forward(*args)
+        prediction.utt_mos = prediction.utt_mos + 0.25
+        return prediction
+
+    head.forward = with_offset
+    assert shifted(wave, 16000).score == pytest.approx(before + 0.25, abs=1e-4)
+
+
+def test_the_upstreams_own_limit_counts(scorer_dir):
+    from espnet2_distilmos.mos.frontend.hf import HFFrontend
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HFFrontend, "maximum_samples", 24000)
+        found = MOSPredictor.from_pretrained(str(scorer_dir))
+    assert found.windows.limit == 24000
+    result = found(np.concatenate([syllables(1.0)] * 3), 16000)
+    assert result.note.startswith("longer than 1.5 s")
+
+
+# Gradients
+
+
+def test_gradient_of_the_score(predictor):
+    wave = torch.from_numpy(syllables()).requires_grad_(True)
+    result = predictor(wave, 16000, grad=True)
+    assert float(result.score.detach()) == pytest.approx(
+        predictor(wave.detach(), 16000).score, abs=1e-5
+    )
+    (gradient,) = torch.autograd.grad(result.score, wave)
+    # a finite difference along the gradient, in both directions
+    step = 2e-4 * gradient / gradient.norm()
+    up = predictor(wave.detach() + step, 16000).score
+    down = predictor(wave.detach() - step, 16000).score
+    assert up - down == pytest.approx(4e-4 * float(gradient.norm()), rel=0.02)
+    assert all(p.grad is None for p in predictor.model.parameters())
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_gradient_through_resampling(predictor, rate):
+    wave = torch.from_numpy(syllables(rate=rate)).requires_grad_(True)
+    result = predictor(wave, rate, grad=True)
+    expected = predictor(wave.detach().numpy(), rate)
+    assert float(result.score.detach()) == pytest.approx(expected.score, abs=1e-4)
+    (gradient,) = torch.autograd.grad(result.score, wave)
+    step = 2e-4 * gradient / gradient.norm()
+    up = predictor(wave.detach() + step, rate).score
+    down = predictor(wave.detach() - step, rate).score
+    assert up - down == pytest.approx(4e-4 * float(gradient.norm()), rel=0.02)
+
+
+@pytest.mark.parametrize("fs", [8000, 11025, 16001, 44100, 48000])
+def test_resampling_gradient_is_the_transpose(fs):
+    """<A x, y> = <x, A' y> for vectors that have nothing to do with each other."""
+    generator = torch.Generator().manual_seed(fs)
+    x = torch.randn(2 * fs + 7, generator=generator, requires_grad=True)
+    y = _Resample.apply(x, float(fs), 16000.0)
+    z = torch.randn(len(y), generator=generator)
+    (back,) = torch.autograd.grad(y, x, z)
+    assert back.shape == x.shape
+    forward = float((y.detach().double() * z).sum())
+    backward = float((x.detach().double() * back).sum())
+    scale = float(y.detach().double().norm() * z.double().norm())
+    assert abs(forward - backward) < 1e-5 * scale
+
+
+def test_score_as_a_loss_reaches_what_made_the_waveform(short_limit):
+    """Through a batch, a long waveform, two channels and another rate."""
+    gain = torch.ones(3, requires_grad=True)
+    waves = [
+        gain[0] * torch.from_numpy(syllables(0.8)),
+        gain[1] * torch.from_numpy(np.stack([syllables(3.0), syllables(3.0, seed=1)])),
+        gain[2] * torch.from_numpy(syllables(0.8, rate=24000)),
+    ]
+    results = short_limit(waves, [16000, 16000, 24000], grad=True)
+    torch.stack([r.score for r in results]).sum().backward()
+    assert (gain.grad != 0).all() and torch.isfinite(gain.grad).all()
+    assert results[1].frames.requires_grad and results[1].note
+
+
+def test_a_frozen_upstream_has_a_gradient_too(scorer_dir, tmp_path):
+    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
+    config["frontend_conf"]["freeze"] = "all"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    frozen = MOSPredictor(
+        str(tmp_path / "config.yaml"), str(scorer_dir / "valid.sys_srcc.best.pth")
+    )
+    wave = torch.from_numpy(syllables()).requires_grad_(True)
+    frozen(wave, 16000, grad=True).score.backward()
+    assert float(wave.grad.abs().max()) > 0
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "wave, fs, found",
+    [
+        (np.zeros((16000, 2)), 16000, r"shape \(16000, 2\)"),
+        (np.zeros((1, 2, 3)), 16000, r"shape \(1, 2, 3\)"),
+        (np.zeros(0), 16000, "0 samples at 16000 Hz, expected at least"),
+        (np.zeros(1), 16000, "1 samples"),
+        (np.zeros(2), 48000, "1 samples at 16000 Hz"),
+        (np.zeros(16000, dtype=np.int64), 16000, "of type int64"),
+        (np.zeros(16000, dtype=bool), 16000, "of type bool"),
+        (np.zeros(16000, dtype=complex), 16000, "of type complex128"),
+        (torch.zeros(16000, dtype=torch.int64), 16000, "of type int64"),
+        (np.array([1.0, np.nan] * 8000), 16000, "8000 samples that are NaN"),
+        (np.array([0.0, np.inf] * 8000), 16000, "8000 samples that are NaN or inf"),
+        (np.array([0.0, 12000.0] * 8000), 16000, "float samples up to 12000"),
+        (np.zeros(16000), 0, "fs=0"),
+        (np.zeros(16000), "x", "fs='x'|could not convert"),
+        (np.zeros(16000), [16000, 8000], "2 sampling rates|fs="),
+    ],
+)
+def test_unusable_waveforms_get_a_sentence(predictor, wave, fs, found):
+    with pytest.raises(ValueError, match=found):
+        predictor(wave, fs)
+
+
+def test_the_waveform_of_a_list_is_named(predictor):
+    good = syllables()
+    with pytest.raises(ValueError, match="waveform 1 of 3 has 5 samples"):
+        predictor([good, np.zeros(5), good], 16000)
+    with pytest.raises(ValueError, match="2 waveforms and 3 sampling rates"):
+        predictor([good, good], [16000] * 3)
+
+
+def test_a_broken_model_is_named(scorer_dir):
+    broken = MOSPredictor.from_pretrained(str(scorer_dir))
+    broken.model.head.linear.bias.data.fill_(np.nan)
+    with pytest.raises(ValueError, match="got the score nan"):
+        broken(syllables(), 16000)
+
+
+@pytest.mark.parametrize(
+    "options, found",
+    [
+        ({"device": "cuda:77"}, "device='cuda:77'"),
+        ({"device": "abacus"}, "device='abacus'"),
+        ({"channel": "left"}, "channel='left'"),
+        ({"channel": -1}, "channel=-1"),
+        ({"max_seconds": 0.001}, "raise --max-seconds"),
+        ({"max_seconds": float("nan")}, "max_seconds=nan"),
+        ({"batch_seconds": 0}, "batch_seconds=0"),
+    ],
+)
+def test_impossible_options(scorer_dir, options, found):
+    with pytest.raises(ValueError, match=found):
+        MOSPredictor.from_pretrained(str(scorer_dir), **options)
+
+
+def test_no_tokens_no_posteriors(scorer_dir, tmp_path):
+    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
+    config["token_info"] = None
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    states = torch.load(scorer_dir / "valid.sys_srcc.best.pth", weights_only=True)
+    states = {k: v for k, v in states.items() if "predictors" not in k}
+    torch.save(states, tmp_path / "x.pth")
+    plain = MOSPredictor.from_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="no token predictors"):
+        plain(syllables(), 16000, token_posteriors=True)
+
+
+def test_silence_is_scored_with_a_note(predictor):
+    found = predictor(np.zeros(16000), 16000)
+    assert np.isfinite(found.score) and found.note == "digital silence"
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files of many lengths, with bad ones between."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = []
+    for k in range(9):
+        path = folder / f"{k}.wav"
+        soundfile.write(path, syllables(0.3 + 0.31 * ((5 * k) % 9), seed=k), 16000)
+        paths.append(str(path))
+    (folder / "text.wav").write_text("no audio")
+    soundfile.write(folder / "short.wav", np.zeros(17), 16000)
+    paths[3:3] = [str(folder / "text.wav"), str(folder / "none.wav")]
+    paths.append(str(folder / "short.wav"))
+    return paths
+
+
+def test_files_come_in_order_with_sentences(predictor, folder):
+    found = list(predictor.predict_files(folder))
+    assert [f.path for f in found] == folder
+    assert [f.index for f in found] == list(range(len(folder)))
+    for one in found:
+        if one.index in (3, 4, 11):
+            assert one.result is None and one.path in one.error
+            assert "wav.scp" not in one.error and one.error.endswith(".")
+        else:
+            expected = predictor(read_audio(one.path), 16000).score
+            assert one.result.score == pytest.approx(expected, abs=1e-4)
+            assert one.error == ""
+    assert "cannot be read as audio" in found[3].error
+    assert "does not exist" in found[4].error
+    assert "17 samples at 16000 Hz" in found[11].error
+
+
+def test_files_in_the_order_of_completion(predictor, folder):
+    in_order = {f.index: f for f in predictor.predict_files(folder)}
+    found = list(predictor.predict_files(folder, in_order=False, num_threads=1))
+    assert sorted(f.index for f in found) == list(range(len(folder)))
+    seconds = [f.result.seconds for f in found if f.result]
+    assert seconds == sorted(seconds, reverse=True)  # longest first
+    for one in found:
+        assert one.path == folder[one.index]
+        assert one.error == in_order[one.index].error
+        if one.result:
+            expected = in_order[one.index].result.score
+            assert one.result.score == pytest.approx(expected, abs=1e-4)
+
+
+def test_files_may_be_a_generator_without_end(predictor, folder, monkeypatch):
+    monkeypatch.setattr("espnet2_distilmos.predictor._SORTED_FILES", 4)
+    found = predictor.predict_files(itertools.cycle(folder))
+    assert isinstance(found, types.GeneratorType)
+    first = list(itertools.islice(found, 2 * len(folder)))
+    found.close()
+    assert [f.path for f in first] == folder * 2
+    assert [f.index for f in first] == list(range(2 * len(folder)))
+
+
+def test_one_that_does_not_fit_into_memory_does_not_end_the_run(
+    scorer_dir, folder, monkeypatch
+):
+    careful = MOSPredictor.from_pretrained(str(scorer_dir), batch_seconds=100)
+    expected = list(careful.predict_files(folder))
+    forward = careful.model.frontend.forward
+
+    def small_only(speech, lengths):
+        if speech.numel() > 40000:
+            raise RuntimeError("out of memory")
+        return forward(speech, lengths)
+
+    monkeypatch.setattr(careful.model.frontend, "forward", small_only)
+    for before, after in zip(expected, careful.predict_files(folder)):
+        if before.result is None:
+            assert after.error == before.error
+        elif before.result.seconds > 2.5:
+            assert after.result is None and "out of memory" in after.error
+        else:
+            assert after.result.score == pytest.approx(before.result.score, abs=1e-4)
+
+
+# Imports
+
+
+def test_a_score_without_the_training_stack(scorer_dir):
+    code = (
+        "import sys, numpy as np; from espnet2_distilmos import MOSPredictor;"
+        f"p = MOSPredictor.from_pretrained({str(scorer_dir)!r});"
+        "p(np.sin(np.arange(16000.)), 16000);"
+        "bad = [m for m in sys.modules if m.startswith(('espnet2.tasks', "
+        "'espnet2.asr.espnet', 'espnet2_distilmos.tasks', 'espnet2_distilmos.train', "
+        "'sklearn', 's3prl', 'librosa', 'matplotlib', 'pandas'))];"
+        "sys.exit(' '.join(bad) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_itself_imports_nothing():
+    code = (
+        "import sys, espnet2_distilmos; espnet2_distilmos.__version__;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    import espnet2_distilmos
+
+    with pytest.raises(AttributeError, match="no attribute 'NoSuchThing'"):
+        espnet2_distilmos.NoSuchThing
