@@ -12,6 +12,9 @@ from typing import List, Optional
 # imported only when they are called: help comes at once.
 COMMANDS = {
     "predict": ("espnet2_distilmos.bin.predict", "score audio files with a model"),
+    "score": ("espnet2_distilmos.bin.score", "predictions against labels"),
+    "compare": ("espnet2_distilmos.bin.compare", "models on the same items"),
+    "results": ("espnet2_distilmos.bin.results", "one table of many experiments"),
     "convert": (
         "espnet2_distilmos.bin.convert",
         "labels and predictions from one format to another",

@@ -62,3 +62,11 @@ def test_no_id_leaves_the_folder(utt_id, tmp_path):
         pass
     assert [x.name for x in tmp_path.iterdir()] == [path.rsplit("/", 1)[1]]
     assert npy_path("x", "a/b") != npy_path("x", "a%2Fb")
+
+
+def test_names_that_are_long_or_no_text(tmp_path):
+    names = ["日本" * 60 + f"/{k}.wav" for k in range(2)] + ["\udcff\n.wav"]
+    for name in names:
+        with open(npy_path(str(tmp_path), name), "w"):
+            pass
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,13 +1,18 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import itertools
 import threading
 
 import numpy as np
 import pytest
 import soundfile
 
-from espnet2_distilmos.fileio.batches import AudioBatches, read_num_samples
+from espnet2_distilmos.fileio.batches import (
+    AudioBatches,
+    in_background,
+    read_num_samples,
+)
 from espnet2_distilmos.fileio.datadir import DataError, write_scp
 
 
@@ -115,4 +120,87 @@ def test_leaving_the_loop_early_stops_the_threads(corpus):
     assert threading.active_count() > before
     # As leaving a loop over it does.
     batches.close()
+    assert threading.active_count() == before
+
+
+def test_long_ones_are_listed_and_not_read(corpus, monkeypatch):
+    batches = AudioBatches(
+        str(corpus / "wav.scp"), batch_seconds=2.0, maximum_samples=11200
+    )
+    seen = [utt_id for batch in batches for utt_id in batch.utt_ids]
+    assert seen == [f"u{k:02d}" for k in range(7, 0, -1)]
+    assert batches.too_long == ["u10", "u09", "u08"]
+    # a header may declare less than the file holds
+    monkeypatch.setattr(
+        "espnet2_distilmos.fileio.batches.read_header", lambda *_: (5000, 16000, 1)
+    )
+    batches = AudioBatches(
+        str(corpus / "wav.scp"), batch_seconds=2.0, maximum_samples=11200
+    )
+    seen = {utt_id for batch in batches for utt_id in batch.utt_ids}
+    assert seen == {f"u{k:02d}" for k in range(1, 8)}
+    assert sorted(batches.too_long) == ["u08", "u09", "u10"]
+
+
+def test_a_channel_can_be_chosen(tmp_path):
+    stereo = np.stack([np.full(800, 0.25), np.full(800, -0.5)], 1)
+    soundfile.write(tmp_path / "s.wav", stereo, 16000)
+    scp = {"s": str(tmp_path / "s.wav")}
+    for channel, value in (("mean", -0.125), (0, 0.25), (1, -0.5)):
+        (batch,) = AudioBatches(scp, batch_seconds=1.0, channel=channel)
+        np.testing.assert_allclose(batch.speech, value, atol=1e-4)
+    batches = AudioBatches(scp, batch_seconds=1.0, channel=2)
+    assert list(batches) == []
+    assert "has 2 channels, expected one with the number 2" in batches.failures["s"]
+
+
+def test_sentences_without_utterances(tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.zeros(100), 16000)
+    scp = {0: str(tmp_path / "none.wav"), 1: str(tmp_path / "short.wav")}
+    batches = AudioBatches(
+        scp, batch_seconds=1.0, minimum_samples=400, name_utterances=False
+    )
+    assert list(batches) == []
+    for i, sentence in ((0, "does not exist"), (1, "100 samples at 16000 Hz")):
+        assert batches.failures[i].startswith(f"{scp[i]} ")
+        assert sentence in batches.failures[i]
+        assert "wav.scp" not in batches.failures[i]
+
+
+# Another thread
+
+
+def test_background_gives_the_same_items_ahead():
+    made = []
+
+    def items():
+        for k in range(20):
+            made.append(k)
+            yield k
+
+    with in_background(items(), depth=3) as taken:
+        assert next(taken) == 0
+        assert [next(taken) for _ in range(4)] == [1, 2, 3, 4]
+        # no further ahead than the depth and the one in hand
+        assert len(made) <= 5 + 3 + 1
+        assert list(taken) == list(range(5, 20))
+    assert list(taken) == []
+
+
+def test_background_raises_what_the_items_raise_after_those_before():
+    def items():
+        yield 1
+        raise DataError("broken")
+
+    with in_background(items()) as taken:
+        assert next(taken) == 1
+        with pytest.raises(DataError, match="broken"):
+            next(taken)
+
+
+def test_leaving_early_stops_the_thread():
+    before = threading.active_count()
+    with in_background(itertools.count(), depth=2) as taken:
+        assert next(taken) == 0
+        assert threading.active_count() == before + 1
     assert threading.active_count() == before

@@ -2,6 +2,8 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import os
+import sys
+import types
 import zipfile
 
 import pytest
@@ -144,3 +146,30 @@ def test_files_that_cannot_be_kept(tmp_path):
     with pytest.raises(DataError, match="none.pt cannot be copied to .*No such file"):
         keep_files([str(tmp_path / "none.pt")], str(tmp_path / "kept"))
     assert not (tmp_path / "kept").exists()
+
+
+def test_tags_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = packed(tmp_path / "a.zip", files={"model_file": "exp/x/7epoch.pth"})
+    unpack_zip(str(path), str(tmp_path / "out"))
+    seen = []
+
+    def snapshot_download(tag):
+        seen.append(tag)
+        if tag == "user/model":
+            return str(tmp_path / "out")
+        raise OSError("no network\nat all")
+
+    fake = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    assert found("user/model") == "7epoch.pth"
+    with pytest.raises(DataError, match="hub gave none .OSError: no network at all."):
+        found("user/other")
+    # what cannot be a tag, or is a mistyped path, is not asked for
+    for name in ("none", "./none/x", "/none/x", "a/b/c", "out/x"):
+        with pytest.raises(DataError, match="found nothing, expected an experiment"):
+            found(name)
+    assert seen == ["user/model", "user/other"]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(DataError, match="install huggingface_hub for the hub"):
+        found("user/model")

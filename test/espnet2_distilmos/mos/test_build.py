@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from espnet2_distilmos.mos.build import (
     FRONTENDS,
@@ -255,6 +256,57 @@ def test_load_model(model, config, tmp_path):
     assert found == config and not loaded.training
     scores = loaded.inference(*speech()).utt_mos
     assert torch.equal(scores, model.eval().inference(*speech()).utt_mos)
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        dict(
+            model_type="whisper",
+            d_model=32,
+            encoder_layers=2,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            max_source_positions=50,
+        ),
+        dict(
+            model_type="wav2vec2-bert",
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            position_embeddings_type="rotary",
+        ),
+    ],
+)
+def test_loading_draws_no_random_weights_and_loses_none(upstream, config, tmp_path):
+    """Constants that are in no file are computed, and all else is the file's."""
+    config["frontend_conf"] = {"upstream_config": upstream}
+    config["token_info"] = None
+    config["losses"] = {"mos_l1": {"weight": 1.0}}
+    model = build_model(config, load_pretrained=True).eval()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    save(model, tmp_path / "a.pth")
+    drawn = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.__name__.split(".")[0] in ("normal_", "uniform_"):
+                drawn.append(args[0].numel())
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        build_model(config, load_pretrained=False)
+    assert sum(drawn) > 10000
+    drawn.clear()
+    with Watch():
+        loaded, _ = load_model(tmp_path / "config.yaml", tmp_path / "a.pth")
+    assert drawn == []
+    buffers = dict(loaded.named_buffers())
+    for name, value in model.named_buffers():
+        assert torch.equal(buffers[name], value), name
+    scores = loaded.inference(*speech()).utt_mos
+    assert torch.equal(scores, model.inference(*speech()).utt_mos)
 
 
 def test_untrained_model(config, tmp_path, caplog):

@@ -720,6 +720,44 @@ def test_freeze_all_builds_no_graph(model_type):
     assert not any(h.requires_grad for h in hidden_states)
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_waveform_has_its_gradient_through_frozen_weights(model_type):
+    """The same as through weights that are not frozen."""
+    speech, lengths = batch()
+    gradients = []
+    for freeze in ("all", "none"):
+        wave = speech.clone().requires_grad_(True)
+        hidden_states, frames = tiny(model_type, dict(freeze=freeze)).eval()(
+            wave, lengths
+        )
+        hidden_states[-1][0, 0].square().sum().backward()
+        gradients.append(wave.grad)
+    assert gradients[0].abs().max() > 0
+    assert relative_difference(*gradients) < 1e-4
+
+
+@pytest.mark.parametrize("model_type", ["hubert", "data2vec-audio", "whisper"])
+def test_frame_centre_is_the_middle_of_what_a_frame_hears(model_type):
+    """Of the span of samples that a frame before the transformer depends on."""
+    frontend = tiny(model_type).eval()
+    if model_type == "hubert":
+        # Group norm over time hears everything.
+        convolution = frontend.model.feature_extractor.conv_layers[0]
+        convolution.layer_norm = torch.nn.Identity()
+    speech = batch((8000,))[0].requires_grad_(True)
+    frame = 9
+    if model_type == "whisper":
+        features = frontend(speech, torch.tensor([8000]))[0][0][0, frame]
+    else:
+        features = frontend.model.feature_extractor(speech)[0, :, frame]
+    (gradient,) = torch.autograd.grad(features.sum(), speech)
+    heard = gradient[0].nonzero()
+    middle = float(heard.min() + heard.max()) / 2
+    expected = frontend.frame_centre + frame * frontend.frame_shift
+    # a window of an even length has weight zero at its first sample
+    assert abs(middle - expected) <= (0.5 if model_type == "whisper" else 0)
+
+
 @pytest.mark.parametrize("freeze", IMPOSSIBLE)
 def test_impossible_freeze_is_refused(freeze):
     with pytest.raises(ValueError, match="found frontend_conf.freeze="):
