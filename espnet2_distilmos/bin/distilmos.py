@@ -15,10 +15,12 @@ COMMANDS = {
     "score": ("espnet2_distilmos.bin.score", "predictions against labels"),
     "compare": ("espnet2_distilmos.bin.compare", "models on the same items"),
     "results": ("espnet2_distilmos.bin.results", "one table of many experiments"),
+    "plot": ("espnet2_distilmos.bin.plot", "figures"),
     "convert": (
         "espnet2_distilmos.bin.convert",
         "labels and predictions from one format to another",
     ),
+    "export": ("espnet2_distilmos.bin.export", "a trained model to ONNX"),
 }
 
 

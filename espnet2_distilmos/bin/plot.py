@@ -29,7 +29,9 @@ def get_parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        kind = kinds.add_parser(name, help=text, description=text)
+        kind = kinds.add_parser(
+            name, help=text.replace("%", "%%"), description=text.replace("%", "%%")
+        )
         kind.add_argument(
             "--title", default="", help="title of the figure; none by default"
         )
