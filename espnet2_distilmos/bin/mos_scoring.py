@@ -5,6 +5,7 @@
 """Score predicted against true MOS: results.json, RESULTS.md and scatter plots."""
 
 import argparse
+import csv
 import datetime
 import importlib.metadata
 import importlib.util
@@ -37,8 +38,14 @@ from espnet2_distilmos.fileio.datadir import (
     read_metric_scp,
     read_scp,
 )
+from espnet2_distilmos.fileio.score_formats import read_scores
 from espnet2_distilmos.mos.evaluation.bootstrap import bootstrap_intervals
 from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS, evaluate
+from espnet2_distilmos.mos.evaluation.systems import (
+    SystemRow,
+    significant_pair_accuracy,
+    system_table,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,9 +149,9 @@ def load_pairs(ref_dir: str, pred_path: str) -> Dict[str, Any]:
         pred_path: Predicted metric.scp.
 
     Returns:
-        ``pred``, ``true``, ``systems`` (or None), ``clusters`` (or None), lists in
-        the order of the reference; ``problems``, a sentence each; ``num_unlabelled``;
-        ``score_range`` (or None).
+        ``pred``, ``true``, ``systems`` (or None), ``clusters`` (or None), ``votes``
+        (lists, or None), lists in the order of the reference; ``problems``, a sentence
+        each; ``num_unlabelled``; ``score_range`` (or None).
 
     Raises:
         DataError: A file cannot be read or nothing is left to score.
@@ -206,9 +213,52 @@ def load_pairs(ref_dir: str, pred_path: str) -> Dict[str, Any]:
         "true": [labels[utt_id] for utt_id in scored],
         "systems": systems,
         "clusters": clusters,
+        "votes": _votes(ref_dir, scored, problems),
         "problems": problems,
         "num_unlabelled": len(labels) - len(labelled),
         "score_range": read_score_range(ref_dir),
+    }
+
+
+def _votes(
+    ref_dir: str, utt_ids: Sequence[str], problems: List[str]
+) -> Optional[List[List[float]]]:
+    if not os.path.exists(os.path.join(ref_dir, "votes.scp")):
+        return None
+    file = read_scores(ref_dir)
+    problems.extend(p for p in file.problems if "votes.scp" in p)
+    votes = {record.id: [v.score for v in record.votes] for record in file.records}
+    return [votes.get(utt_id, []) for utt_id in utt_ids]
+
+
+def order_of_systems(pairs: Dict[str, Any]) -> Dict[str, Any]:
+    """Say how many pairs of systems that listeners tell apart a model orders right.
+
+    A pair counts where Welch's t test, with Holm's correction, tells its ratings
+    apart: listeners' votes, or the clips' labels where there are none.
+
+    Returns:
+        JSON-ready: ``accuracy`` (or None with ``reason``), ``num_significant`` of
+        ``num_tested`` pairs, and ``ratings``, which those were.
+    """
+    votes = pairs["votes"]
+    has_votes = votes is not None and any(votes)
+    ratings: Dict[str, List[float]] = {}
+    scores: Dict[str, List[float]] = {}
+    systems = pairs["systems"] or [None] * len(pairs["pred"])
+    for i, system in enumerate(systems):
+        if system is not None:
+            scores.setdefault(system, []).append(pairs["pred"][i])
+            found = votes[i] if has_votes else [pairs["true"][i]]
+            ratings.setdefault(system, []).extend(found)
+    means = {system: float(np.mean(values)) for system, values in scores.items()}
+    accuracy, num_significant, num_tested = significant_pair_accuracy(means, ratings)
+    return {
+        "accuracy": accuracy.value,
+        "reason": accuracy.reason,
+        "num_significant": num_significant,
+        "num_tested": num_tested,
+        "ratings": "votes" if has_votes else "labels of clips",
     }
 
 
@@ -259,6 +309,7 @@ def score(
         if resample == "within_systems":
             result["resampled"] += " within systems"
     result["num_unlabelled"] = pairs["num_unlabelled"]
+    result["significant_pairs"] = order_of_systems(pairs)
     result["intervals"] = {}
     if num_resamples > 0:
         intervals = bootstrap_intervals(
@@ -377,11 +428,15 @@ def further_table(results: Sequence[Dict[str, Any]]) -> List[str]:
     }
     head = ["test set", "model"]
     head += [f"{level} {name}" for level in ("utt", "sys") for name in names.values()]
+    head.append("of pairs told apart")
     rows = []
     for result in results:
         row = [cell(result["test_set"]), cell(result["model"])]
         for level in ("utt", "sys"):
             row += [with_interval(result, f"{level}_mos_{name}") for name in names]
+        order = result["significant_pairs"]
+        counts = f"({order['num_significant']} of {order['num_tested']})"
+        row.append(f"{number(order['accuracy'])} {counts}")
         rows.append(row)
     return markdown(head, rows, num_names=2)
 
@@ -443,6 +498,11 @@ def report(document: Dict[str, Any]) -> str:
     lines += table(results)
     lines += ["", "After a mapping to the labels' scale (ITU-T P.1401), and pairs:", ""]
     lines += further_table(results)
+    lines += [
+        "",
+        "Told apart: by Welch's t test of listeners' votes, or of the clips' labels "
+        "where there are none, with Holm's correction over the pairs of systems.",
+    ]
     remarks = []
     for result in results:
         reasons: Dict[str, List[str]] = {}
@@ -457,48 +517,57 @@ def report(document: Dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def mean_interval(values: Sequence[float]) -> Optional[Tuple[float, float]]:
-    """Return the 95 % t interval of a mean of independent values (n,); None for one."""
-    from scipy.stats import t as student
-
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2:
-        return None
-    freedom = len(values) - 1
-    half = student.isf((1 - CONFIDENCE) / 2, freedom) * values.std(ddof=1)
-    half /= len(values) ** 0.5
-    return float(values.mean() - half), float(values.mean() + half)
-
-
 def systems_figure(
-    series: Mapping[str, Tuple[Sequence[Optional[str]], Sequence[float]]],
-    title: str = "",
+    tables: Mapping[str, Sequence[SystemRow]], title: str = ""
 ) -> "Figure":
-    """Draw the mean of each system with its interval, for labels and models.
+    """Draw the mean of each system with its interval, by listeners and models.
 
     Args:
-        series: Systems (n,), None where a clip has none, and scores (n,), by the name
-            in the legend.
+        tables: As ``system_table`` returns them, by model.
         title: Title of the figure.
     """
     from espnet2_distilmos.mos.evaluation.plots import system_figure
 
-    first, _ = next(iter(series.values()))
-    names = sorted({system for system in first if system is not None})
-    means: Dict[str, List[float]] = {}
-    intervals: Dict[str, List[Optional[Tuple[float, float]]]] = {}
-    for label, (systems, values) in series.items():
-        groups: Dict[str, List[float]] = {name: [] for name in names}
-        for system, value in zip(systems, values):
-            if system in groups:
-                groups[system].append(value)
-        means[label] = [float(np.mean(g)) if g else np.nan for g in groups.values()]
-        intervals[label] = [mean_interval(group) for group in groups.values()]
+    rows = {
+        model: {row.system: row for row in table} for model, table in tables.items()
+    }
+    names = list(dict.fromkeys(s for by_name in rows.values() for s in by_name))
+    series = {"listeners": {}}
+    for by_name in rows.values():
+        for name, row in by_name.items():
+            series["listeners"].setdefault(name, row.label)
+    for model, by_name in rows.items():
+        series[model] = {name: row.pred for name, row in by_name.items()}
+    means, intervals = {}, {}
+    for label, values in series.items():
+        found = [values.get(name) for name in names]
+        means[label] = [np.nan if value is None else value.mean for value in found]
+        intervals[label] = [value and value.interval for value in found]
     return system_figure(names, means, intervals, title)
 
 
+def write_systems(path: str, rows: Sequence[SystemRow]) -> None:
+    """Write a table of systems as CSV; an interval that is undefined is empty."""
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        head = ["system", "clips", "label", "label_low", "label_high"]
+        head += ["prediction", "prediction_low", "prediction_high"]
+        writer.writerow([*head, "label_rank", "prediction_rank", "rank_difference"])
+        for row in rows:
+            cells: List[Any] = [row.system, row.num_clips]
+            for mean in (row.label, row.pred):
+                cells += [mean.mean, *(mean.interval or ("", ""))]
+            cells = [f"{c:.6g}" if isinstance(c, float) else c for c in cells]
+            ranks = (row.label_rank, row.pred_rank, row.rank_difference)
+            writer.writerow([*cells, *(f"{rank:g}" for rank in ranks)])
+
+
 def _write_plots(
-    directory: str, result: Dict[str, Any], pairs: Dict[str, Any], same: bool
+    directory: str,
+    result: Dict[str, Any],
+    pairs: Dict[str, Any],
+    systems_table: Sequence[SystemRow],
+    same: bool,
 ) -> None:
     from espnet2_distilmos.mos.evaluation.plots import residual_figure, scatter_figure
 
@@ -509,13 +578,18 @@ def _write_plots(
     # Of two scales there is neither a difference nor a common axis.
     if same:
         figures["residuals"] = residual_figure(pred, true, title)
-        if result["num_systems"]:
-            series = {"listeners": (systems, true), model: (systems, pred)}
-            figures["systems"] = systems_figure(series, test_set)
+        if systems_table:
+            figures["systems"] = systems_figure({model: systems_table}, test_set)
     for kind, figure in figures.items():
-        name = urllib.parse.quote(f"{kind}_{model}_{test_set}.png", safe=" ")
+        name = _file_name(kind, result) + ".png"
         with atomic_write(os.path.join(directory, "images", name), "wb") as file:
             figure.savefig(file, format="png", dpi=150)
+
+
+def _file_name(kind: str, result: Dict[str, Any]) -> str:
+    """A name that is safe whatever the model and the set are called."""
+    text = f"{kind}_{result['model']}_{result['test_set']}"
+    return urllib.parse.quote(text, safe=" ")
 
 
 def write_results(
@@ -529,7 +603,8 @@ def write_results(
     command: Optional[str] = None,
     resample: str = "clusters",
 ) -> Dict[str, Any]:
-    """Score models on test sets; write results.json, RESULTS.md and figures.
+    """Score models on test sets; write results.json, RESULTS.md, tables of systems
+    and figures.
 
     Args:
         rows: What is scored.
@@ -570,9 +645,19 @@ def write_results(
         # So that a comparison finds what was scored.
         result["files"] = {"reference": row.reference, "prediction": row.prediction}
         document["results"].append(result)
-        if can_plot and output_dir is not None:
-            same = same_scale(row.pairs, score_range)
-            _write_plots(output_dir, result, row.pairs, same)
+        if output_dir is None:
+            continue
+        pairs = row.pairs
+        systems = pairs["systems"] or [None] * len(pairs["pred"])
+        systems_table = system_table(
+            pairs["pred"], pairs["true"], systems, pairs["clusters"], CONFIDENCE
+        )
+        if systems_table:
+            name = _file_name("systems", result) + ".csv"
+            write_systems(os.path.join(output_dir, name), systems_table)
+        if can_plot:
+            same = same_scale(pairs, score_range)
+            _write_plots(output_dir, result, pairs, systems_table, same)
 
     for problem in document["problems"]:
         print(problem, file=sys.stderr)

@@ -14,6 +14,7 @@ from espnet2_distilmos.bin.results import read_results
 from espnet2_distilmos.bin.score import Scored, pairs_of, read_scored, run
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
 from espnet2_distilmos.fileio.score_formats import FORMATS
+from espnet2_distilmos.mos.evaluation.systems import system_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
         kind.add_argument("--metric", metavar="NAME")
         kind.add_argument("--reference-metric", metavar="NAME")
         kind.add_argument("--format", metavar="FORMAT", choices=list(FORMATS))
-        kind.set_defaults(cluster=None)
+        kind.add_argument("--cluster", metavar="UTT2SRC|REGEX")
     kind = add("frames", "frame scores under the spectrogram of an utterance")
     kind.add_argument("model", metavar="MODEL", help="as for `distilmos predict`")
     kind.add_argument("audio", metavar="AUDIO")
@@ -101,10 +102,12 @@ def _systems(args: argparse.Namespace) -> "Figure":
         raise DataError(
             "no utterance has a system, expected some; name them with --systems."
         )
-    series = {"listeners": (first.systems, first.reference)}
+    tables = {}
     for model in models:
-        series[model.name] = (model.joined.systems, model.joined.prediction)
-    return systems_figure(series, args.title)
+        joined = model.joined
+        shared = (joined.prediction, joined.reference, joined.systems)
+        tables[model.name] = system_table(*shared, model.clusters)
+    return systems_figure(tables, args.title)
 
 
 def _frames(args: argparse.Namespace) -> "Figure":

@@ -179,6 +179,7 @@ def pairs_of(scored: Scored) -> Dict[str, Any]:
         "true": joined.reference.tolist(),
         "systems": joined.systems if has_systems else None,
         "clusters": scored.clusters,
+        "votes": [[v.score for v in record.votes] for record, _ in joined.pairs],
         "problems": scored.problems,
         "num_unlabelled": len(joined.unlabelled),
         "score_range": None,

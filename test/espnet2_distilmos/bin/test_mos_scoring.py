@@ -1,14 +1,20 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import csv
 import json
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from espnet2_distilmos.bin.mos_scoring import get_parser, main, mean_interval
-from espnet2_distilmos.fileio.datadir import write_metric_scp, write_scp
+from espnet2_distilmos.bin.mos_scoring import get_parser, main
+from espnet2_distilmos.fileio.datadir import (
+    read_metric_scp,
+    read_scp,
+    write_metric_scp,
+    write_scp,
+)
 
 N = 60
 
@@ -121,7 +127,7 @@ def test_results_md(sets):
     assert lines.index("- " + note) < rows[0]
     assert "`./run.sh -x`" in text and "10 sources (utt2src) of dev" in text
     columns = [lines[i].replace("\\|", "").count("|") for i in rows]
-    assert columns == [13] * 3 + [9] * 3
+    assert columns == [13] * 3 + [10] * 3
     assert "RESULTS" not in "".join(lines[rows[0] :])
 
 
@@ -136,11 +142,52 @@ def test_plots(sets):
         assert image.read_bytes().startswith(b"\x89PNG")
 
 
-def test_interval_of_a_mean_is_that_of_scipy():
-    values = [1.0, 2.5, 3.0, 2.0]
-    expected = scipy.stats.t.interval(0.95, 3, 2.125, scipy.stats.sem(values))
-    np.testing.assert_allclose(mean_interval(values), expected)
-    assert mean_interval([1.0]) is None
+def test_table_of_systems(sets):
+    run(sets, ("a/b", "dev"))
+    with open(sets / "out" / "systems_a%2Fb_dev.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    systems = read_scp(str(sets / "dev" / "utt2sys"))
+    labels = read_metric_scp(str(sets / "dev" / "metric.scp"))
+    means = {
+        s: np.mean([labels[i] for i in labels if systems[i] == s])
+        for s in set(systems.values())
+    }
+    best_first = sorted(means, key=lambda s: -means[s])
+    assert [row["system"] for row in rows] == best_first
+    assert [float(row["label_rank"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row in rows:
+        assert float(row["label"]) == pytest.approx(means[row["system"]], abs=1e-5)
+        assert float(row["label_low"]) < float(row["label"]) < float(row["label_high"])
+        difference = float(row["prediction_rank"]) - float(row["label_rank"])
+        assert float(row["rank_difference"]) == difference
+
+
+def test_pairs_of_systems_that_listeners_tell_apart(tmp_path):
+    """Votes tell a from b and c, but not b from c; the model has c below a."""
+    means = {"a": (2.0, 3.1), "b": (4.0, 4.0), "c": (4.1, 3.0)}
+    labels = {f"{s}{i}": label for s, (label, _) in means.items() for i in range(2)}
+    scores = {f"{s}{i}": score for s, (_, score) in means.items() for i in range(2)}
+    write_metric_scp(str(tmp_path / "dev" / "metric.scp"), labels)
+    write_metric_scp(str(tmp_path / "dev.pred"), scores)
+    write_scp(str(tmp_path / "dev" / "utt2sys"), {i: i[0] for i in labels})
+    (row,) = run(tmp_path, ("m", "dev"))[1]["results"]
+    # Labels of two equal clips a system have no variance: every pair is told apart.
+    assert row["significant_pairs"]["num_significant"] == 3
+    assert row["significant_pairs"]["ratings"] == "labels of clips"
+    votes = {
+        i: json.dumps([["l1", v - 0.5], ["l2", v + 0.5], ["l3", v], ["l4", v]])
+        for i, v in labels.items()
+    }
+    write_scp(str(tmp_path / "dev" / "votes.scp"), votes)
+    (row,) = run(tmp_path, ("m", "dev"))[1]["results"]
+    assert row["significant_pairs"] == {
+        "accuracy": 0.5,
+        "reason": None,
+        "num_significant": 2,
+        "num_tested": 3,
+        "ratings": "votes",
+    }
+    assert "0.500 (2 of 3)" in (tmp_path / "out" / "RESULTS.md").read_text()
 
 
 def drop_line(path, number):
