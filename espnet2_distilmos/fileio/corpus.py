@@ -11,11 +11,22 @@ Averaging of votes, all checks and the writing are here.
 import argparse
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import os
 import sys
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from espnet2_distilmos.fileio.datadir import (
     DataError,
@@ -222,6 +233,36 @@ class ClipSet:
         else:
             self._clips[utt_id] = known._replace(votes=known.votes + clip.votes)
 
+    def hold_out(self, name: str, share: float) -> "ClipSet":
+        """Move a part of the clips into a set of its own, for an owner who has none.
+
+        Sources stay whole: see ``divide``. The published count holds for both together.
+
+        Args:
+            name: Name of the new set.
+            share: Part of all clips, 0 to 1.
+
+        Returns:
+            The new set.
+        """
+        self.check_count()
+        held = ClipSet(name, None, self.score_range, self.group, self.systems)
+        groups = {c.utt_id: c.source or c.utt_id for c in self._clips.values()}
+        for utt_id, set_name in divide(groups, {name: share}).items():
+            if set_name == name:
+                held._clips[utt_id] = self._clips.pop(utt_id)
+        return held
+
+    def check_count(self) -> None:
+        """Hold the number of clips against the published one, once."""
+        if self.published is not None and len(self) != self.published:
+            self.faults.append(
+                f"{self.name}: the lists have {len(self)} clips, expected the "
+                f"{self.published} that were published; get the lists again, or go "
+                "on with these with --skip_bad true."
+            )
+        self.published = None
+
     def check_means(self, path: str, means: Mapping[str, float]) -> None:
         """Hold the votes against the means that the owner published.
 
@@ -389,12 +430,7 @@ def write_corpus(out: str, clip_sets: Sequence[ClipSet]) -> Tuple[List[str], Lis
     for clip_set in clip_sets:
         folder = os.path.join(out, clip_set.name)
         clips = clip_set.clips()
-        if clip_set.published is not None and len(clips) != clip_set.published:
-            clip_set.faults.append(
-                f"{clip_set.name}: the lists have {len(clips)} clips, expected the "
-                f"{clip_set.published} that were published; get the lists again, or go "
-                "on with these with --skip_bad true."
-            )
+        clip_set.check_count()
         clips = _check_audio(clip_set, clips, folder)
         if clip_set.group is not None:
             others = seen.setdefault(clip_set.group, {})
@@ -414,11 +450,56 @@ def write_corpus(out: str, clip_sets: Sequence[ClipSet]) -> Tuple[List[str], Lis
     return written, faults
 
 
+def divide(
+    groups: Mapping[str, str], shares: Mapping[str, float], rest: str = "train"
+) -> Dict[str, str]:
+    """Divide clips into sets, a group always whole, the same way on every machine.
+
+    Args:
+        groups: Group by clip, such as its sentence; no group is in two sets.
+        shares: Part of all clips by set, 0 to 1; a set gets at least that many, up to
+            the size of a group more.
+        rest: Set of what is left over.
+
+    Returns:
+        The set by clip.
+    """
+    sizes: Dict[str, int] = {}
+    for group in groups.values():
+        sizes[group] = sizes.get(group, 0) + 1
+    # The order is random, but hangs on the names only.
+    order = sorted(sizes, key=lambda g: hashlib.sha256(g.encode("utf-8")).digest())
+    set_of_group: Dict[str, str] = {}
+    position = 0
+    for name, share in shares.items():
+        filled = 0
+        while position < len(order) and filled < share * len(groups):
+            set_of_group[order[position]] = name
+            filled += sizes[order[position]]
+            position += 1
+    return {clip: set_of_group.get(group, rest) for clip, group in groups.items()}
+
+
 def true_or_false(text: str) -> bool:
     """Parse an option as the recipes' shell scripts write it."""
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
     return text == "true"
+
+
+def wanted_sets(args: argparse.Namespace, known: Iterable[str]) -> List[str]:
+    """Return those of the known sets that ``--sets`` names; all without it.
+
+    Raises:
+        DataError: It names another one.
+    """
+    known = list(known)
+    unknown = [name for name in args.sets or () if name not in known]
+    if unknown:
+        raise DataError(
+            f"--sets has {', '.join(unknown)}, expected some of {', '.join(known)}."
+        )
+    return [name for name in known if not args.sets or name in args.sets]
 
 
 def run_parser(
@@ -429,7 +510,8 @@ def run_parser(
     """Run a recipe's parser as a command.
 
     Args:
-        parser: With the parser's own options; ``--out`` and ``--skip_bad`` are added.
+        parser: With the parser's own options; ``--out``, ``--sets`` (for
+            ``wanted_sets``) and ``--skip_bad`` are added.
         read: Makes the sets from the options.
         cmd: Arguments, None for those of the command line.
 
@@ -437,6 +519,7 @@ def run_parser(
         Exit code: 0, or 1 when anything is faulty, unless ``--skip_bad true``.
     """
     parser.add_argument("--out", default="data", help="where data directories go")
+    parser.add_argument("--sets", nargs="+", help="only these data directories")
     parser.add_argument(
         "--skip_bad",
         type=true_or_false,

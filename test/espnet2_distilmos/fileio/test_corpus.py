@@ -4,16 +4,19 @@
 import argparse
 import json
 import statistics
+from collections import Counter
 
 import pytest
 
 from espnet2_distilmos.bin.check_data import check_data
 from espnet2_distilmos.fileio.corpus import (
     ClipSet,
+    divide,
     name_some,
     one_word,
     read_table,
     run_parser,
+    wanted_sets,
     write_corpus,
 )
 from espnet2_distilmos.fileio.datadir import DataError, read_metric_scp, read_scp
@@ -244,3 +247,55 @@ def test_a_corpus_that_cannot_be_read(capsys):
 
     assert run_parser(argparse.ArgumentParser(), read, []) == 1
     assert capsys.readouterr().err == "one sentence\n"
+
+
+# Dividing
+
+
+def test_divide_keeps_groups_whole_and_meets_the_shares():
+    groups = {f"clip{n}": f"sentence{n % 20}" for n in range(100)}  # 5 clips each
+    sets = divide(groups, {"test": 0.1, "dev": 0.22})
+    counts = Counter(sets.values())
+    assert counts == {"test": 10, "dev": 25, "train": 65}
+    for group in set(groups.values()):
+        assert len({sets[clip] for clip in groups if groups[clip] == group}) == 1
+    # The order of the clips does not matter.
+    again = divide(dict(reversed(groups.items())), {"test": 0.1, "dev": 0.22})
+    assert again == sets
+    assert set(divide(groups, {"test": 0.0}).values()) == {"train"}
+    assert set(divide(groups, {"test": 1.0}).values()) == {"test"}
+
+
+def test_hold_out_moves_whole_sources_and_counts_both_together(tmp_path):
+    train = ClipSet("train", published=41)
+    for n in range(40):
+        train.add("f", f"u{n}", audio(tmp_path, n), "sys", 3, source=f"s{n % 8}")
+    dev = train.hold_out("dev", 0.2)
+    assert (len(train), len(dev)) == (30, 10)
+    assert "train: the lists have 40 clips, expected the 41" in train.faults[0]
+    written, faults = write_corpus(str(tmp_path / "data"), [train, dev])
+    assert written == ["train", "dev"] and len(faults) == 1
+    sources = [
+        set(read_scp(str(tmp_path / "data" / name / "utt2src")).values())
+        for name in written
+    ]
+    assert not sources[0] & sources[1] and len(sources[0] | sources[1]) == 8
+
+
+def test_sets_that_are_asked_for():
+    known = ("train", "dev", "test")
+    args = argparse.Namespace(sets=None)
+    assert wanted_sets(args, known) == ["train", "dev", "test"]
+    args.sets = ["test", "dev"]
+    assert wanted_sets(args, known) == ["dev", "test"]
+    args.sets = ["test", "x"]
+    with pytest.raises(DataError, match="--sets has x, expected some of train, dev"):
+        wanted_sets(args, known)
+
+
+def test_a_set_without_systems(tmp_path):
+    clips = ClipSet("test", systems=False)
+    clips.add("f", "u", audio(tmp_path, "u"), "", 3)
+    written, faults = write_corpus(str(tmp_path / "data"), [clips])
+    assert written == ["test"] and faults == []
+    assert not (tmp_path / "data" / "test" / "utt2sys").exists()

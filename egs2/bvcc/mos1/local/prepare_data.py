@@ -21,7 +21,12 @@ import os
 import sys
 from typing import List
 
-from espnet2_distilmos.fileio.corpus import ClipSet, read_table, run_parser
+from espnet2_distilmos.fileio.corpus import (
+    ClipSet,
+    read_table,
+    run_parser,
+    wanted_sets,
+)
 from espnet2_distilmos.fileio.datadir import DataError
 
 # By track: the domain, and by data directory the file of votes, the file of means, and
@@ -146,9 +151,14 @@ class Track:
 def read(args: argparse.Namespace) -> List[ClipSet]:
     domain, sets = TRACKS[args.track]
     track = Track(args.corpus, domain)
-    clip_sets = [track.read_set(name, *files) for name, files in sets.items()]
-    if os.path.exists(track.path(UNLABELLED[0])):
-        clip_sets.append(track.read_unlabelled(clip_sets[0]))
+    has_unlabelled = os.path.exists(track.path(UNLABELLED[0]))
+    wanted = wanted_sets(args, [*sets, *(["train_unlabelled"] * has_unlabelled)])
+    clip_sets = [
+        track.read_set(name, *files) for name, files in sets.items() if name in wanted
+    ]
+    if "train_unlabelled" in wanted:
+        train = track.read_set("train", *sets["train"])
+        clip_sets.append(track.read_unlabelled(train))
     return clip_sets
 
 

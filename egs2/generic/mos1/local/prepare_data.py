@@ -10,7 +10,6 @@ named with --*_column. A list ``wav,score`` without names is understood too.
 """
 
 import argparse
-import hashlib
 import os
 import re
 import sys
@@ -19,10 +18,12 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from espnet2_distilmos.fileio.corpus import (
     ClipSet,
     Row,
+    divide,
     one_word,
     read_table,
     run_parser,
     true_or_false,
+    wanted_sets,
 )
 from espnet2_distilmos.fileio.datadir import DataError
 
@@ -133,30 +134,6 @@ def system_of(row: Dict[str, str], path: str, regex: Optional[str]) -> str:
     return ""
 
 
-def split_by_group(groups: Dict[str, str], shares: Dict[str, float]) -> Dict[str, str]:
-    """Divide clips into sets, a group always whole, the same way on every machine.
-
-    Args:
-        groups: Group by clip; groups are what must not be in two sets.
-        shares: Part of all clips by set; what is left over is "train".
-
-    Returns:
-        The set by clip.
-    """
-    sizes: Dict[str, int] = {}
-    for group in groups.values():
-        sizes[group] = sizes.get(group, 0) + 1
-    order = sorted(sizes, key=lambda g: hashlib.sha256(g.encode()).hexdigest())
-    set_of_group, position = {}, 0
-    for name, share in shares.items():
-        filled = 0
-        while position < len(order) and filled < share * len(groups):
-            set_of_group[order[position]] = name
-            filled += sizes[order[position]]
-            position += 1
-    return {clip: set_of_group.get(group, "train") for clip, group in groups.items()}
-
-
 def read(args: argparse.Namespace) -> List[ClipSet]:
     faults: List[str] = []
     tables: List[Tuple[str, List[Row]]] = []
@@ -175,7 +152,7 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
             for _, row in rows
         }
         shares = {"test": args.test_share, "dev": args.dev_share}
-        sets = split_by_group(groups, shares)
+        sets = divide(groups, shares)
     for table, rows in tables:
         for where, row in rows:
             name = table or (row.get("set") or sets.get(row["wav"], "train")).lower()
@@ -213,7 +190,8 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
     if not found:
         raise DataError(f"{args.csv} has no rows, expected ratings; see --help.")
     found[0].faults[:0] = faults
-    return found
+    wanted = wanted_sets(args, [clip_set.name for clip_set in found])
+    return [clip_set for clip_set in found if clip_set.name in wanted]
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=data
+sets=          # Only these data directories, "" is all.
 skip_bad=false # Go on without what is missing: a partial copy of the corpus.
 download=true  # Download the corpus if SOMOS is "downloads" and it is not there.
 python=python3
 
-help_message="Usage: $0 [--out DIR] [--skip_bad true|false] [--download true|false]"
+help_message="Usage: $0 [--out DIR] [--sets \"A B\"] [--skip_bad true|false] [--download true|false]"
 . utils/parse_options.sh
 if [ $# -ne 0 ]; then
     echo "${help_message}" >&2
@@ -34,4 +35,6 @@ if [ "${SOMOS}" = downloads ]; then
     [ -d downloads/training_files ] || SOMOS=
 fi
 scripts/utils/check_corpus.sh SOMOS "${SOMOS}" https://zenodo.org/records/7378801
-"${python}" local/prepare_data.py "${SOMOS}" --out "${out}" --skip_bad "${skip_bad}"
+# shellcheck disable=SC2086  # sets are several names
+"${python}" local/prepare_data.py "${SOMOS}" --out "${out}" --skip_bad "${skip_bad}" \
+    ${sets:+--sets ${sets}}

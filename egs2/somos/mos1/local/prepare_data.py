@@ -22,7 +22,12 @@ import os
 import sys
 from typing import List
 
-from espnet2_distilmos.fileio.corpus import ClipSet, read_table, run_parser
+from espnet2_distilmos.fileio.corpus import (
+    ClipSet,
+    read_table,
+    run_parser,
+    wanted_sets,
+)
 from espnet2_distilmos.fileio.datadir import DataError
 
 SETS = {"train": ("train", 14100), "dev": ("valid", 3000), "test": ("test", 3000)}
@@ -85,17 +90,18 @@ def read_set(
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
     clip_sets = []
-    for subset in SUBSETS:
+    known = [name + ending for ending in SUBSETS.values() for name in SETS]
+    wanted = wanted_sets(args, known)
+    for subset, ending in SUBSETS.items():
         path = os.path.join(args.corpus, "training_files", "split1", subset)
         if not os.path.isdir(path):
             raise DataError(
                 f"{path} is not there, expected somos.zip unpacked in {args.corpus}; "
                 "correct SOMOS in db.sh."
             )
-        for name, (owners_name, published) in SETS.items():
-            clip_sets.append(
-                read_set(args.corpus, subset, name, owners_name, published)
-            )
+        for name, files in SETS.items():
+            if name + ending in wanted:
+                clip_sets.append(read_set(args.corpus, subset, name, *files))
     return clip_sets
 
 

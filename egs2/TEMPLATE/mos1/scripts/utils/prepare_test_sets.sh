@@ -15,19 +15,18 @@ skip_bad=false # Go on without clips that are missing.
 help_message="Usage: $0 [--prepare true|false] [--skip_bad true|false] SET ..."
 . utils/parse_options.sh
 
-tried=" "
 available=()
 for dset in "$@"; do
     corpus=${dset%%/*}
+    name=${dset#*/}
     if [ "${corpus}" = "${dset}" ]; then # of this recipe
         available+=("${dset}")
         continue
     fi
-    log="data/${corpus}/data.log"
-    if ${prepare} && [[ "${tried}" != *" ${corpus} "* ]]; then
-        tried+="${corpus} "
-        mkdir -p "data/${corpus}"
-        rm -f "data/${corpus}"/*/wav.scp
+    log="data/${dset}/data.log"
+    if ${prepare}; then
+        mkdir -p "data/${dset}"
+        rm -f "data/${dset}/wav.scp"
         if [ ! -x "../../${corpus}/mos1/local/data.sh" ]; then
             echo "there is no recipe egs2/${corpus}/mos1 with a local/data.sh." > "${log}"
         else
@@ -35,10 +34,11 @@ for dset in "$@"; do
                 options=(--out "${PWD}/data/${corpus}")
                 cd "../../${corpus}/mos1"
                 # Not every recipe's stage 1 has these.
+                if grep -q '^sets=' local/data.sh; then options+=(--sets "${name}"); fi
                 if grep -q '^skip_bad=' local/data.sh; then options+=(--skip_bad "${skip_bad}"); fi
                 if grep -q '^download=' local/data.sh; then options+=(--download false); fi
                 local/data.sh "${options[@]}"
-            ) > "${log}" 2>&1 || rm -f "data/${corpus}"/*/wav.scp
+            ) > "${log}" 2>&1 || rm -f "data/${dset}/wav.scp"
         fi
     fi
     if [ -s "data/${dset}/wav.scp" ]; then
