@@ -280,6 +280,7 @@ def unpack_model(source: str, output_dir: str) -> str:
     beside = os.path.join(os.path.dirname(model.model_file), UPSTREAM_FILES)
     if os.path.isdir(beside):
         links[UPSTREAM_FILES] = beside
+    os.makedirs(output_dir, exist_ok=True)
     for link, target in links.items():
         path = os.path.join(output_dir, link)
         with contextlib.suppress(FileNotFoundError):
