@@ -89,6 +89,10 @@ def test_fewer_clips_than_dimensions_and_dead_units():
     novelty = fit_novelty(train, train)
     still, moved = distance(novelty, [[0.0, 1.0], [0.0, 2.0]])
     assert still < 1 and moved > 10
+    # of two clips the estimate shrinks nothing, and the covariance is singular
+    novelty = fit_novelty([[0.0, 0, 0], [2.0, 0, 0]], [[1.0, 0, 0]])
+    near, far = distance(novelty, [[1.0, 0, 0], [1.0, 1, 0]])
+    assert near == 0 and 1e3 < far < np.inf
 
 
 def test_large_training_sets_are_sampled():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from espnet2_distilmos.mos.evaluation.bootstrap import Resampler
 from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS, evaluate
 from espnet2_distilmos.mos.evaluation.paired import (
     bootstrap_p_value,
@@ -57,6 +58,9 @@ def test_published_examples_of_meng():
     # theirs ends at 1.671, from rounded steps
     interval = meng_interval(0.63, -0.03, -0.19, 15)
     assert interval == pytest.approx((-0.129, 1.671), abs=1.1e-3)
+    # f is at most 1: then h = 1
+    z = meng_z(0.9, -0.9, -0.7, 50).statistic
+    assert z == pytest.approx(2 * np.arctanh(0.9) * (47 / 3.4) ** 0.5)
     # May & Hittner, Psychol. Rep. 80, 1997, n = 50
     for r_a, r_b, published in (
         (0.5, 0.2, [1.62, 1.70, 1.80, 1.91, 2.06, 2.24, 2.50, 2.87, 3.50]),
@@ -206,6 +210,25 @@ def test_same_model_twice_is_no_difference():
     true, a, _ = three_normals(3, 0.8, 0.7, 0.6, 50)
     for paired in paired_bootstrap(a, a, true, num_resamples=50).values():
         assert paired == (0, (0, 0), 1, None)
+
+
+def test_differences_of_systems_are_centred():
+    # b's clips are noisier, and resamples of few clips count that noise twice
+    generator = np.random.default_rng(0)
+    true = np.repeat(generator.normal(size=40), 3)
+    a = true + 0.1 * generator.normal(size=120)
+    b = true + 1.5 * generator.normal(size=120)
+    systems = np.repeat(np.arange(40), 3).astype(str).tolist()
+    key, settings = "sys_mos_mse", {"num_resamples": 500, "seed": 1}
+    difference, interval, _, _ = paired_bootstrap(
+        *(a, b, true, systems, None, ["mse"]), resample="within_systems", **settings
+    )[key]
+    resampler = Resampler(120, systems, None, "within_systems", **settings)
+    samples = [resampler(p, true, ["mse"])[key] for p in (a, b)]
+    plain = np.percentile(samples[0] - samples[1], [2.5, 97.5])
+    shift = difference - np.mean(samples[0] - samples[1])
+    assert interval == pytest.approx(plain + shift)
+    assert shift > 0.5 * (plain[1] - plain[0])
 
 
 def test_undefined_differences_have_a_reason():

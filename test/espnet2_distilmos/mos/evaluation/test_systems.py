@@ -162,6 +162,13 @@ def test_systems_that_everybody_rates_alike(test):
     assert [(p.better, p.worse) for p in pairs] == [("a", "b"), ("a", "c")]
 
 
+def test_a_pair_of_equal_means_has_no_better_system():
+    ratings = {"a": [3.0] * 20, "b": [4.0] * 15 + [0.0] * 5}
+    test = scipy.stats.mannwhitneyu(ratings["a"], ratings["b"], method="asymptotic")
+    assert test.pvalue < 0.01
+    assert significant_pairs(ratings, "mann_whitney") == ([], 1)
+
+
 def test_accuracy_over_the_pairs_that_listeners_tell_apart():
     ratings = {"a": [5, 5, 4, 5] * 5, "b": [3, 3, 3, 4] * 5, "c": [3, 3, 4, 3] * 5}
     ratings["d"] = [1, 1, 2, 1] * 5
