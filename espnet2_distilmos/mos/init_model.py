@@ -38,6 +38,7 @@ class InitModel:
     * the frontend, its configuration and weights are the model's; options that say how
       it is trained (``freeze``, dropout, ...) are overridden by those stated, and any
       other must be stated as the model has it, or not at all;
+    * adapters (``lora``) are the model's too, or new where it has none;
     * so is the head, unless the configuration states another one, which is new then;
     * a token predictor is the model's where it predicts the same column of the same
       codebooks, else it is new: the numbers of other clusters mean other sounds.
@@ -104,7 +105,8 @@ class InitModel:
         """The stated options that may differ from the given ones and do."""
         changes = {}
         for key, value in stated.items():
-            if key in free or "drop" in key or key.startswith("mask_"):
+            adds_adapters = key == "lora" and given.get(key) is None
+            if key in free or adds_adapters or "drop" in key or key[:5] == "mask_":
                 changes[key] = value
             elif isinstance(value, Mapping) and isinstance(given.get(key), Mapping):
                 # Fields that the model's own configuration lacks say nothing of it.
@@ -127,7 +129,7 @@ class InitModel:
         """
         name, merged = self.frontend_settings(frontend, conf)
         network = build_frontend(name, merged, load_pretrained=False)
-        used = self._load(network, lambda key: _FRONTEND + key)
+        used = self._load(network, lambda key: self._in_frontend(_FRONTEND + key))
         self._refuse_rest([k for k in self.states if k.startswith(_FRONTEND)], used)
         logging.info(f"The frontend starts from {self.name} ({self.model_file})")
         return network
@@ -160,7 +162,9 @@ class InitModel:
                 index, rest = key[len(_PREDICTORS) :].split(".", 1)
                 old = predictors.get(int(index))
                 return None if old is None else f"{_PREDICTORS}{old}.{rest}"
-            return None if key.startswith(_HEAD) and not same_head else key
+            if key.startswith(_HEAD):
+                return key if same_head else None
+            return self._in_frontend(key)
 
         used = self._load(model, origin)
         left = {k for k in self.states if k not in used and k.startswith(_HEAD)}
@@ -170,6 +174,19 @@ class InitModel:
         new = {key for key in model.state_dict() if origin(key) is None}
         self._tell(config, same_head, new, left)
         return model
+
+    def _in_frontend(self, key: str) -> Optional[str]:
+        """The model's name of a tensor, None for one of an adapter that is new.
+
+        peft moves the weights of what it adapts to ``base_layer``, beside ``lora_A``.
+        """
+        if key in self.states:
+            return key
+        plain = key.replace(".base_layer.", ".")
+        if plain in self.states:
+            return plain
+        is_new = ".lora_" in key and self.config["frontend_conf"].get("lora") is None
+        return None if is_new else key
 
     def _predictors(self, config: Mapping[str, Any]) -> Dict[int, int]:
         """Index of each token predictor to that of the model's own, where it has it."""

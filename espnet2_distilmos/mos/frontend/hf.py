@@ -70,7 +70,13 @@ class HFFrontend(AbsLayerFrontend):
         OSError: when the checkpoint is neither a directory nor in reach.
     """
 
-    training_options = ("freeze", "layerdrop", "spec_augment", "init_seed")
+    training_options = (
+        "freeze",
+        "gradient_checkpointing",
+        "layerdrop",
+        "spec_augment",
+        "init_seed",
+    )
 
     def __init__(
         self,

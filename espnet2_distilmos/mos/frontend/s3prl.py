@@ -79,7 +79,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         OSError: when the checkpoint is not in reach.
     """
 
-    training_options = ("freeze", "one_by_one", "init_seed")
+    training_options = ("freeze", "gradient_checkpointing", "one_by_one", "init_seed")
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import copy
+import inspect
 import logging
 import re
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from espnet2_distilmos.mos.build import build_model
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.init_model import InitModel
 
 
@@ -285,3 +287,67 @@ def test_another_scale_is_noted(trained, mos_corpus, caplog):
     assert "scores on the scale [1.0, 5.0], the labels are on [0.0, 100.0]" in (
         caplog.text
     )
+
+
+adapters = pytest.mark.skipif(
+    "lora" not in inspect.signature(HFFrontend).parameters, reason="no LoRA yet"
+)
+
+
+def with_adapters(folder, rank=2):
+    """Make the trained model one with adapters that do something."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["frontend_conf"]["lora"] = {"rank": rank, "alpha": 3}
+    model = build_model(config, load_pretrained=False)
+    config["frontend_conf"] = model.frontend.resolved_conf()
+    generator = torch.Generator().manual_seed(1)
+    states = {
+        key: torch.rand(value.shape, generator=generator).to(value.dtype)
+        for key, value in model.state_dict().items()
+    }
+    assert sum(".lora_B." in key for key in states) == 8
+    return save(folder, config, states)
+
+
+@adapters
+def test_adapters_are_new_where_the_model_has_none(trained, mos_corpus, caplog):
+    caplog.set_level(logging.INFO)
+    plain, _ = start(trained, mos_corpus)
+    conf = {"lora": {"rank": 2}}
+    model, config = start(trained, mos_corpus, frontend_conf=conf)
+    states = states_of(trained)
+    found = model.state_dict()
+    new = {key for key in found if ".lora_" in key}
+    assert len(new) == 16
+    for key, value in found.items():
+        if key not in new:
+            assert torch.equal(value, states[key.replace(".base_layer.", ".")])
+    # They add nothing yet, so that tokens of the model serve.
+    assert model.frontend.fingerprint() == plain.frontend.fingerprint()
+    frontend = load(trained).build_frontend(None, conf)
+    assert frontend.fingerprint() == plain.frontend.fingerprint()
+    assert "Deliberately new: frontend.model (16 tensors)\n" in caplog.text
+    assert config["frontend_conf"]["lora"] == {"rank": 2}
+
+
+@adapters
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.25}])
+def test_adapters_of_the_model_are_taken(lora, trained, mos_corpus):
+    with_adapters(trained)
+    conf = {} if lora is None else {"lora": lora}
+    model, config = start(trained, mos_corpus, frontend_conf=conf)
+    assert_same(model, states_of(trained))
+    found = config["frontend_conf"]["lora"]
+    assert (found["alpha"], found["dropout"]) == (3, 0.25 if lora else 0.0)
+
+
+@adapters
+def test_other_adapters_are_refused(trained, mos_corpus):
+    with_adapters(trained)
+    for key, value, message in (
+        ("lora", {"rank": 4}, "frontend_conf.lora.rank=4, but exp/old has 2"),
+        ("lora", {"alpha": 5}, "frontend_conf.lora.alpha=5, but exp/old has 3"),
+        ("freeze", 1, "found nothing for frontend.model.encoder.layers.0.attention"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start(trained, mos_corpus, frontend_conf={key: value})
