@@ -130,6 +130,8 @@ class ClipSet:
         score_range: Lowest and highest score of the listening test.
         group: Sets of one group must not share audio; None is free to share.
         systems: Whether clips have systems; without, ``utt2sys`` is not written.
+        keep_votes: Whether ``votes.scp`` is written; not if the listeners' names in it
+            mean nothing.
     """
 
     def __init__(
@@ -139,12 +141,14 @@ class ClipSet:
         score_range: Tuple[float, float] = _DEFAULT_RANGE,
         group: Optional[str] = "",
         systems: bool = True,
+        keep_votes: bool = True,
     ):
         self.name = name
         self.published = published
         self.score_range = (float(score_range[0]), float(score_range[1]))
         self.group = group
         self.systems = systems
+        self.keep_votes = keep_votes
         self.faults: List[str] = []
         self._clips: Dict[str, Clip] = {}  # score is None where votes count
 
@@ -247,6 +251,7 @@ class ClipSet:
         """
         self.check_count()
         held = ClipSet(name, None, self.score_range, self.group, self.systems)
+        held.keep_votes = self.keep_votes
         groups = {c.utt_id: c.source or c.utt_id for c in self._clips.values()}
         for utt_id, set_name in divide(groups, {name: share}).items():
             if set_name == name:
@@ -289,22 +294,23 @@ class ClipSet:
             mean = means.get(clip.utt_id)
             if mean is None or clip.score is None or abs(clip.score - mean) <= 0.01:
                 continue
+            votes = self._clips[clip.utt_id].votes
             self.faults.append(
                 f"{path}: clip {clip.utt_id} has the published mean {mean:g}, but "
-                f"{len(clip.votes)} votes with the mean {clip.score:g}, expected the "
-                "same; a vote is lost or doubled: get the list of votes again."
+                f"{len(votes)} votes with the mean {clip.score:g}, expected the same; a "
+                "vote is lost or doubled: get the list of votes again."
             )
 
     def clips(self) -> List[Clip]:
         """Return the clips in the order of the list, votes averaged."""
-        return [
-            (
-                clip._replace(score=sum(v for _, v in clip.votes) / len(clip.votes))
-                if clip.votes
-                else clip
-            )
-            for clip in self._clips.values()
-        ]
+        clips = []
+        for clip in self._clips.values():
+            if clip.votes:
+                mean = sum(score for _, score in clip.votes) / len(clip.votes)
+                votes = clip.votes if self.keep_votes else ()
+                clip = clip._replace(score=mean, votes=votes)
+            clips.append(clip)
+        return clips
 
 
 def _check_audio(clip_set: ClipSet, clips: List[Clip], folder: str) -> List[Clip]:

@@ -12,6 +12,9 @@ BVCC=${BVCC:-}                 # main of main.tar.gz, zenodo.org/records/6572573
 VMC22_OOD=${VMC22_OOD:-}       # ood of ood.tar.gz, zenodo.org/records/6572573, after its scripts
 SOMOS=${SOMOS:-downloads}
 NISQA=${NISQA:-downloads}
+TMHINT_QI=${TMHINT_QI:-}       # what TMHINTQI.zip was unpacked to, github.com/yuwchen/InQSS
+SINGMOS=${SINGMOS:-}           # folder of DATA, VoiceMOS Challenge 2024 track 2
+VMC23=${VMC23:-}               # folder of track1, track2, track3, VoiceMOS Challenge 2023
 
 P835=${P835:-}                 # p835_reference_conditions of github.com/microsoft/P.808
 BVRNN=${BVRNN:-}               # mushra_results_dataset of github.com/BenjSta/bernoulli-var-speech-codec

@@ -8,7 +8,8 @@ import soundfile
 
 HEADER = (
     "db,con,file,con_description,filename_deg,filename_ref,source,lang,votes,mos,noi,"
-    "col,dis,loud,noi_std,col_std,dis_std,loud_std,mos_std,filepath_deg,filepath_ref,filter"
+    "col,dis,loud,noi_std,col_std,dis_std,loud_std,mos_std,filepath_deg,filepath_ref,"
+    "filter"
 )
 # Database: files in the owner's naming, with condition and reference.
 FILES = {
