@@ -297,8 +297,8 @@ class ClipSet:
             votes = self._clips[clip.utt_id].votes
             self.faults.append(
                 f"{path}: clip {clip.utt_id} has the published mean {mean:g}, but "
-                f"{len(votes)} votes with the mean {clip.score:g}, expected the same; a "
-                "vote is lost or doubled: get the list of votes again."
+                f"{len(votes)} votes with the mean {clip.score:g}, expected the same; "
+                "a vote is lost or doubled: get the list of votes again."
             )
 
     def clips(self) -> List[Clip]:

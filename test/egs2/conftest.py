@@ -32,6 +32,8 @@ def write_tone(path, seconds=0.3, rate=16000, hertz=220.0):
 class Recipes:
     """Copies of recipes in ``root/egs2``; the TEMPLATE is the repository's own."""
 
+    repository = ROOT
+
     def __init__(self, root: Path):
         self.root = root
         (root / "tools").mkdir()

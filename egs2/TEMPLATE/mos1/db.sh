@@ -14,6 +14,9 @@ SOMOS=${SOMOS:-downloads}
 NISQA=${NISQA:-downloads}
 TMHINT_QI=${TMHINT_QI:-}       # what TMHINTQI.zip was unpacked to, github.com/yuwchen/InQSS
 SINGMOS=${SINGMOS:-}           # folder of DATA, VoiceMOS Challenge 2024 track 2
+URGENT24=${URGENT24:-downloads}
+TENCENT=${TENCENT:-}           # TencentCorups of github.com/ConferencingSpeech/ConferencingSpeech2022
+PSTN=${PSTN:-downloads}
 VMC23=${VMC23:-}               # folder of track1, track2, track3, VoiceMOS Challenge 2023
 
 P835=${P835:-}                 # p835_reference_conditions of github.com/microsoft/P.808

@@ -313,9 +313,15 @@ if ! ${skip_data_prep}; then
             _errors="${_dir}/errors_stage3.txt"
             rm -f "${_errors}"
             _range=$(range_of "${dset}" "${_dir}")
+            _need_systems=${need_systems}
+            if [ "${_dir}" = "${data_feats}/${dset}" ] && [ ! -e "${_dir}/utt2sys" ]; then
+                # A listening test of others may have none: utterances are scored then.
+                log "${dset} has no utt2sys: it is scored by utterances only"
+                _need_systems=false
+            fi
             # shellcheck disable=SC2086  # it is two numbers
             if "${python}" -m espnet2_distilmos.bin.check_data --data_dir "${_dir}" \
-                --score_range ${_range} --need_systems "${need_systems}" \
+                --score_range ${_range} --need_systems "${_need_systems}" \
                 --good_list "${_dir}/logs/good" --bad_exit_code 3 \
                 2> "${_dir}/logs/check_data.log"; then
                 tail -n 1 "${_dir}/logs/check_data.log"

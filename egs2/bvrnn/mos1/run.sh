@@ -10,6 +10,6 @@ cd "$(dirname "$0")"
 
 ./mos.sh \
     --skip_train true \
-    --test_sets "test" \
+    --test_sets test \
     --inference_config conf/decode.yaml \
     "$@"

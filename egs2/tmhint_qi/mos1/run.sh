@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 scripts/mos_ood.sh \
     --train_set train \
     --valid_set dev \
-    --test_sets "test" \
+    --test_sets test \
     --train_config conf/train_distilmos.yaml \
     --inference_config conf/decode.yaml \
     --inference_model valid.sys_srcc.best.pth \

@@ -174,6 +174,18 @@ def test_a_corpus_without_systems(recipe):
     assert recipe.lines("dump/raw/train/wav.scp")
 
 
+def test_a_test_set_of_others_may_lack_systems(recipe):
+    (recipe.dir / "source" / "test" / "utt2sys").unlink()
+    result = recipe.run("--stop_stage", 3)
+    assert "test has no utt2sys: it is scored by utterances only" in result.stdout
+    # Half a list is a fault all the same.
+    lines = [f"test{i} s" for i in range(2)]
+    recipe.write("test", "utt2sys", lines)
+    assert (
+        "utterance test2 has no system" in recipe.run("--stop_stage", 3, code=1).stderr
+    )
+
+
 def test_a_stage_2_that_was_killed_leaves_no_half_files_and_goes_on(recipe):
     recipe.run("--stop_stage", 2)
     data = recipe.dir / "dump" / "raw" / "test" / "data"
