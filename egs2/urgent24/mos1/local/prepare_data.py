@@ -48,7 +48,8 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
             test.faults.append(
                 f"{where}: clip {row['sample_id']} has the score {row['score']!r} "
                 f"and the ratings {row.get('raw_ratings')!r}, expected a number and a "
-                "list, once for every clip; remove the row or download the corpus again."
+                "list, once for every clip; remove the row or download the corpus "
+                "again."
             )
             continue
         clip = dict(
