@@ -15,7 +15,6 @@ import time
 from typing import Dict, List, Optional
 
 import numpy as np
-import torch
 from espnet2.utils.config_argparse import ArgumentParser
 from espnet2.utils.types import str2bool
 
@@ -27,7 +26,7 @@ from espnet2_distilmos.fileio.datadir import (
     write_metric_scp,
     write_scp,
 )
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.predictor import MOSPredictor
 
 FORMAT_VERSION = 1
 _REQUIRED = ("train_config", "model_file", "wav_scp", "output_dir")
@@ -71,7 +70,7 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
     """
     device = get_device(args.ngpu)
     try:
-        model, _ = load_model(args.train_config, args.model_file, device)
+        predictor = MOSPredictor(args.train_config, args.model_file, device)
     except OSError as error:
         # torch's own message need not say which file it was reading
         raise DataError(
@@ -79,44 +78,33 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
             "expected the config.yaml and a model file of one experiment; train again "
             "(stage 7) or correct --train_config and --model_file."
         ) from error
-    frontend = model.frontend
     batches = AudioBatches(
         args.wav_scp,
         float(args.batch_seconds),
-        fs=frontend.sample_rate,
-        minimum_samples=frontend.minimum_samples,
+        fs=predictor.sample_rate,
+        minimum_samples=predictor.model.frontend.minimum_samples,
     )
     scores: Dict[str, float] = {}
     failures: Dict[str, str] = {}
-    frame_shift = frontend.frame_shift
     num_samples = 0
     start = time.perf_counter()
     for batch in progress(batches, "scores"):
-        with torch.inference_mode():
-            prediction = model.inference(
-                torch.from_numpy(batch.speech).to(device),
-                torch.from_numpy(batch.speech_lengths).to(device),
-            )
-        frame_shift = frontend.frame_shift * prediction.frame_stride
         num_samples += int(batch.speech_lengths.sum())
-        utt_mos = prediction.utt_mos.float().cpu().tolist()
-        frame_mos = prediction.frame_mos.float().cpu().numpy()
-        lengths = prediction.lengths.tolist()
-        for utt_id, score, row, length in zip(
-            batch.utt_ids, utt_mos, frame_mos, lengths
-        ):
-            if not math.isfinite(score):
+        results = predictor.score_batch(batch.speech, batch.speech_lengths)
+        for utt_id, result in zip(batch.utt_ids, results):
+            if not math.isfinite(result.score):
                 failures[utt_id] = (
                     f"utterance {utt_id}: {batches.wav_scp[utt_id]} got the score "
-                    f"{score}, expected a finite number; the model {args.model_file} "
-                    "is broken, train it again or choose another epoch's."
+                    f"{result.score}, expected a finite number; the model "
+                    f"{args.model_file} is broken, train it again or choose another "
+                    "epoch's."
                 )
                 continue
-            scores[utt_id] = score
+            scores[utt_id] = result.score
             if args.write_frames:
                 with atomic_write(frame_path(args.output_dir, utt_id), "wb") as file:
-                    np.save(file, row[:length].astype(np.float32))
-    seconds = num_samples / frontend.sample_rate
+                    np.save(file, result.frames)
+    seconds = num_samples / predictor.sample_rate
     elapsed = time.perf_counter() - start
     logging.info(f"{seconds:.1f} s of audio in {elapsed:.1f} s")
 
@@ -127,8 +115,8 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
         paths = {utt_id: frame_path(args.output_dir, utt_id) for utt_id in scores}
         info = {
             "format_version": FORMAT_VERSION,
-            "frame_shift": frame_shift,
-            "sample_rate": frontend.sample_rate,
+            "frame_shift": predictor.frame_shift,
+            "sample_rate": predictor.sample_rate,
         }
         with atomic_write(os.path.join(args.output_dir, "frames.json")) as file:
             file.write(json.dumps(info) + "\n")
