@@ -535,8 +535,8 @@ class MOSPredictor:
             paths: audio files in any format of libsndfile, at any rate; may be a
                 generator.
             num_threads: decoding threads.
-            in_order: give the results in the order of ``paths``; else each as soon as
-                there is one.
+            in_order: give the results in the order of ``paths``, each when those before
+                it are there; else each as soon as there is one.
             token_posteriors: give the token predictors' posteriors too.
 
         Yields:
@@ -549,8 +549,16 @@ class MOSPredictor:
             block = list(islice(paths, _SORTED_FILES))
             if not block:
                 return
-            found = self._predict_block(block, start, num_threads, columns)
-            yield from sorted(found, key=lambda f: f.index) if in_order else found
+            waiting: Dict[int, FileResult] = {}
+            following = start
+            for found in self._predict_block(block, start, num_threads, columns):
+                if not in_order:
+                    yield found
+                    continue
+                waiting[found.index] = found
+                while following in waiting:
+                    yield waiting.pop(following)
+                    following += 1
             start += len(block)
 
     def _predict_block(

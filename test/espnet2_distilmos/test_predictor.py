@@ -4,6 +4,7 @@
 import itertools
 import subprocess
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -481,6 +482,37 @@ def test_files_may_be_a_generator_without_end(predictor, folder, monkeypatch):
     found.close()
     assert [f.path for f in first] == folder * 2
     assert [f.index for f in first] == list(range(2 * len(folder)))
+
+
+def test_in_order_a_result_comes_as_soon_as_those_before_it(predictor, folder):
+    by_length = sorted(
+        (p for p in folder if p[-5].isdigit()),
+        key=lambda p: -soundfile.info(p).frames,
+    )
+    files = predictor.predict_files([*by_length, folder[3]], num_threads=1)
+    seen = []
+    score = predictor._forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "_forward", lambda *a: seen.append(1) or score(*a))
+        assert next(files).path == by_length[0]
+        assert len(seen) == 1  # the longest is scored first, and nothing waits
+    files.close()
+
+
+def test_memory_does_not_hold_a_long_file(predictor, tmp_path):
+    """Five minutes are 19 MB of float32."""
+    path = str(tmp_path / "long.flac")
+    with soundfile.SoundFile(path, "w", 16000, 1) as file:
+        for k in range(30):
+            file.write(syllables(10.0, seed=k))
+    tracemalloc.start()
+    try:
+        (found,) = predictor.predict_files([path])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.result.seconds == 300 and "in 29 windows of 20 s" in found.result.note
+    assert peak < 12e6
 
 
 def test_one_that_does_not_fit_into_memory_does_not_end_the_run(
