@@ -15,12 +15,13 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePath
-from typing import Any, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence
 
 import yaml
 from espnet2.main_funcs.pack_funcs import pack
 
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
+from espnet2_distilmos.fileio.model_card import FIELDS, model_card, read_facts
 from espnet2_distilmos.fileio.trained_model import model_of, unpack_zip
 from espnet2_distilmos.mos.build import UPSTREAM_FILES
 
@@ -51,39 +52,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", help="Directory whose RESULTS.md, results.json and images go in."
     )
+    parser.add_argument(
+        "--card",
+        help=f"YAML that states {', '.join(FIELDS)}, for the README of the model.",
+    )
     parser.add_argument("--unpack", help="A packed .zip, or a name in the model zoo.")
     parser.add_argument("--output_dir", help="Where --unpack writes.")
     parser.add_argument("--upload", help="A packed .zip.")
     parser.add_argument("--hf_repo", help="'user/name' on the hub, for --upload.")
     return parser
-
-
-def model_card(config: Mapping[str, Any], results: Optional[str]) -> str:
-    """Return the README of a packed model, in Markdown."""
-    lines = [
-        "---",
-        "library_name: espnet",
-        "license: apache-2.0",
-        "tags:",
-        "- espnet",
-        "- audio",
-        "- mean-opinion-score",
-        "---",
-        "",
-        "# A MOS predictor of espnet2_distilmos",
-        "",
-        "The model predicts the mean opinion score (MOS) of speech.",
-        "",
-        f"- frontend: `{config.get('frontend')}`",
-        f"- head: `{config.get('head')}`",
-        f"- losses: `{config.get('losses')}`",
-        f"- scale: {config.get('score_range')}",
-        "",
-    ]
-    table = Path(results or "", "RESULTS.md")
-    if results and table.is_file():
-        lines += [table.read_text(encoding="utf-8").rstrip(), ""]
-    return "\n".join(lines)
 
 
 def public_config(config: Any) -> Any:
@@ -116,7 +93,11 @@ def _packed_conf(value: Any, folder: str) -> Any:
 
 
 def pack_model(
-    train_config: str, model_file: str, outpath: str, results: Optional[str] = None
+    train_config: str,
+    model_file: str,
+    outpath: str,
+    results: Optional[str] = None,
+    card: Optional[str] = None,
 ) -> None:
     """Write a packed model, whole or not at all.
 
@@ -129,6 +110,7 @@ def pack_model(
         model_file: Weights.
         outpath: The .zip to write.
         results: Directory whose RESULTS.md, results.json and images go in as well.
+        card: What the README states beside, see ``model_card.read_facts``.
 
     Raises:
         DataError: A file is missing or the output cannot be written.
@@ -141,10 +123,14 @@ def pack_model(
     if not outpath.endswith(".zip"):
         raise DataError(f"--outpath {outpath} does not end in .zip; rename it.")
     config = _read_config(train_config)
+    facts = read_facts(card) if card else {}
+    table = Path(results or "", "RESULTS.md")
+    has_table = bool(results) and table.is_file()
+    experiment = os.path.dirname(os.path.abspath(train_config))
     readme = os.path.join(os.path.dirname(outpath), "README.md")
     with atomic_write(readme) as f:
-        f.write(model_card(config, results))
-    experiment = os.path.dirname(os.path.abspath(train_config))
+        text = table.read_text(encoding="utf-8") if has_table else None
+        f.write(model_card(os.path.basename(experiment), config, facts, text))
     folder = os.path.join("exp", os.path.basename(experiment))
     # What the link points to: the packed model says which epoch it is of.
     model_name = os.path.basename(os.path.realpath(model_file))
@@ -337,7 +323,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
         elif args.unpack:
             print(unpack_model(args.unpack, args.output_dir))
         else:
-            pack_model(args.train_config, args.model_file, args.outpath, args.results)
+            pack_model(
+                args.train_config,
+                args.model_file,
+                args.outpath,
+                args.results,
+                args.card,
+            )
             print(f"The packed model is {args.outpath}", file=sys.stderr)
     except DataError as error:
         print(f"mos_pack: {error}", file=sys.stderr)

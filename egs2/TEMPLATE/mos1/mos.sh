@@ -71,7 +71,8 @@ train_set=             # Training set.
 valid_set=             # Validation set.
 test_sets=             # Test sets, in-domain and out-of-domain.
 
-# Upload
+# Packing and upload
+model_card=conf/model_card.yaml # What a packed model's README states: licence, data, limits.
 hf_repo=               # Repository on the Hugging Face hub.
 
 help_message="Usage: $0 --train_set T --valid_set V --test_sets \"A B\" [--name value ...]
@@ -675,11 +676,18 @@ if ! ${skip_upload}; then
         log "Stage 10: Pack the model: ${packed_model}"
         need "${mos_exp}/config.yaml" 7
         need "${mos_exp}/${inference_model}" 7
+        _opts=()
+        if [ -r "${model_card}" ]; then
+            _opts+=(--card "${model_card}")
+        else
+            log "${model_card} is not there: the model's README states no data and no licence"
+        fi
         "${python}" -m espnet2_distilmos.bin.mos_pack \
             --train_config "${mos_exp}/config.yaml" \
             --model_file "${mos_exp}/${inference_model}" \
             --results "${mos_exp}" \
-            --outpath "${packed_model}"
+            --outpath "${packed_model}" \
+            "${_opts[@]}"
     fi
 
     if in_stage 11; then

@@ -51,6 +51,19 @@ def test_pack_holds_what_a_user_needs(exp):
     assert [p.name for p in exp.iterdir() if p.name.startswith(".")] == []
 
 
+def test_the_card_states_what_the_recipe_says(exp, capsys):
+    facts = exp / "model_card.yaml"
+    facts.write_text("licence: cc-by-4.0\ndata: Ten clips of one talker.\n")
+    assert pack(card=str(facts)) == 0
+    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
+        card = archive.read("exp/mos_x/README.md").decode()
+    assert card.startswith("---\nlibrary_name: espnet\nlicense: cc-by-4.0\n")
+    assert "Ten clips of one talker." in card and "# mos_x\n" in card
+    facts.write_text("license: cc-by-4.0\n")
+    assert pack(card=str(facts)) == 1
+    assert "found ['license'], expected some of licence" in capsys.readouterr().err
+
+
 def test_unpack_gives_an_experiment(exp, tmp_path, capsys):
     pack()
     out = tmp_path / "other"
