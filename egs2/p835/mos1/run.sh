@@ -81,7 +81,7 @@ upstream_args=
 if [ -n "${WHISPER_TINY}" ]; then
     [[ "${WHISPER_TINY}" != *[[:space:]]* ]] || fail "WHISPER_TINY is '${WHISPER_TINY}', expected a path without spaces; rename or link it."
     [ -r "${WHISPER_TINY}/config.json" ] || \
-        fail "WHISPER_TINY is '${WHISPER_TINY}', expected a directory with config.json and weights of openai/whisper-tiny (MIT); download it with 'hf download openai/whisper-tiny --local-dir downloads/whisper-tiny' and set WHISPER_TINY=downloads/whisper-tiny in db.sh or in the environment, or empty it to use the hub."
+        fail "WHISPER_TINY is '${WHISPER_TINY}', expected a directory with config.json and weights of openai/whisper-tiny (MIT); download it with 'hf download openai/whisper-tiny config.json model.safetensors preprocessor_config.json --local-dir downloads/whisper-tiny' and set WHISPER_TINY=downloads/whisper-tiny in db.sh or in the environment, or empty it to use the hub."
     upstream_args="--frontend_conf upstream=${WHISPER_TINY}"
 fi
 ood_sets=
