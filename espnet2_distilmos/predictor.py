@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import (
     Any,
@@ -15,6 +16,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Mapping,
     NamedTuple,
     Optional,
     Sequence,
@@ -34,8 +36,14 @@ from espnet2_distilmos.fileio.audio import (
     read_blocks,
 )
 from espnet2_distilmos.fileio.batches import AudioBatches, in_background, too_short
+from espnet2_distilmos.fileio.calibration import (
+    CALIBRATION,
+    read_calibration,
+    read_scale,
+)
 from espnet2_distilmos.fileio.trained_model import open_trained_model
 from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.evaluation.confidence import Confidence, scale_fingerprint
 from espnet2_distilmos.mos.windows import WindowPlan, blend
 
 Wave = Union[np.ndarray, torch.Tensor]
@@ -50,6 +58,8 @@ _BATCH_SECONDS_ON_GPU = 240.0
 _SORTED_FILES = 1000
 # More channels than this are taken for samples.
 _MAX_CHANNELS = 64
+# Values of each tensor that tell checkpoints apart.
+_FINGERPRINT_VALUES = 256
 # Full scale of integer samples, and the value of silence.
 _INTEGERS = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (128, 2**7)}
 
@@ -61,8 +71,9 @@ class MOSResult:
     NumPy arrays, or with ``grad=True`` tensors on the predictor's device.
 
     Attributes:
-        score: utterance MOS on the scale of the training labels; a float.
-        frames: frame scores, (T,).
+        score: utterance MOS on the scale of the training labels, or on that of
+            ``MOSPredictor(scale=...)``; a float.
+        frames: frame scores on the same scale, (T,).
         times: where they lie, in seconds from the start, (T,): the middle of the
             frame's receptive field before the transformer. (The transformer itself
             hears the whole utterance.)
@@ -71,6 +82,7 @@ class MOSResult:
         note: how the score was made where that is not the usual way, or "".
         token_posteriors: on request, by column (``wavlm_l09``): probability of each
             of the K tokens, (T, K).
+        raw_score: on the scale of the training labels, whatever ``score`` is on.
     """
 
     score: Any
@@ -80,6 +92,37 @@ class MOSResult:
     seconds: float
     note: str = ""
     token_posteriors: Optional[Dict[str, Any]] = None
+    raw_score: float = math.nan
+    confidence: Optional[Confidence] = field(default=None, repr=False, compare=False)
+
+    def interval(self, level: float = 0.9) -> Tuple[float, float]:
+        """Interval that holds the clip's label with the probability ``level``.
+
+        The model must have been calibrated (``distilmos calibrate``); what the
+        probability is about, and what it costs to leave the calibration's kind of clip
+        or listening test, stands at ``mos.evaluation.confidence``.
+
+        Raises:
+            ValueError: there is no calibration, or it has too few clips for the level.
+        """
+        return self.confidence.interval(self.raw_score, level)
+
+    @property
+    def novelty(self) -> Optional[float]:
+        """Distance from the training set: above 1 the score is not to be trusted.
+
+        None where the model's calibration has no training set.
+        """
+        embedding = self.embedding
+        if isinstance(embedding, torch.Tensor):
+            embedding = embedding.detach().cpu().numpy()
+        return self.confidence.novelty(embedding)
+
+    @property
+    def novel(self) -> Optional[bool]:
+        """Whether the clip is unlike the training set; None where that is unknown."""
+        novelty = self.novelty
+        return None if novelty is None else novelty > 1.0
 
 
 class FileResult(NamedTuple):
@@ -126,6 +169,8 @@ class MOSPredictor:
       is for a whole utterance. The result has a note. Heads whose utterance score is
       not the mean of the frame scores have their difference to it averaged over the
       windows.
+    * *scale*: with one, score and frame scores are mapped to it. (A monotone one is
+      not linear: the mean of the frame scores is then not quite the score.)
     * *batch*: the score is the same alone and in any batch (to 1e-4), as the frontends
       are padding-exact.
 
@@ -137,9 +182,14 @@ class MOSPredictor:
         max_seconds: longest utterance that is scored whole.
         batch_seconds: limit on the padded size of a batch; None for 6 on the CPU and
             240 elsewhere.
+        scale: a ``scale.json`` of ``distilmos calibrate --fit-scale``, or what is in
+            one: scores are given on the scale of another listening test.
+        calibration: a file of ``distilmos calibrate``; None for the one beside
+            ``train_config``, if it is there and of this model.
 
     Raises:
-        ValueError: for a model that cannot be loaded or an impossible option.
+        ValueError: for a model that cannot be loaded, an impossible option, or a scale
+            or calibration of another model.
         OSError: when a file cannot be opened.
     """
 
@@ -151,6 +201,8 @@ class MOSPredictor:
         channel: Channel = "mean",
         max_seconds: float = 30.0,
         batch_seconds: Optional[float] = None,
+        scale: Union[str, Mapping[str, Any], None] = None,
+        calibration: Optional[str] = None,
     ):
         self.device = _device(device)
         self.channel = check_channel(channel)
@@ -189,6 +241,31 @@ class MOSPredictor:
                 f"{frontend.minimum_samples} of one frame"
             )
         self._fingerprint: Optional[str] = None
+        self.confidence = self._confidence(
+            os.path.dirname(train_config),
+            read_scale(scale) if isinstance(scale, (str, os.PathLike)) else scale,
+            calibration,
+        )
+
+    def _confidence(
+        self,
+        folder: str,
+        scale: Optional[Mapping[str, Any]],
+        calibration: Optional[str],
+    ) -> Confidence:
+        """What is known of the scores; the file beside the model need not fit."""
+        model = self.model_fingerprint
+        options = {"scale": scale, "score_range": self.config.get("score_range")}
+        if calibration is not None:
+            return Confidence(model, read_calibration(calibration), **options)
+        path = os.path.join(folder, CALIBRATION)
+        if not os.path.exists(path):
+            return Confidence(model, **options)
+        try:
+            return Confidence(model, read_calibration(path), **options)
+        except ValueError as error:
+            # Scores can be had without; whoever asks for intervals is told.
+            return Confidence(model, missing=str(error), **options)
 
     @classmethod
     def from_pretrained(cls, model: str, **options: Any) -> "MOSPredictor":
@@ -198,7 +275,8 @@ class MOSPredictor:
             model: an experiment directory (its best model by the first criterion of
                 training), a model file in one, a packed .zip, or a ``user/name`` of
                 the Hugging Face hub (which needs a network, or an earlier download).
-            options: ``device``, ``channel``, ``max_seconds``, ``batch_seconds``.
+            options: ``device``, ``channel``, ``max_seconds``, ``batch_seconds``,
+                ``scale``, ``calibration``.
 
         Raises:
             ValueError, OSError: as the constructor, and when there is no such model.
@@ -215,11 +293,8 @@ class MOSPredictor:
         """
         if self._fingerprint is None:
             digest = hashlib.sha256()
-            # Packing takes the directories out of names.
-            parts = {
-                key: _without_directories(self.config.get(key))
-                for key in ("frontend", "frontend_conf", "head", "head_conf")
-            }
+            parts = self._network()
+            parts["scale"] = scale_fingerprint(self.confidence.scale)
             parts["channel"] = self.channel
             parts["windows"] = [
                 self.windows.limit,
@@ -233,6 +308,32 @@ class MOSPredictor:
                 digest.update(array)
             self._fingerprint = digest.hexdigest()[:12]
         return self._fingerprint
+
+    @cached_property
+    def model_fingerprint(self) -> str:
+        """Identify the network and its weights, in milliseconds.
+
+        Of each large tensor some evenly spaced values are looked at: training changes
+        all of them.
+
+        Returns:
+            12 hexadecimal digits.
+        """
+        digest = hashlib.sha256()
+        digest.update(json.dumps(self._network(), sort_keys=True, default=str).encode())
+        for key, value in self.model.state_dict().items():
+            values = value.detach().reshape(-1)
+            values = values[:: max(1, len(values) // _FINGERPRINT_VALUES)]
+            digest.update(f"{key} {tuple(value.shape)}".encode())
+            digest.update(values.to("cpu", torch.float32).contiguous().numpy())
+        return digest.hexdigest()[:12]
+
+    def _network(self) -> Dict[str, Any]:
+        """The network's configuration; packing takes the directories out of names."""
+        return {
+            key: _without_directories(self.config.get(key))
+            for key in ("frontend", "frontend_conf", "head", "head_conf")
+        }
 
     # In memory
 
@@ -260,6 +361,12 @@ class MOSPredictor:
         Raises:
             ValueError: a waveform cannot be scored; the sentence says which, and why.
         """
+        if grad and (self.confidence.scale or {}).get("kind") == "monotone":
+            raise ValueError(
+                "found a monotone scale, which is flat between its steps, expected a "
+                "linear one or none for gradients; fit the scale with --fit-scale "
+                "linear"
+            )
         if not isinstance(wave, (list, tuple)):
             return self([wave], [fs], token_posteriors, grad)[0]
         rates = list(fs) if isinstance(fs, (list, tuple, np.ndarray)) else None
@@ -494,8 +601,11 @@ class MOSPredictor:
                 f"{name} got the score {score}, expected a finite number; the model is "
                 "broken, train it again or choose another epoch's"
             )
+        notes = [note] if note else []
         if item.is_silent:
-            note = f"{note}; digital silence" if note else "digital silence"
+            notes.append("digital silence")
+        if self.confidence.is_extrapolated(score):
+            notes.append("beyond the scores that the scale was fitted to")
         centre = self.model.frontend.frame_centre
         times = centre + self.frame_shift * np.arange(len(item.frames))
         posteriors = None
@@ -505,15 +615,27 @@ class MOSPredictor:
                 for c, p in zip(columns, item.posteriors)
             }
         return MOSResult(
-            score=item.score if grad else score,
+            score=self._on_scale(item.score) if grad else self._on_scale(score),
             # Copies: a slice would keep the whole batch.
-            frames=item.frames if grad else item.frames.numpy().copy(),
+            frames=self._on_scale(item.frames if grad else item.frames.numpy().copy()),
             times=times / self.sample_rate,
             embedding=item.embedding if grad else item.embedding.numpy().copy(),
             seconds=item.num_samples / self.sample_rate,
-            note=note,
+            note="; ".join(notes),
             token_posteriors=posteriors,
+            raw_score=score,
+            confidence=self.confidence,
         )
+
+    def _on_scale(self, values: Any) -> Any:
+        """Scores or frames on the scale of the results, in what they come in."""
+        scale = self.confidence.scale
+        if scale is None:
+            return values
+        if isinstance(values, torch.Tensor):  # with its gradient; never monotone
+            return scale["intercept"] + scale["slope"] * values
+        values = self.confidence.rescale(values)
+        return values.astype(np.float32) if values.ndim else float(values)
 
     # Files
 

@@ -12,6 +12,10 @@ from typing import List, Optional
 # imported only when they are called: help comes at once.
 COMMANDS = {
     "predict": ("espnet2_distilmos.bin.predict", "score audio files with a model"),
+    "calibrate": (
+        "espnet2_distilmos.bin.calibrate",
+        "intervals, flag of novelty and scale of a model",
+    ),
     "score": ("espnet2_distilmos.bin.score", "predictions against labels"),
     "compare": ("espnet2_distilmos.bin.compare", "models on the same items"),
     "results": ("espnet2_distilmos.bin.results", "one table of many experiments"),

@@ -20,6 +20,7 @@ from typing import Any, Iterator, List, Optional, Sequence
 import yaml
 from espnet2.main_funcs.pack_funcs import pack
 
+from espnet2_distilmos.fileio.calibration import CALIBRATION
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
 from espnet2_distilmos.fileio.model_card import FIELDS, model_card, read_facts
 from espnet2_distilmos.fileio.trained_model import model_of, unpack_zip
@@ -139,6 +140,8 @@ def pack_model(
         path = os.path.join(results or "", name)
         if results and os.path.exists(path):
             files[name] = path
+    if _is_calibrated(train_config, model_file):
+        files[CALIBRATION] = os.path.join(experiment, CALIBRATION)
     for name in _upstream_files(config.get("frontend_conf")):
         files[name] = os.path.join(experiment, name)
         if not os.path.exists(files[name]):
@@ -169,6 +172,21 @@ def pack_model(
             f"{outpath} cannot be written ({error}); free some space or choose "
             "another directory."
         ) from error
+
+
+def _is_calibrated(train_config: str, model_file: str) -> bool:
+    """Whether the calibration in the experiment is of the model that is packed."""
+    if not os.path.exists(os.path.join(os.path.dirname(train_config), CALIBRATION)):
+        return False
+    from espnet2_distilmos.predictor import MOSPredictor
+
+    try:
+        confidence = MOSPredictor(train_config, model_file).confidence
+    except (ValueError, OSError) as error:
+        raise DataError(f"the model cannot be packed: {error}") from error
+    if confidence.calibration is None:
+        print(f"{CALIBRATION} is left out: {confidence.missing}", file=sys.stderr)
+    return confidence.calibration is not None
 
 
 def _read_config(path: str) -> dict:
@@ -238,9 +256,9 @@ def unpack_model(source: str, output_dir: str) -> str:
 
     Args:
         source: A packed .zip, or a name that espnet_model_zoo knows.
-        output_dir: Gets ``config.yaml``, the model file and, where the model needs it,
-            ``upstream_files`` as links; they and what they point to may be moved or
-            copied together.
+        output_dir: Gets ``config.yaml``, the model file and, where the model has them,
+            ``upstream_files`` and its calibration as links; they and what they point
+            to may be moved or copied together.
 
     Returns:
         The model file's name in ``output_dir``.
@@ -263,9 +281,10 @@ def unpack_model(source: str, output_dir: str) -> str:
         model = model_of(files, source)
     name = os.path.basename(model.model_file)
     links = {"config.yaml": model.train_config, name: model.model_file}
-    beside = os.path.join(os.path.dirname(model.model_file), UPSTREAM_FILES)
-    if os.path.isdir(beside):
-        links[UPSTREAM_FILES] = beside
+    for extra in (UPSTREAM_FILES, CALIBRATION):
+        beside = os.path.join(os.path.dirname(model.model_file), extra)
+        if os.path.exists(beside):
+            links[extra] = beside
     os.makedirs(output_dir, exist_ok=True)
     for link, target in links.items():
         path = os.path.join(output_dir, link)

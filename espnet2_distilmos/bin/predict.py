@@ -7,6 +7,7 @@
 import argparse
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -30,6 +31,7 @@ _FORMATS = {
     ".scp": "metric-scp",
 }
 _COLUMNS = ("id", "path", "score", "error", "seconds", "note", "scorer")
+_INTERVAL_COLUMNS = ("lower", "upper", "novelty", "novel")
 _FRAMES_FORMAT_VERSION = 1
 # More failures and groups than this stand in the output only.
 _MOST_PRINTED = 50
@@ -62,23 +64,25 @@ def get_parser() -> argparse.ArgumentParser:
         "--frames", metavar="DIR", help="write the scores of the frames, .npy files"
     )
     parser.add_argument(
-        "--batch-seconds",
+        "--interval",
         type=float,
-        help="padded seconds of a batch (default: 6 on the CPU, else 240)",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
-    parser.add_argument(
-        "--jobs", type=int, default=2, help="decoding threads (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--channel", default="mean", help="mean (default), or one channel, from 0"
+        metavar="LEVEL",
+        help="add the interval that holds the label with this probability, such as "
+        "0.9, and how unlike the training set the file is (columns lower, upper, "
+        "novelty, novel); the model needs a calibration (`distilmos calibrate`)",
     )
     parser.add_argument(
-        "--max-seconds",
-        type=float,
-        default=30.0,
-        help="longer files are scored in overlapping windows (default: %(default)s)",
+        "--calibration",
+        metavar="FILE",
+        help="of `distilmos calibrate` (default: the one beside the model)",
     )
+    parser.add_argument(
+        "--scale",
+        metavar="scale.json",
+        help="give the scores on the scale of another listening test (`distilmos "
+        "calibrate --fit-scale`)",
+    )
+    add_scoring_arguments(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -99,27 +103,72 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `predict` and `calibrate` share: how files are read and scored."""
+    parser.add_argument(
+        "--batch-seconds",
+        type=float,
+        help="padded seconds of a batch (default: 6 on the CPU, else 240)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="decoding threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--channel", default="mean", help="mean (default), or one channel, from 0"
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=30.0,
+        help="longer files are scored in overlapping windows (default: %(default)s)",
+    )
+
+
 # Records
 
 
-def make_record(item: InputFile, found, scorer: str) -> Score:
+def make_record(
+    item: InputFile, found, scorer: str, level: Optional[float] = None
+) -> Score:
     """Return what the output says of a file.
 
     Args:
         item: the file.
         found: its FileResult.
         scorer: fingerprint of model and options.
+        level: of the interval; None for no interval.
     """
     record = Score(item.id, path=item.path)
     if found.result is None:
         record.error = shown_sentence(item.error or found.error)
     else:
         record.score = round(found.result.score, 6)
+        if level is not None:
+            record.extra.update(_confidence_of(found.result, level))
         record.extra["seconds"] = round(found.result.seconds, 4)
     # In every record, so that it is a column of every table.
     record.extra["note"] = found.result.note if found.result else ""
     record.extra["scorer"] = scorer
     return record
+
+
+def _confidence_of(result, level: float) -> Dict[str, Any]:
+    """What the columns of --interval hold."""
+    lower, upper = result.interval(level)
+    values = {"lower": round(lower, 6), "upper": round(upper, 6)}
+    novelty = result.novelty
+    if novelty is not None:
+        values.update(novelty=round(novelty, 4), novel=int(novelty > 1))
+    return values
+
+
+def scorer_of(predictor, level: Optional[float]) -> str:
+    """Identify what makes a row: what scores, and what makes the intervals."""
+    if level is None:
+        return predictor.fingerprint
+    parts = [predictor.fingerprint, predictor.confidence.fingerprint, level]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def shown_sentence(text: str) -> str:
@@ -285,6 +334,11 @@ def _check_options(args: argparse.Namespace) -> None:
             raise DataError(
                 f"--output {args.output} is a directory, expected a file; rename it."
             )
+        if suffix == ".scp" and args.interval is not None:
+            raise DataError(
+                f"--output {args.output} holds scores only, expected .csv or .jsonl "
+                "for --interval; rename it."
+            )
     elif args.resume:
         raise DataError("--resume needs an --output to resume; add it.")
     if args.jobs < 1:
@@ -296,6 +350,7 @@ def _score(
 ) -> Iterator[Score]:
     """Score files; with an output in the order of completion, else in theirs."""
     frames = FrameFiles(args.frames) if args.frames else None
+    scorer = scorer_of(predictor, args.interval)
     progress = Progress(items)
     try:
         found = predictor.predict_files(
@@ -304,7 +359,7 @@ def _score(
             in_order=not args.output,
         )
         for one in found:
-            record = make_record(items[one.index], one, predictor.fingerprint)
+            record = make_record(items[one.index], one, scorer, args.interval)
             if frames is not None and one.result is not None:
                 record.extra["frames"] = frames.write(record.id, one.result.frames)
             progress.add(record.id, record.extra.get("seconds", 0.0))
@@ -355,6 +410,8 @@ def _resumable(
             continue
         if record.path not in (None, item.path):
             continue
+        if args.interval is not None and "lower" not in record.extra:
+            continue
         extra = {"note": "", **record.extra, "scorer": scorer}
         extra.pop("frames", None)
         if args.frames:
@@ -371,15 +428,16 @@ def _predict_to_file(
     predictor, items: Sequence[InputFile], args: argparse.Namespace, systems
 ) -> List[Score]:
     # Not where the model lies: one that was moved or packed is the same model.
+    scorer = scorer_of(predictor, args.interval)
     header = {
         "channel": str(args.channel),
         "max_seconds": args.max_seconds,
-        "scorer": predictor.fingerprint,
+        "scorer": scorer,
     }
     # Before the journal: what is refused leaves nothing behind.
     earlier: List[Score] = []
     if args.resume:
-        earlier = _read_earlier(args.output, predictor.fingerprint)
+        earlier = _read_earlier(args.output, scorer)
     journal = Journal(args.output + ".journal", header, args.resume)
     finished = False
     try:
@@ -392,7 +450,7 @@ def _predict_to_file(
         records: Dict[str, Score] = {}
         if args.resume:
             earlier += map(_from_row, journal.rows)
-            records = _resumable(items, earlier, args, predictor.fingerprint)
+            records = _resumable(items, earlier, args, scorer)
             print(f"{len(records)} of {len(items)} files have scores", file=sys.stderr)
         remaining = [item for item in items if item.id not in records]
         for record in _score(predictor, remaining, args):
@@ -431,6 +489,9 @@ def _predict_to_screen(
 ) -> List[Score]:
     """The same table as in a file, row by row."""
     columns = [*_COLUMNS, *(["frames"] if args.frames else [])]
+    if args.interval is not None:
+        has_novelty = predictor.confidence.has_novelty
+        columns[4:4] = _INTERVAL_COLUMNS if has_novelty else _INTERVAL_COLUMNS[:2]
     columns += ["system"] if args.systems else []
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
@@ -446,6 +507,46 @@ def _predict_to_screen(
     if args.frames:
         FrameFiles(args.frames).finish(records, predictor)
     return records
+
+
+def _about_confidence(confidence, args: argparse.Namespace) -> List[str]:
+    """What is to be known of --scale and --interval before any score.
+
+    Raises:
+        ValueError: there can be no intervals of the level.
+    """
+    sentences = []
+    if confidence.scale is not None:
+        low, high = confidence.scale["pred_range"]
+        sentences.append(
+            f"{args.scale}: a {confidence.scale['kind']} scale fitted to "
+            f"{confidence.scale['num_clips']} clips that the model scores from "
+            f"{low:.2f} to {high:.2f}."
+        )
+    if args.interval is None:
+        return sentences
+    try:
+        confidence.half_width(args.interval)
+    except ValueError as error:
+        if confidence.calibration is not None:
+            raise
+        raise DataError(
+            f"{args.model} cannot give intervals: {error} The command that makes them "
+            f"possible is `distilmos calibrate {args.model} --labels DATA_DIR --train "
+            "WAV_SCP`."
+        ) from error
+    if not confidence.coverage_is_known:
+        sentences.append(
+            f"How often the intervals hold a label on the scale of {args.scale} is not "
+            "known, as they were calibrated on another listening test; `distilmos "
+            "calibrate --scale` with other labelled clips of this test tells."
+        )
+    if not confidence.has_novelty:
+        sentences.append(
+            "The calibration knows no training set, so that no file can be flagged as "
+            "novel; `distilmos calibrate --train` adds it."
+        )
+    return sentences
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -473,7 +574,11 @@ def predict(args: argparse.Namespace) -> int:
         channel=args.channel,
         max_seconds=args.max_seconds,
         batch_seconds=args.batch_seconds,
+        scale=args.scale,
+        calibration=args.calibration,
     )
+    for sentence in _about_confidence(predictor.confidence, args):
+        print(sentence, file=sys.stderr)
     work = _predict_to_file if args.output else _predict_to_screen
     records = work(predictor, items, args, systems)
 
