@@ -17,6 +17,8 @@ SINGMOS=${SINGMOS:-}           # folder of DATA, VoiceMOS Challenge 2024 track 2
 URGENT24=${URGENT24:-downloads}
 TENCENT=${TENCENT:-}           # TencentCorups of github.com/ConferencingSpeech/ConferencingSpeech2022
 PSTN=${PSTN:-downloads}
+BC23=${BC23:-}                 # audio of track 1, VoiceMOS Challenge 2023
+SVCC23=${SVCC23:-}             # audio of track 2, VoiceMOS Challenge 2023
 VMC23=${VMC23:-}               # folder of track1, track2, track3, VoiceMOS Challenge 2023
 
 P835=${P835:-}                 # p835_reference_conditions of github.com/microsoft/P.808

@@ -1,15 +1,20 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Recipes bvcc and vmc22_ood on a fabricated VoiceMOS Challenge 2022."""
+"""Recipe bvcc on a fabricated VoiceMOS Challenge 2022."""
 
 import importlib.util
 import json
 import random
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
 
 SETS = {"train": ("TRAINSET", 30), "val": ("DEVSET", 12), "test": ("TESTSET", 18)}
 
@@ -190,6 +195,45 @@ def test_a_corpus_that_is_not_there(recipes, tmp_path, path, sentence):
     value = path and str(tmp_path / path)
     result = recipes.run("bvcc", "local/data.sh", code=1, BVCC=value)
     assert sentence in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+# Out of domain
+
+
+def known_sets():
+    text = (ROOT / "egs2/bvcc/mos1/run.sh").read_text()
+    return re.search(r'--known_ood "([^"]*)"', text).group(1).split()
+
+
+def test_all_that_is_not_there_is_left_out_with_a_sentence(recipes):
+    sets = known_sets()
+    assert len(sets) > 10
+    for corpus in {"bvcc", *(name.split("/")[0] for name in sets)}:
+        recipes.add(corpus)
+    result = recipes.run(*("bvcc", "scripts/utils/prepare_test_sets.sh", "test", *sets))
+    assert result.stdout == "test\n"
+    lines = result.stderr.splitlines()
+    for name, line in zip(sets, lines):
+        variable = name.split("/")[0].upper()
+        assert line.startswith(f"{name} is left out: ")
+        assert f"{variable} of db.sh is empty" in line
+    assert len(lines) == len(sets)
+
+
+def test_all_known_sets_are_sets_of_their_recipes(recipes, tmp_path):
+    """An empty corpus is refused, but not for the name of the set."""
+    for name in known_sets():
+        corpus, dset = name.split("/")
+        script = ROOT / "egs2" / corpus / "mos1/local/prepare_data.py"
+        command = [sys.executable, script, tmp_path, "--sets", dset, "--out", tmp_path]
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": str(ROOT)},
+        )
+        assert result.returncode == 1
+        assert str(tmp_path) in result.stderr and "--sets has" not in result.stderr
 
 
 # The whole path

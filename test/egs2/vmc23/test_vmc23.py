@@ -87,3 +87,27 @@ def test_what_is_missing(recipes, tone, tmp_path):
         result.stderr
     )
     assert len(recipes.scores("vmc23", "data/track3")) == 3
+
+
+@pytest.mark.parametrize("place", ["", "wavs"])
+@pytest.mark.parametrize(
+    "corpus, track, sets",
+    [("bc23", "Track1", ("track1a", "track1b")), ("svcc23", "Track2", ("track2",))],
+)
+def test_one_track_alone(recipes, tone, tmp_path, corpus, track, sets, place):
+    recipes.add("vmc23")  # its parser is used
+    recipes.add(corpus)
+    names = [name for name in NAMES if track in name]
+    lines = []
+    for n, name in enumerate(names):
+        tone(tmp_path / place / f"{name}.wav", hertz=100 + 20 * n)
+        lines.append(f"{name},{2 + n / 2}")
+    (tmp_path / "answer.csv").write_text("\n".join(lines) + "\n")
+    options = ("local/data.sh", "--skip_bad", "true")
+    recipes.run(corpus, *options, **{corpus.upper(): tmp_path})
+    found = {}
+    for name in sets:
+        found.update(recipes.scores(corpus, f"data/{name}"))
+    assert found == {name: 2 + n / 2 for n, name in enumerate(names)}
+    data = recipes.root / "egs2" / corpus / "mos1" / "data"
+    assert {path.name for path in data.iterdir()} == set(sets)

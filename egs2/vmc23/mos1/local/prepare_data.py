@@ -8,7 +8,8 @@
 Track 1 is French TTS (Blizzard 2023: hub 1a, voice NEB, and spoke 1b, voice AD), track
 2 singing voice conversion (SVCC 2023), track 3 noisy and enhanced Mandarin. The
 archives of the tracks unpacked in track1, track2, track3, and beside the audio, in
-answers, or at the top, the answers without a first line of names::
+answers, or at the top, the answers without a first line of names; a folder of one track
+alone may have its audio at the top or in a folder of its own, and ``answer.csv``::
 
     track1/VoiceMOS2023Track1-A-AD_test_0026.wav
     answers/track1_answer.txt    VoiceMOS2023Track1-A-AD_test_0026,4.42105263157895
@@ -80,18 +81,23 @@ def find(root: str, track: str, pattern: str) -> Optional[str]:
 
 
 def audio_folder(root: str, track: str) -> str:
-    """Return where the audio of a track lies: in its folder, or one below it."""
+    """Return where the audio of a track lies: in its folder, at the top, or below."""
     folder = os.path.join(root, track)
-    for inner in (folder, *sorted(glob.glob(os.path.join(glob.escape(folder), "*")))):
-        if glob.glob(os.path.join(glob.escape(inner), "VoiceMOS2023*.wav")):
-            return inner
+    below = sorted(glob.glob(os.path.join(glob.escape(folder), "*")))
+    top = sorted(glob.glob(os.path.join(glob.escape(root), "*")))
+    for place in (folder, *below, root, *top):
+        pattern = f"VoiceMOS2023{track.capitalize()}-*.wav"
+        if glob.glob(os.path.join(glob.escape(place), pattern)):
+            return place
     return folder
 
 
 def read_set(root: str, name: str) -> ClipSet:
     track, published = SETS[name]
     clip_set = ClipSet(name, published)
-    answers = find(root, track, f"{track}_answer.txt")
+    answers = find(root, track, f"{track}_answer.txt") or find(
+        root, track, "answer.csv"
+    )
     if answers is None:
         clip_set.faults.append(
             f"{name}: {root} has no {track}_answer.txt, expected it there, in answers "

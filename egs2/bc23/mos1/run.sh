@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# Scores a packed model on the test sets; other options are those of mos.sh. To score the
+# models of another recipe, run that recipe with --ood "bc23/track1a ...".
+set -euo pipefail
+cd "$(dirname "$0")"
+
+./mos.sh \
+    --skip_train true \
+    --test_sets "track1a track1b" \
+    --inference_config conf/decode.yaml \
+    "$@"

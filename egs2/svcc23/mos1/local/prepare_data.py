@@ -1,0 +1,1 @@
+../../../vmc23/mos1/local/prepare_data.py
