@@ -363,3 +363,21 @@ def test_every_trained_model_is_in_one_table(finished):
     assert marked.stat().st_mtime_ns == date
     table = (run.dir / "exp" / "RESULTS.md").read_text()
     assert "| vmc22_ood/test | mos_other " in table
+
+
+@pytest.mark.parametrize(
+    "options, code, words",
+    [
+        (["--help"], 0, "--num_clusters (200)"),
+        (["--stage"], 1, "option --stage needs a value"),
+        (["--no_such", 1], 1, "there is no option --no_such"),
+        # A value may be the name of an option.
+        (["--tag", "ood", "--dumpdir", "run.sh"], 1, "run.sh cannot be written"),
+        (["--test_sets", "none/test"], 1, "data/train/wav.scp is missing or empty"),
+    ],
+)
+def test_options_reach_mos_sh(recipes, options, code, words):
+    recipes.add("bvcc")
+    options = ["--stage", 2, *options]
+    result = recipes.run("bvcc", "./run.sh", *options, code=code)
+    assert words in result.stdout + result.stderr

@@ -33,21 +33,23 @@ bootstrap=1000
 
 run_args=$(scripts/utils/print_args.sh "$0" "$@")
 mos_args=()
-while [ $# -gt 0 ]; do
+while [ $# -gt 1 ]; do # an option and its value
     name=${1#--}
     name=${name//-/_}
     case "${name}" in
         ood|known_ood|all_models|test_sets)
-            [ $# -gt 1 ] || { echo "$0: option $1 needs a value." >&2; exit 1; }
             printf -v "${name}" '%s' "$2"
             shift 2
             continue ;;
         stage|stop_stage|skip_data_prep|skip_eval|skip_bad|expdir|dumpdir|python|inference_config|inference_args|inference_tag|inference_model|score_range|bootstrap)
-            printf -v "${name}" '%s' "${2-}" ;;
+            printf -v "${name}" '%s' "$2" ;;
     esac
-    mos_args+=("$1")
-    shift
+    mos_args+=("$1" "$2")
+    shift 2
 done
+if [ $# -gt 0 ]; then # --help, or what mos.sh refuses with a sentence
+    exec ./mos.sh "${mos_args[@]}" "$@"
+fi
 if [ "${ood}" = all ]; then ood=${known_ood}; fi
 
 . ./path.sh
