@@ -266,7 +266,7 @@ fi
 # ========================== Data preparation ==========================
 if ! ${skip_data_prep}; then
     if in_stage 1; then
-        log "Stage 1: Data preparation for data/${train_set}, data/${valid_set}, etc."
+        log "Stage 1: Data preparation for $(sed '/^$/d; s#^#data/#' <<< "${all_sets}" | paste -sd " ")"
         # shellcheck disable=SC2086  # several options in one string
         local/data.sh ${local_data_opts}
     fi
