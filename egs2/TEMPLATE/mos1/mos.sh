@@ -40,6 +40,7 @@ min_wav_duration=0.1   # Shortest utterance in training and validation, seconds.
 max_wav_duration=30    # Longest utterance in training and validation, seconds.
 score_range="1 5"      # Lowest and highest label; data/<set>/score_range says so of one test set.
 need_systems=true      # Whether every utterance must have a system in utt2sys.
+calibration_share=0    # Share of the validation set that calibrates intervals and does not choose the checkpoint.
 
 # Tokens
 use_tokens=true        # Whether tokens are made and given to the training.
@@ -107,6 +108,8 @@ fi
 for number in stage stop_stage ngpu num_nodes nj inference_nj num_clusters max_frames bootstrap; do
     [[ "${!number}" =~ ^[0-9]+$ ]] || fail "--${number} ${!number} is not a whole number."
 done
+[[ "${calibration_share}" =~ ^0?(\.[0-9]+)?$ && "${calibration_share}" =~ [0-9] ]] || \
+    fail "--calibration_share ${calibration_share} is not a number from 0 to less than 1."
 if [ -n "${train_config}" ] && [ ! -r "${train_config}" ]; then
     fail "--train_config ${train_config} cannot be read."
 fi
@@ -186,6 +189,17 @@ formatted_dir() {
 # shellcheck disable=SC2086  # test_sets are several names
 all_sets=$(printf '%s\n' "${train_set}" "${valid_set}" ${test_sets} | awk '!seen[$0]++')
 
+# The part of the validation set that is kept back for the calibration.
+calibration_set="${valid_set}_calibration"
+with_calibration=false
+if [[ "${calibration_share}" =~ [1-9] ]] && ! ${test_only}; then
+    with_calibration=true
+    [ "${train_set}" != "${valid_set}" ] || \
+        fail "--calibration_share ${calibration_share} would split the training set, as --train_set and --valid_set are both ${valid_set}; give them two sets."
+    [[ $'\n'"${all_sets}"$'\n' != *$'\n'"${calibration_set}"$'\n'* ]] || \
+        fail "the set ${calibration_set} is asked for, and --calibration_share ${calibration_share} makes one of this name; rename yours."
+fi
+
 # replace FILE: FILE.tmp becomes FILE, whose date stays when nothing changed.
 replace() {
     if cmp -s "$1.tmp" "$1"; then rm "$1.tmp"; else mv "$1.tmp" "$1"; fi
@@ -217,6 +231,18 @@ keep_only() {
         utils/filter_scp.pl "$1" "$2/${f}" > "$2/${f}.tmp"
         replace "$2/${f}"
     done
+}
+# select_set SRC DST: the utterances of SRC that DST/utt2num_samples.tmp names
+select_set() {
+    replace "$2/utt2num_samples"
+    filter_set "$2/utt2num_samples" "$1" "$2"
+    utils/filter_scp.pl "$2/utt2num_samples" "$1/wav.scp" > "$2/wav.scp.tmp"
+    # Newer audio under the same names gives wav.scp a new date, for stage 5 to see.
+    if [ "$1/wav.scp" -nt "$2/wav.scp" ]; then
+        mv "$2/wav.scp.tmp" "$2/wav.scp"
+    else
+        replace "$2/wav.scp"
+    fi
 }
 # stop_for_bad STAGE SETS: ends the script when sets with bad utterances are named
 stop_for_bad() {
@@ -352,15 +378,21 @@ if ! ${skip_data_prep}; then
                 '$2 >= low * fs && $2 <= high * fs' "${_org}/utt2num_samples" > "${_dir}/utt2num_samples.tmp"
             [ -s "${_dir}/utt2num_samples.tmp" ] || \
                 fail "no utterance of ${dset} lasts between ${min_wav_duration} and ${max_wav_duration} s; change --min_wav_duration or --max_wav_duration."
-            replace "${_dir}/utt2num_samples"
-            filter_set "${_dir}/utt2num_samples" "${_org}" "${_dir}"
-            utils/filter_scp.pl "${_dir}/utt2num_samples" "${_org}/wav.scp" > "${_dir}/wav.scp.tmp"
-            # Newer audio under the same names gives wav.scp a new date, for stage 5 to see.
-            if [ "${_org}/wav.scp" -nt "${_dir}/wav.scp" ]; then
-                mv "${_dir}/wav.scp.tmp" "${_dir}/wav.scp"
-            else
-                replace "${_dir}/wav.scp"
+            if ${with_calibration} && [ "${dset}" = "${valid_set}" ]; then
+                _cal="${data_feats}/${calibration_set}"
+                mkdir -p "${_cal}"
+                _opts=()
+                [ ! -s "${_org}/utt2src" ] || _opts+=(--utt2src "${_org}/utt2src")
+                "${python}" -m espnet2_distilmos.bin.split_dev --ids "${_dir}/utt2num_samples.tmp" \
+                    --share "${calibration_share}" --output "${_cal}/ids" "${_opts[@]}" \
+                    || fail "${dset} cannot be split; change --calibration_share ${calibration_share}."
+                utils/filter_scp.pl "${_cal}/ids" "${_dir}/utt2num_samples.tmp" > "${_cal}/utt2num_samples.tmp"
+                utils/filter_scp.pl --exclude "${_cal}/ids" "${_dir}/utt2num_samples.tmp" > "${_dir}/utt2num_samples.all"
+                mv "${_dir}/utt2num_samples.all" "${_dir}/utt2num_samples.tmp"
+                select_set "${_org}" "${_cal}"
+                log "${calibration_set}: $(num_lines "${_cal}/wav.scp") utterances of ${dset} will calibrate, the others choose the checkpoint"
             fi
+            select_set "${_org}" "${_dir}"
             log "${dset}: $(num_lines "${_dir}/wav.scp") of $(num_lines "${_org}/wav.scp") utterances kept"
         done
     fi
@@ -626,6 +658,24 @@ if ! ${skip_eval}; then
                 [ -s "${_dir}/${f}" ] || rm "${_dir}/${f}" # frames are not always asked for
             done
         done
+        if ${with_calibration}; then
+            _cal="${data_feats}/${calibration_set}"
+            need "${_cal}/wav.scp" 4
+            need "${_train_dir}/wav.scp" 4
+            log "Calibration on ${calibration_set}, log: ${_predictions}/calibrate.log"
+            rm -f "${mos_exp}/calibration.npz" # of an earlier model, maybe
+            _opts=()
+            ! ${gpu_inference} || _opts+=(--device cuda)
+            if ! ${_cmd} "${_predictions}/calibrate.log" \
+                "${python}" -m espnet2_distilmos.bin.calibrate "${mos_exp}/${inference_model}" \
+                    --labels "${_cal}" \
+                    --train "${_train_dir}/wav.scp" \
+                    --output "${mos_exp}/calibration.npz" "${_opts[@]}"; then
+                [ -e "${mos_exp}/calibration.npz" ] || fail "the calibration failed; see ${_predictions}/calibrate.log."
+                bad_sets+=" ${calibration_set}"
+            fi
+            sed -n 's/^.*calibration\.npz: //p' "${_predictions}/calibrate.log" | while read -r line; do log "${line}"; done
+        fi
         stop_for_bad 8 "${bad_sets}"
     fi
 

@@ -18,10 +18,13 @@ import torch
 import yaml
 from sklearn.cluster import MiniBatchKMeans
 
+from espnet2_distilmos import MOSPredictor
+from espnet2_distilmos.fileio.datadir import read_metric_scp
 from espnet2_distilmos.mos.build import build_frontend
 
 TOKENS = "dump/tokens/train_tiny_k4_lall"
 EXP = "exp/mos_train_tiny_raw"
+CALIBRATION = "dev_calibration"
 
 
 # The stages that need no model: seconds
@@ -54,6 +57,30 @@ def test_stage_4_filters_training_and_validation_only(recipe):
     assert len(recipe.lines("dump/raw/train/wav.scp")) == 6
     options = ["--stage", 4, "--stop_stage", 4, "--max_wav_duration", 0.2]
     assert "no utterance of train lasts between" in recipe.run(*options, code=1).stderr
+
+
+def test_stage_4_keeps_a_part_of_the_validation_set_back(recipe):
+    """By source: dev0 and dev2 have one, and at 0.3 it calibrates."""
+    recipe.write("dev", "utt2src", ["dev0 s5", "dev1 s1", "dev2 s5"])
+    recipe.run("--stop_stage", 3)
+    options = ["--stage", 4, "--stop_stage", 4]
+    recipe.run(*options)
+    whole = recipe.lines("dump/raw/dev/wav.scp")
+    assert len(whole) == 3
+    assert not (recipe.dir / "dump" / "raw" / "dev_calibration").exists()
+    result = recipe.run(*options, "--calibration_share", 0.3)
+    assert "dev_calibration: 2 utterances of dev will calibrate" in result.stdout
+    for file in ("wav.scp", "metric.scp", "utt2sys", "utt2src", "utt2num_samples"):
+        parts = [recipe.lines(f"dump/raw/{d}/{file}") for d in ("dev", CALIBRATION)]
+        assert [[x.split()[0] for x in lines] for lines in parts] == (
+            [["dev1"], ["dev0", "dev2"]]
+        )
+    parts = [recipe.lines(f"dump/raw/{d}/wav.scp") for d in ("dev", CALIBRATION)]
+    assert sorted(parts[0] + parts[1]) == whole
+    refused = recipe.run(*options, "--calibration_share", 0.0001, code=1)
+    assert "change --calibration_share 0.0001" in refused.stderr
+    recipe.run(*options)
+    assert recipe.lines("dump/raw/dev/wav.scp") == whole
 
 
 def test_every_fault_of_the_audio_stops_after_stage_2_with_the_good_done(recipe):
@@ -210,6 +237,15 @@ def test_a_stage_2_that_was_killed_leaves_no_half_files_and_goes_on(recipe):
         (["--stage", 8], "config.yaml is missing or empty; run stage 7 first"),
         (["--train_config", "no.yaml"], "--train_config no.yaml cannot be read"),
         (["--train_set", ""], "--train_set is missing"),
+        (["--calibration_share", "1.5"], "--calibration_share 1.5 is not a number"),
+        (
+            ["--calibration_share", ".3", "--train_set", "dev"],
+            "would split the training set",
+        ),
+        (
+            ["--calibration_share", ".3", "--test_sets", "dev_calibration"],
+            "the set dev_calibration is asked for",
+        ),
         (["surplus"], "'surplus' is not an option"),
         (["--dumpdir", "cmd.sh"], "cmd.sh cannot be written; choose another --dumpdir"),
     ],
@@ -228,7 +264,7 @@ def test_help_lists_every_option(recipe):
         *("inference_config", "inference_model", "train_set", "valid_set"),
         *("test_sets", "download_model", "hf_repo", "num_clusters", "token_layers"),
         *("max_frames", "import_km", "tokens_tag", "score_range", "skip_bad"),
-        *("min_wav_duration", "max_wav_duration"),
+        *("min_wav_duration", "max_wav_duration", "calibration_share"),
     ):
         assert f"  --{name} (" in text
 
@@ -346,6 +382,34 @@ def test_pack_and_use_the_packed_model(finished, tmp_path):
         for lines in (before, after)
     ]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
+
+
+def test_calibration_is_made_and_packed(finished, tmp_path):
+    recipe = finished[0].copy(tmp_path)
+    options = ["--calibration_share", 0.9, "--nj", 1, "--inference_nj", 1]
+    missing = recipe.run("--stage", 8, "--stop_stage", 8, *options, code=1)
+    assert "dev_calibration/wav.scp is missing or empty; run stage 4" in missing.stderr
+    recipe.run("--stage", 4, "--stop_stage", 4, *options)
+    options += ["--skip_upload", "false"]
+    result = recipe.run("--stage", 8, "--stop_stage", 10, *options)
+    lines = recipe.lines(f"dump/raw/{CALIBRATION}/wav.scp")
+    assert f"intervals: {len(lines)} clips of dev_calibration" in result.stdout
+    assert "novelty: 6 clips of train" in result.stdout
+    packed = recipe.dir / EXP / "mos_train_tiny_raw_valid.utt_mse.best.zip"
+    predictor = MOSPredictor.from_pretrained(str(packed))
+    labels = read_metric_scp(
+        str(recipe.dir / "dump" / "raw" / CALIBRATION / "metric.scp")
+    )
+    residuals = []
+    for utt_id, path in (line.split() for line in lines):
+        score = predictor(*soundfile.read(recipe.dir / path)).score
+        residuals.append(abs(score - labels[utt_id]))
+    level = len(lines) / (len(lines) + 1)
+    found = predictor(*soundfile.read(recipe.dir / lines[0].split()[1]))
+    low, high = (found.score + sign * max(residuals) for sign in (-1, 1))
+    expected = np.clip([low, high], 1, 5)
+    np.testing.assert_allclose(found.interval(level), expected, atol=1e-4)
+    assert found.novelty > 0
 
 
 def test_upload_says_that_no_one_is_logged_in(finished, tmp_path):

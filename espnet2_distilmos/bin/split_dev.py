@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Keep a part of the validation set back for the calibration (stage 4)."""
+
+import argparse
+import sys
+from typing import Dict, List, Optional
+
+from espnet2_distilmos.bin.tool import run
+from espnet2_distilmos.fileio.datadir import DataError, atomic_write, read_scp
+from espnet2_distilmos.mos.evaluation.conformal import split_dev
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Split a validation set into a part that chooses the checkpoint "
+        "and one that calibrates its intervals. The part of an utterance depends on "
+        "its id alone, or on its source where there is a utt2src."
+    )
+    parser.add_argument("--ids", required=True, help="file with an id a line, first")
+    parser.add_argument("--utt2src", help="clips of one source stay together")
+    parser.add_argument(
+        "--share", type=float, required=True, help="expected share that calibrates"
+    )
+    parser.add_argument("--output", required=True, help="list of the calibrating ids")
+    return parser
+
+
+def split(args: argparse.Namespace) -> Dict[str, str]:
+    """Write the list.
+
+    Returns:
+        No failures; an utterance without a source stands for itself.
+
+    Raises:
+        DataError: a file cannot be used, or a part would be empty.
+    """
+    ids = list(read_scp(args.ids, need_value=False))
+    sources = read_scp(args.utt2src) if args.utt2src else {}
+    clusters = [sources.get(utt_id, utt_id) for utt_id in ids]
+    try:
+        _, calibrating = split_dev(ids, clusters, args.share)
+    except ValueError as error:
+        raise DataError(f"{args.ids}: {error}") from error
+    with atomic_write(args.output) as file:
+        file.writelines(f"{utt_id}\n" for utt_id in calibrating)
+    return {}
+
+
+def main(cmd: Optional[List[str]] = None) -> int:
+    args = get_parser().parse_args(cmd)
+    return run(lambda: split(args), "utterances could not be used")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
