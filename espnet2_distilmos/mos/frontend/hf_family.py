@@ -4,7 +4,7 @@
 """What a family of transformers networks must say for ``frontend: hf`` to take it."""
 
 from abc import ABC, abstractmethod
-from typing import Any, List, Mapping, Optional, Set, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Set, Tuple
 
 import torch
 
@@ -28,6 +28,8 @@ class HFFamily(torch.nn.Module, ABC):
     has_training_noise = True
     # What the checkpoint's preprocessor_config.json must say, where it says it.
     extractor_conf: Mapping[str, Any] = {"sampling_rate": 16000}
+    # Linear maps of a layer that get LoRA adapters, unless others are named.
+    lora_targets: Sequence[str]
     # Most samples of an utterance; None when there is no limit.
     maximum_samples: Optional[int] = None
 

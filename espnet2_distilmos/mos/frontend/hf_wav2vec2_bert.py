@@ -27,6 +27,12 @@ class Wav2Vec2BertFamily(HFFamily):
     """
 
     takes_waveform = False
+    lora_targets = (
+        "self_attn.linear_q",
+        "self_attn.linear_k",
+        "self_attn.linear_v",
+        "self_attn.linear_out",
+    )
     extractor_conf = {"sampling_rate": 16000, "stride": STACK}
 
     def __init__(self, config):

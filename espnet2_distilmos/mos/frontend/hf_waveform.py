@@ -23,6 +23,13 @@ class WaveformFamily(HFFamily):
     encoder's final norm, as in transformers.
     """
 
+    lora_targets = (
+        "attention.q_proj",
+        "attention.k_proj",
+        "attention.v_proj",
+        "attention.out_proj",
+    )
+
     def prepare(self, model: torch.nn.Module) -> None:
         self._norms = ()
         if getattr(self.config, "feat_extract_norm", "layer") == "group":
@@ -93,6 +100,7 @@ class WaveformFamily(HFFamily):
             before_layers=before + ([] if self._is_stable else norm),
             layers=encoder.layers,
             after_layers=norm if self._is_stable else [],
+            blocks=model.feature_extractor.conv_layers,
         )
 
 

@@ -37,6 +37,12 @@ class WhisperFamily(HFFamily):
 
     takes_waveform = False
     has_training_noise = False
+    lora_targets = (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+    )
     extractor_conf = {
         "sampling_rate": 16000,
         "n_fft": FFT,

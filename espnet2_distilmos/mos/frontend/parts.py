@@ -18,12 +18,14 @@ class UpstreamParts:
         before_layers: all that hidden state 0 depends on, convolutions included.
         layers: the L transformer layers.
         after_layers: what stands between the last layer and the last hidden state.
+        blocks: the blocks of the convolutions, as gradient checkpointing takes them.
     """
 
     convolutions: List[torch.nn.Module]
     before_layers: List[torch.nn.Module]
     layers: Sequence[torch.nn.Module]
     after_layers: List[torch.nn.Module]
+    blocks: Sequence[torch.nn.Module] = ()
 
     def first_layers(self, n: int) -> List[torch.nn.Module]:
         """All that hidden states 0 to ``n`` depend on."""

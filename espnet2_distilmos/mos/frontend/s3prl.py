@@ -12,6 +12,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.frontend.gradient_checkpointing import checkpoint_modules
+from espnet2_distilmos.mos.frontend.lora import (
+    add_lora,
+    layers_without_adapters,
+    read_lora,
+)
 from espnet2_distilmos.mos.frontend.masked_norm import (
     MaskedGroupNorm,
     normalize_waveform,
@@ -67,13 +73,15 @@ class S3PRLFrontend(AbsLayerFrontend):
             or ``{layers: n}``, also written as the number n: convolutions, projection
             and first n transformer layers.
             s3prl itself never trains the convolutions; ``none`` does.
+        lora, gradient_checkpointing: as in :class:`HFFrontend`; for recognised
+            entries.
         one_by_one: True runs one utterance at a time, False whole padded batches;
             None compares both once and takes batches where they are exact.
         init_seed: seed of the random weights of a bare configuration.
         load_pretrained: False when the weights follow from a trained model.
 
     Raises:
-        ImportError: if s3prl is not installed.
+        ImportError: if s3prl is not installed, or for LoRA without the package peft.
         ValueError: for an unknown name, an impossible option, a file of another kind
             or an entry with several sizes or rates.
         OSError: when the checkpoint is not in reach.
@@ -88,6 +96,8 @@ class S3PRLFrontend(AbsLayerFrontend):
         upstream_config: Optional[dict] = None,
         extra_conf: Optional[dict] = None,
         freeze: Union[str, int, dict] = "none",
+        lora: Optional[dict] = None,
+        gradient_checkpointing: bool = False,
         one_by_one: Optional[bool] = None,
         init_seed: int = 0,
         download_dir: Optional[str] = None,
@@ -140,14 +150,27 @@ class S3PRLFrontend(AbsLayerFrontend):
         )
         self._freeze_unused()
         self._parts = self._find_parts()
-        self._frozen = frozen_modules(self.freeze, self.model, self._parts, self.name)
+        self._refuse_closed_box("lora", lora is not None)
+        self._refuse_closed_box("gradient_checkpointing", gradient_checkpointing)
+        self.lora = read_lora(lora)
+        frozen = self.freeze
+        if self.lora is not None:
+            frozen = layers_without_adapters(frozen, self.num_layers, self.name)
+        self._frozen = frozen_modules(frozen, self.model, self._parts, self.name)
         for module in self._frozen:
             module.requires_grad_(False)
-        if self.freeze != "none" and self._family in TRANSFORMERS_FAMILIES:
+        if frozen != "none" and self._family in TRANSFORMERS_FAMILIES:
             # Else the convolutions ask for gradients of their input in training.
             self.model.model.feature_extractor._requires_grad = False
-        elif self.freeze != "none" and self._family is not None:
+        elif frozen != "none" and self._family is not None:
             self.model.model.feature_grad_mult = 0.0
+        if self.lora is not None:
+            layers = self._parts.layers[frozen:]
+            targets = self._lora_targets()
+            self.lora = add_lora(self.model, layers, self.lora, targets, init_seed)
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            checkpoint_modules([*self._parts.blocks, *self._parts.layers])
         files = self.checkpoint_files()
         if files and load_pretrained:
             logging.warning(
@@ -356,7 +379,22 @@ class S3PRLFrontend(AbsLayerFrontend):
             before_layers=before + ([] if norm_first else norm),
             layers=encoder.layers,
             after_layers=norm if norm_first else [],
+            blocks=model.feature_extractor.conv_layers,
         )
+
+    def _refuse_closed_box(self, option: str, is_set: bool) -> None:
+        if is_set and self._parts is None:
+            raise ValueError(
+                f"found frontend_conf.{option}, but the parts of {self.name} are not "
+                "known here: leave it out"
+            )
+
+    def _lora_targets(self) -> List[str]:
+        """Linear maps of a layer that get adapters, unless others are named."""
+        attention = (
+            "attention" if self._family in TRANSFORMERS_FAMILIES else "self_attn"
+        )
+        return [f"{attention}.{x}_proj" for x in ("q", "k", "v", "out")]
 
     def layer_of_parameters(self) -> Dict[str, int]:
         if self._parts is None:
@@ -412,6 +450,8 @@ class S3PRLFrontend(AbsLayerFrontend):
             upstream_config=self.upstream_config,
             extra_conf=self.extra_conf,
             freeze=self.freeze,
+            lora=self.lora,
+            gradient_checkpointing=self.gradient_checkpointing,
             one_by_one=self.one_by_one,
             init_seed=self.init_seed,
             download_dir=self.download_dir,

@@ -152,6 +152,28 @@ def test_weights_are_those_of_the_file(model, config, tmp_path):
     assert torch.equal(*scores)
 
 
+def test_weights_with_adapters(config, model, tmp_path):
+    pytest.importorskip("peft")
+    config["frontend_conf"]["lora"] = {"rank": 2}
+    adapted = build_model(config, load_pretrained=False)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter)
+    torch.save(adapted.state_dict(), tmp_path / "model.pth")
+    config["frontend_conf"] = adapted.frontend.resolved_conf()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    loaded, _ = load_model(tmp_path / "config.yaml", tmp_path / "model.pth")
+    with torch.no_grad():
+        expected = adapted.eval().inference(*speech()).utt_mos
+        assert torch.equal(loaded.inference(*speech()).utt_mos, expected)
+    # A model without adapters has no place for them, and the other way round.
+    with pytest.raises(ValueError, match="found nothing for .*q_proj.weight|k_proj"):
+        load_weights(model, tmp_path / "model.pth")
+    torch.save(model.state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(ValueError, match="found nothing for .*base_layer"):
+        load_weights(adapted, tmp_path / "plain.pth")
+
+
 def test_weights_in_a_training_checkpoint(model, config, tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save({"model": model.state_dict(), "optimizers": []}, path)

@@ -654,6 +654,49 @@ def test_first_layers_in_the_file(mos_corpus, tmp_path):
     assert args.frontend_conf["freeze"] == 1
 
 
+# --- adapting -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["hubert", "wavlm"])
+def test_training_with_adapters(model_type, mos_corpus, tmp_path):
+    """With the tokens of the plain upstream, and all that saves memory."""
+    pytest.importorskip("peft")
+    upstream = dict(mos_corpus.frontend_conf["upstream_config"], model_type=model_type)
+    plain = build_frontend("hf", {"upstream_config": upstream})
+    info = dict(mos_corpus.token_info, upstream_fingerprint=plain.fingerprint())
+    (tmp_path / "tokens.json").write_text(json.dumps(info))
+    options = ["--token_info", tmp_path / "tokens.json"]
+    options += ["--frontend_conf", "lora={rank: 2}"]
+    options += ["--frontend_conf", "gradient_checkpointing=true"]
+    changes = dict(frontend_conf={"upstream_config": upstream}, optim_conf={"lr": 0.01})
+    changes.update(upstream_lr_decay=0.9, optim="adamw")
+    model, args = build(mos_corpus, tmp_path, *options, **changes)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    (optimizer,) = MOSTask.build_optimizers(args, model)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.009, 0.01, 0.01])
+    assert [len(group["params"]) for group in optimizer.param_groups][:2] == [8, 8]
+
+    out = mos_corpus.train(tmp_path / "exp", *options, **changes)
+    model, config = load_model(out / "config.yaml", out / "1epoch.pth")
+    end = model.state_dict()
+    assert list(end) == list(start)
+    moved = {k for k in end if not torch.equal(end[k], start[k])}
+    adapters = {k for k in end if ".lora_" in k}
+    assert len(adapters) == 16
+    assert {k for k in moved if k.startswith("frontend.")} == adapters
+    assert any(k.startswith("head.") for k in moved)
+    conf = config["frontend_conf"]
+    assert conf["lora"]["rank"] == 2 and conf["gradient_checkpointing"] is True
+    # Rebuilt as trained: the adapters do something.
+    speech, lengths = torch.randn(1, 8000), torch.tensor([8000])
+    with torch.no_grad():
+        found, _ = model.frontend(speech, lengths)
+        expected, _ = plain.eval()(speech, lengths)
+    assert torch.equal(found[0], expected[0])
+    assert (found[-1] - expected[-1]).abs().max() > 1e-3
+
+
 # --- token loss on and off ------------------------------------------------------------
 
 

@@ -462,6 +462,93 @@ def test_layer_of_a_parameter_is_the_first_hidden_state_that_feels_it(
     assert set(first.values()) == {0, 1, 2, 3}
 
 
+def loss_of(hidden_states):
+    """Random weights: the square of what a layer norm puts out would be constant."""
+    generator = torch.Generator().manual_seed(1)
+    return sum(
+        (h * torch.randn(h.shape, generator=generator)).mean() for h in hidden_states
+    )
+
+
+SOME = [(entry, entry in ("wavlm_local", "hf_hubert_custom")) for entry in ENTRIES]
+
+
+@pytest.mark.parametrize("entry,large", SOME + [("wavlm_local", False)])
+def test_every_adapter_and_nothing_else_moves(tmp_path, entry, large):
+    pytest.importorskip("peft")
+    path = write_checkpoint(tmp_path, entry, large)
+    options = {"one_by_one": False}
+    plain = S3PRLFrontend(entry, path, freeze="all", **options).eval()
+    options.update(freeze=1, lora={"rank": 2})
+    frontend = S3PRLFrontend(entry, path, **options).eval()
+    assert frontend.fingerprint() == plain.fingerprint()
+    with torch.no_grad():
+        expected = plain(*batch())[0]
+        assert largest_difference(frontend(*batch())[0], expected) < 1e-5
+    part = "attention" if entry.startswith("hf_") else "self_attn"
+    prefix = "model.model.encoder.layers"
+    a, b = (
+        {
+            f"{prefix}.{i}.{part}.{kind}_proj.lora_{x}.default.weight"
+            for i in (1, 2)
+            for kind in ("q", "k", "v", "out")
+        }
+        for x in "AB"
+    )
+    for expected in (b, a | b):
+        before = {k: p.detach().clone() for k, p in frontend.named_parameters()}
+        frontend.train().zero_grad()
+        hidden_states, _ = frontend(*batch())
+        loss_of(hidden_states).backward()
+        trained = {k: p for k, p in frontend.named_parameters() if p.requires_grad}
+        assert set(trained) == a | b
+        torch.optim.SGD(trained.values(), lr=1.0).step()
+        after = dict(frontend.named_parameters())
+        assert {k for k in after if not torch.equal(after[k], before[k])} == expected
+        assert all(trained[name].grad.abs().max() > 0 for name in expected)
+    assert frontend.fingerprint() != plain.fingerprint()
+    assert padding_error(frontend.eval(), *batch()) < 1e-4
+
+    conf = yaml.safe_load(yaml.safe_dump(frontend.resolved_conf()))
+    rebuilt = S3PRLFrontend(**conf, load_pretrained=False).eval()
+    rebuilt.load_state_dict(frontend.state_dict(), strict=True)
+    with torch.no_grad():
+        for x, y in zip(frontend(*batch())[0], rebuilt(*batch())[0]):
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("entry,large", SOME)
+def test_gradient_checkpointing_changes_no_gradient(tmp_path, entry, large):
+    dropout = "hidden_dropout" if entry.startswith("hf_") else "dropout"
+    path = write_checkpoint(tmp_path, entry, large, **{dropout: 0.1})
+    results = []
+    for option in (False, True):
+        options = {"gradient_checkpointing": option, "one_by_one": False}
+        frontend = S3PRLFrontend(entry, path, **options).train()
+        kept = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden_states, _ = frontend(*batch())
+        loss_of(hidden_states).backward()
+        gradients = {k: p.grad for k, p in frontend.named_parameters()}
+        results.append((hidden_states, gradients, sum(kept.values())))
+    (expected, gradients, kept), (found, same, fewer) = results
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    for name, gradient in gradients.items():
+        if gradient is None:
+            assert same[name] is None
+        else:
+            scale = gradient.abs().max().clamp(min=1e-12)
+            assert (same[name] - gradient).abs().max() < 1e-6 * scale, name
+    assert fewer < 0.6 * kept
+
+
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_rebuild_without_files(tmp_path, entry, large):
@@ -562,6 +649,9 @@ def test_closed_box_packs_its_checkpoint(tmp_path, caplog):
     for freeze in ("cnn", {"layers": 1}):
         with pytest.raises(ValueError, match="none or all: the parts of apc"):
             S3PRLFrontend("apc", path, freeze=freeze)
+    for option, value in (("lora", {}), ("gradient_checkpointing", True)):
+        with pytest.raises(ValueError, match=f"{option}, but the parts of apc are not"):
+            S3PRLFrontend("apc", path, **{option: value})
     with pytest.raises(ValueError, match="layers of apc.*--upstream_lr_decay"):
         frontend.layer_of_parameters()
     with pytest.raises(ValueError, match="mask embedding"):
