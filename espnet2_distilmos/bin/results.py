@@ -7,8 +7,9 @@
 import argparse
 import json
 import os
+import re
 import sys
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from espnet2_distilmos.bin.compare import common_utterances
 from espnet2_distilmos.bin.mos_scoring import (
@@ -24,6 +25,7 @@ from espnet2_distilmos.fileio.score_formats import read_scores
 from espnet2_distilmos.fileio.scores import clusters_of, join
 from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS
 from espnet2_distilmos.mos.evaluation.paired import compare_models
+from espnet2_distilmos.mos.evaluation.seeds import seed_difference, summarise_seeds
 
 ALPHA = 0.05
 # Better and worse than the baseline.
@@ -51,6 +53,14 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="compare the other models with this one; the files that were scored must "
         "still be there",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="REGEX",
+        help="the part of a model's name that tells its seed, such as '_seed[0-9]+$': "
+        "models that differ in it alone are one method, shown as the mean and SD of "
+        "its runs; --baseline is then a method, compared over the runs (t interval, "
+        "paired where the seeds are the same)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the resampling (0)"
@@ -172,33 +182,138 @@ def _read(row: Dict[str, Any]) -> Scored:
     return Scored(row["model"], files["prediction"], joined, clusters, [])
 
 
-def overview(
-    documents: Dict[str, Dict[str, Any]],
-    metrics: Sequence[str] = ("utt_mos_srcc", "sys_mos_srcc"),
-    baseline: Optional[str] = None,
-    seed: int = 0,
-) -> Tuple[str, List[str]]:
-    """Make the page.
+def methods_of(
+    rows: Sequence[Dict[str, Any]], seeds: str
+) -> Dict[str, Dict[str, Dict[str, Dict[str, Any]]]]:
+    """Group rows by method, test set and seed.
 
     Args:
-        documents: Contents of results.json by path.
-        metrics: A table for each.
-        baseline: Model that the others are compared with; None for no marks.
-        seed: Of the bootstrap behind the marks.
-
-    Returns:
-        The page in Markdown, and sentences on what was wrong.
+        rows: As ``collect`` returns them.
+        seeds: Regular expression of the part of a model's name that tells its seed.
 
     Raises:
-        DataError: A metric or the baseline is unknown.
+        DataError: It is no regular expression.
     """
-    known = [f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS]
-    for metric in metrics:
-        if metric not in known:
-            raise DataError(
-                f"--metrics has {metric}, expected some of {', '.join(known)}."
+    try:
+        pattern = re.compile(seeds)
+    except re.error as error:
+        raise DataError(
+            f"--seeds {seeds} is no regular expression ({error}), expected one such as "
+            "'_seed[0-9]+$'."
+        ) from error
+    methods: Dict[str, Dict[str, Dict[str, Dict[str, Any]]]] = {}
+    for row in rows:
+        found = pattern.search(row["model"])
+        # A model without a seed in its name is the only run of its method.
+        run_name = found.group() if found else ""
+        method = pattern.sub("", row["model"], count=1) or row["model"]
+        methods.setdefault(method, {}).setdefault(row["test_set"], {})[run_name] = row
+    return methods
+
+
+def seeds_cell(
+    runs: Mapping[str, Dict[str, Any]],
+    baseline_runs: Optional[Mapping[str, Dict[str, Any]]],
+    metric: str,
+) -> str:
+    """Format mean and SD of a method's runs, and the difference to the baseline's.
+
+    Args:
+        runs: Rows by seed.
+        baseline_runs: Those of the baseline; None for no difference.
+        metric: Such as ``utt_mos_srcc``.
+    """
+    summary = summarise_seeds([row.get(metric) for row in runs.values()])
+    text = number(summary.mean)
+    if summary.sd is not None:
+        text += f" ± {number(summary.sd)}"
+    text += f" ({summary.num_seeds})"
+    if baseline_runs is None:
+        return text
+    paired = set(runs) == set(baseline_runs)
+    names = list(runs)
+    difference = seed_difference(
+        [runs[name].get(metric) for name in names],
+        [
+            row.get(metric)
+            for row in (
+                [baseline_runs[name] for name in names]
+                if paired
+                else baseline_runs.values()
             )
-    rows, problems = collect(documents)
+        ],
+        paired=paired,
+    )
+    if difference.interval is None:
+        return text
+    low, high = difference.interval
+    kind = "" if paired else ", unpaired"
+    return f"{text}, {difference.difference:+.3f} [{low:+.3f}, {high:+.3f}{kind}]"
+
+
+def seeds_tables(
+    rows: Sequence[Dict[str, Any]],
+    metrics: Sequence[str],
+    seeds: str,
+    baseline: Optional[str],
+) -> List[str]:
+    """Make the tables of methods over seeds.
+
+    Args:
+        rows, seeds: As of ``methods_of``.
+        metrics: A table for each.
+        baseline: Method that the others are compared with.
+
+    Raises:
+        DataError: The baseline is no method.
+    """
+    methods = methods_of(rows, seeds)
+    if baseline is not None and baseline not in methods:
+        raise DataError(
+            f"--baseline is {baseline}, expected one of the methods "
+            f"{', '.join(methods)}."
+        )
+    sets = list(dict.fromkeys(row["test_set"] for row in rows))
+    lines = []
+    for metric in metrics:
+        lines += [f"## {_title(metric)}: mean ± SD (runs)", ""]
+        table = []
+        for method, by_set in methods.items():
+            cells = [cell(method)]
+            for test_set in sets:
+                of_baseline = None
+                if baseline is not None and method != baseline:
+                    of_baseline = methods[baseline].get(test_set)
+                runs = by_set.get(test_set)
+                text = seeds_cell(runs, of_baseline, metric) if runs else number(None)
+                cells.append(text)
+            table.append(cells)
+        lines += markdown(["method", *map(cell, sets)], table, num_names=1) + [""]
+    if baseline is not None:
+        lines += [
+            f"Behind the comma: difference to {baseline} with its 95 % t interval over "
+            "the runs, paired by seed where both methods have the same seeds. It says "
+            "how much training varies; `distilmos compare` says how much clips do.",
+            "",
+        ]
+    return lines
+
+
+def models_tables(
+    rows: Sequence[Dict[str, Any]],
+    metrics: Sequence[str],
+    baseline: Optional[str],
+    seed: int,
+) -> Tuple[List[str], List[str]]:
+    """Make the tables of single models; see ``overview``.
+
+    Returns:
+        Lines of Markdown, and sentences on what could not be compared.
+
+    Raises:
+        DataError: The baseline is no model.
+    """
+    problems: List[str] = []
     models = list(dict.fromkeys(row["model"] for row in rows))
     sets = list(dict.fromkeys(row["test_set"] for row in rows))
     marks: Dict[Tuple[str, str, str], str] = {}
@@ -210,11 +325,9 @@ def overview(
         marks, sentences = verdicts(rows, metrics, baseline, seed)
         problems += sentences
     by_name = {(row["model"], row["test_set"]): row for row in rows}
-    lines = ["<!-- Generated by distilmos results -->", "# RESULTS", ""]
+    lines: List[str] = []
     for metric in metrics:
-        level, name = metric.split("_mos_")
-        title = {"utt": "Utterances", "sys": "Systems"}[level]
-        lines += [f"## {title}: {name.replace('_', ' ').upper()} [95 %]", ""]
+        lines += [f"## {_title(metric)} [95 %]", ""]
         table = []
         for model in models:
             cells = [cell(model)]
@@ -234,6 +347,51 @@ def overview(
             "No mark: not told apart.",
             "",
         ]
+    return lines, problems
+
+
+def _title(metric: str) -> str:
+    level, name = metric.split("_mos_")
+    title = {"utt": "Utterances", "sys": "Systems"}[level]
+    return f"{title}: {name.replace('_', ' ').upper()}"
+
+
+def overview(
+    documents: Dict[str, Dict[str, Any]],
+    metrics: Sequence[str] = ("utt_mos_srcc", "sys_mos_srcc"),
+    baseline: Optional[str] = None,
+    seed: int = 0,
+    seeds: Optional[str] = None,
+) -> Tuple[str, List[str]]:
+    """Make the page.
+
+    Args:
+        documents: Contents of results.json by path.
+        metrics: A table for each.
+        baseline: Model that the others are compared with; None for no marks.
+        seed: Of the bootstrap behind the marks.
+        seeds: See ``seeds_tables``; None takes every model for itself.
+
+    Returns:
+        The page in Markdown, and sentences on what was wrong.
+
+    Raises:
+        DataError: A metric or the baseline is unknown.
+    """
+    known = [f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS]
+    for metric in metrics:
+        if metric not in known:
+            raise DataError(
+                f"--metrics has {metric}, expected some of {', '.join(known)}."
+            )
+    rows, problems = collect(documents)
+    lines = ["<!-- Generated by distilmos results -->", "# RESULTS", ""]
+    if seeds is not None:
+        lines += seeds_tables(rows, metrics, seeds, baseline)
+    else:
+        tables, sentences = models_tables(rows, metrics, baseline, seed)
+        lines += tables
+        problems += sentences
     lines += ["## How", ""]
     for path, document in documents.items():
         env = document["environment"]
@@ -259,7 +417,7 @@ def results(args: argparse.Namespace) -> int:
     """
     documents = {path: read_results(path) for path in dict.fromkeys(args.results)}
     metrics = args.metrics.split(",")
-    page, problems = overview(documents, metrics, args.baseline, args.seed)
+    page, problems = overview(documents, metrics, args.baseline, args.seed, args.seeds)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(page, end="")

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from espnet2_distilmos.bin.mos_scoring import main as mos_scoring
 from espnet2_distilmos.bin.results import get_parser, main
@@ -114,6 +115,72 @@ def test_one_model_with_two_results(experiments, tmp_path, capsys):
     (tmp_path / "results.json").write_text(json.dumps(other))
     assert main([*files(experiments, "good"), str(tmp_path / "results.json")]) == 1
     assert "good on dev with other values" in capsys.readouterr().err
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Two methods with three seeds and one without, on one set."""
+    values = {
+        "new_seed0": 0.80,
+        "new_seed1": 0.83,
+        "new_seed2": 0.84,
+        "old_seed0": 0.70,
+        "old_seed1": 0.75,
+        "old_seed2": 0.71,
+        "other_seed7": 0.5,
+        "other_seed8": 0.6,
+        "fixed": 0.1,
+    }
+    row = {"test_set": "dev", "sys_mos_srcc": None, "intervals": {}}
+    document = {
+        "format_version": 1,
+        "notes": [],
+        "results": [dict(row, model=m, utt_mos_srcc=v) for m, v in values.items()],
+        "environment": dict.fromkeys(
+            ("espnet", "torch", "espnet2_distilmos", "git_hash", "date", "command")
+        ),
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(document))
+    return str(path), values
+
+
+def test_runs_of_a_method_are_its_mean_and_deviation(seeds, capsys):
+    path, values = seeds
+    command = [path, "--seeds", "_seed[0-9]+$", "--metrics", "utt_mos_srcc"]
+    assert main(command) == 0
+    rows = dict(table(capsys.readouterr().out, "Utterances: SRCC")[1:])
+    new = [values[f"new_seed{k}"] for k in range(3)]
+    old = [values[f"old_seed{k}"] for k in range(3)]
+    assert rows["new"] == f"{np.mean(new):.3f} ± {np.std(new, ddof=1):.3f} (3)"
+    assert rows["fixed"] == "0.100 (1)" and list(rows) == [
+        "new",
+        "old",
+        "other",
+        "fixed",
+    ]
+    assert main([*command, "--baseline", "old"]) == 0
+    rows = dict(table(capsys.readouterr().out, "Utterances: SRCC")[1:])
+    change = np.subtract(new, old)
+    expected = stats.t.interval(0.95, 2, change.mean(), stats.sem(change))
+    low, high = expected
+    assert rows["new"].endswith(f", {change.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
+    # Other seeds: Welch's interval.
+    other = stats.ttest_ind([0.5, 0.6], old, equal_var=False).confidence_interval()
+    text = f"[{other.low:+.3f}, {other.high:+.3f}, unpaired]"
+    assert rows["other"].endswith(text) and "," not in rows["old"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--seeds", "("], "--seeds ( is no regular expression"),
+        (["--seeds", "_seed.$", "--baseline", "best"], "one of the methods new, old"),
+    ],
+)
+def test_refusals_over_seeds(seeds, options, message, capsys):
+    assert main([seeds[0], *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
