@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -50,9 +51,9 @@ Wave = Union[np.ndarray, torch.Tensor]
 
 # Long utterances are cut into windows of so many seconds, half-overlapping.
 WINDOW_SECONDS = 20.0
-# Padded seconds of a batch. On the CPU nothing is gained by more, and a batch of one
-# needs no mask.
-_BATCH_SECONDS = {"cpu": 6.0}
+# Padded seconds of a batch. On the CPU only very short clips gain by company: a batch
+# of one needs no mask (tools/benchmark_predict.py).
+_BATCH_SECONDS = {"cpu": 2.0}
 _BATCH_SECONDS_ON_GPU = 240.0
 # Files whose lengths are sorted together; results of more are never held.
 _SORTED_FILES = 1000
@@ -180,12 +181,14 @@ class MOSPredictor:
         device: such as ``cpu``, ``cuda``, ``cuda:1``.
         channel: ``mean`` of all channels, or the number of one, from 0.
         max_seconds: longest utterance that is scored whole.
-        batch_seconds: limit on the padded size of a batch; None for 6 on the CPU and
+        batch_seconds: limit on the padded size of a batch; None for 2 on the CPU and
             240 elsewhere.
         scale: a ``scale.json`` of ``distilmos calibrate --fit-scale``, or what is in
             one: scores are given on the scale of another listening test.
         calibration: a file of ``distilmos calibrate``; None for the one beside
             ``train_config``, if it is there and of this model.
+
+    One predictor may be called from several threads; they take turns.
 
     Raises:
         ValueError: for a model that cannot be loaded, an impossible option, or a scale
@@ -241,6 +244,7 @@ class MOSPredictor:
                 f"{frontend.minimum_samples} of one frame"
             )
         self._fingerprint: Optional[str] = None
+        self._turn = threading.Lock()
         self.confidence = self._confidence(
             os.path.dirname(train_config),
             read_scale(scale) if isinstance(scale, (str, os.PathLike)) else scale,
@@ -266,6 +270,12 @@ class MOSPredictor:
         except ValueError as error:
             # Scores can be had without; whoever asks for intervals is told.
             return Confidence(model, missing=str(error), **options)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_turn"}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__dict__.update(state, _turn=threading.Lock())
 
     @classmethod
     def from_pretrained(cls, model: str, **options: Any) -> "MOSPredictor":
@@ -502,7 +512,8 @@ class MOSPredictor:
             speech = waves[0][None]
         else:
             speech = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True)
-        with torch.inference_mode(not grad):
+        # Frontends keep the lengths of the batch at hand: one batch at a time.
+        with self._turn, torch.inference_mode(not grad):
             prediction = self.model.inference(
                 speech.to(self.device), lengths.to(self.device), columns, grad
             )

@@ -8,10 +8,13 @@ import argparse
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
 import sys
+import time
+import warnings
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
@@ -108,7 +111,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-seconds",
         type=float,
-        help="padded seconds of a batch (default: 6 on the CPU, else 240)",
+        help="padded seconds of a batch (default: 2 on the CPU, else 240)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     parser.add_argument(
@@ -272,11 +275,13 @@ def summarize(records: Iterable[Score], by_system: bool) -> str:
 
 
 class Progress:
-    """A bar with the rate in times real time and the time that remains.
+    """Rate in times real time and remaining time: a bar, or in a log a line a minute.
 
     The work is measured in bytes of the files: a header of each would have to be read
     for its seconds.
     """
+
+    LINE_SECONDS = 60.0
 
     def __init__(self, files: Sequence[InputFile]):
         from tqdm import tqdm
@@ -289,29 +294,38 @@ class Progress:
                 self.sizes[item.id] = 1
         self.done = 0
         self.seconds = 0.0
-        is_terminal = sys.stderr.isatty()
+        self.start = self.told = time.monotonic()
+        # The bar is for terminals; it counts for the log too.
+        self.in_log = not sys.stderr.isatty()
         self.bar = tqdm(
             total=sum(self.sizes.values()),
             bar_format="{percentage:3.0f}%|{bar:20}| {postfix} [{elapsed}<{remaining}]",
-            mininterval=0.5 if is_terminal else 60,
+            mininterval=0.5,
             smoothing=0.0,
-            file=sys.stderr,
-            leave=is_terminal,
+            file=io.StringIO() if self.in_log else sys.stderr,
         )
 
-    def add(self, utt_id: str, seconds: Optional[float]) -> None:
+    def _state(self) -> str:
+        elapsed = max(time.monotonic() - self.start, 1e-3)
+        rate = self.seconds / elapsed
+        return f"{self.done}/{len(self.sizes)} files, {rate:.1f} x real time"
+
+    def add(self, utt_id: str, seconds: float) -> None:
         self.done += 1
-        self.seconds += seconds or 0.0
-        elapsed = max(self.bar.format_dict["elapsed"], 1e-3)
-        self.bar.set_postfix_str(
-            f"{self.done}/{len(self.sizes)} files, "
-            f"{self.seconds / elapsed:.1f} x real time",
-            refresh=False,
-        )
+        self.seconds += seconds
+        self.bar.set_postfix_str(self._state(), refresh=False)
         self.bar.update(self.sizes[utt_id])
+        now = time.monotonic()
+        if self.in_log and now - self.told >= self.LINE_SECONDS:
+            self.told = now
+            left = (now - self.start) * (self.bar.total / max(self.bar.n, 1) - 1)
+            left = self.bar.format_interval(left)
+            print(f"{self._state()}, {left} left", file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()
+        if self.in_log and self.done:
+            print(self._state(), file=sys.stderr)
 
 
 # The command
@@ -607,6 +621,8 @@ def main(cmd: Optional[List[str]] = None) -> int:
         if hasattr(stream, "reconfigure"):
             # Names of files need not be text.
             stream.reconfigure(errors="backslashreplace")
+    # Of torch about transformers' WavLM, once a run; nothing a user could mend.
+    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     try:
         return predict(args)
     except KeyboardInterrupt:

@@ -82,7 +82,7 @@ def in_background(items: Iterable[_Item], depth: int = 4) -> Iterator[Iterator[_
     """Run an iterator in a thread of its own, a few items ahead.
 
     Args:
-        items: what to iterate over; closed when the block ends, wherever it stands.
+        items: what to iterate over; left where it stands when the block ends.
         depth: items made ahead.
 
     Yields:

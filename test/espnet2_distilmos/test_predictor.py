@@ -1,6 +1,8 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import concurrent.futures
+import copy
 import itertools
 import subprocess
 import sys
@@ -155,6 +157,30 @@ def test_one_channel_can_be_chosen(predictor, scorer_dir):
         chosen(waves[0], 16000)
     with pytest.raises(ValueError, match="1 channels, expected one with the number 1"):
         chosen(waves[:1], 16000)
+
+
+# Threads
+
+
+def test_threads_take_turns(scorer_dir):
+    """Padded batches of several threads, as a server's, do not mix."""
+    shared = MOSPredictor.from_pretrained(str(scorer_dir), batch_seconds=10)
+    sets = [
+        [syllables(0.4 + 0.1 * ((k + j) % 7), seed=k) for k in range(5)]
+        for j in range(12)
+    ]
+    expected = [[r.score for r in shared(waves, 16000)] for waves in sets]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            found = pool.map(lambda waves: shared(waves, 16000), sets)
+            for results, scores in zip(found, expected):
+                assert [r.score for r in results] == pytest.approx(scores, abs=1e-4)
+
+
+def test_copies(predictor):
+    again = copy.deepcopy(predictor)
+    assert again(syllables(), 16000).score == predictor(syllables(), 16000).score
+    assert again.fingerprint == predictor.fingerprint
 
 
 # Times

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import struct
@@ -534,6 +535,20 @@ def test_without_a_model(folder, capsys, monkeypatch, scorer_dir):
     assert "no --model is given" in capsys.readouterr().err
     monkeypatch.setenv("DISTILMOS_MODEL", str(scorer_dir))
     assert main([str(folder)]) == 0
+
+
+def test_progress_in_a_log(run, folder, monkeypatch):
+    clock = iter(range(0, 10000, 50))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    _, printed = run(folder)
+    lines = [x for x in printed.err.splitlines() if " x real time" in x]
+    # a line a minute, and one at the end
+    assert all(
+        re.match(r"\d/7 files, \d+\.\d x real time, [\d:]+ left", x) for x in lines[:-1]
+    )
+    assert 2 <= len(lines) <= 8
+    assert re.fullmatch(r"7/7 files, \d+\.\d x real time", lines[-1])
+    assert "\r" not in printed.err and "%|" not in printed.err
 
 
 def test_lists_on_standard_input(scorer_dir, folder, tmp_path):
