@@ -30,6 +30,7 @@ import soxr
 import torch
 
 from espnet2_distilmos.fileio.audio import (
+    SAMPLE_RATES,
     AudioError,
     Channel,
     check_channel,
@@ -461,8 +462,11 @@ class MOSPredictor:
                 f"{name} has 1 channel, expected one with the number {self.channel}, "
                 "from 0"
             )
-        if not (np.isscalar(fs) or np.ndim(fs) == 0) or not 0 < float(fs) < math.inf:
-            raise ValueError(f"found fs={fs!r}, expected a sampling rate in Hz")
+        low, high = SAMPLE_RATES
+        if np.ndim(fs) != 0 or isinstance(fs, str) or not low <= float(fs) <= high:
+            raise ValueError(
+                f"found fs={fs!r}, expected a sampling rate from {low} to {high} Hz"
+            )
         if len(wave):
             check_samples(wave.detach().cpu().numpy(), name, "correct the waveform")
             if float(fs) != self.sample_rate:

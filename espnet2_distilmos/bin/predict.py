@@ -310,9 +310,9 @@ class Progress:
         rate = self.seconds / elapsed
         return f"{self.done}/{len(self.sizes)} files, {rate:.1f} x real time"
 
-    def add(self, utt_id: str, seconds: float) -> None:
+    def add(self, utt_id: str, seconds: Optional[float]) -> None:
         self.done += 1
-        self.seconds += seconds
+        self.seconds += seconds or 0.0
         self.bar.set_postfix_str(self._state(), refresh=False)
         self.bar.update(self.sizes[utt_id])
         now = time.monotonic()

@@ -22,7 +22,7 @@ _BLOCK_SAMPLES = 1 << 18
 _TOLERATED_LOSS_SECONDS = 0.05
 
 # Sampling rates in Hz beyond which a header is taken to be broken.
-_RATES = (1000, 768000)
+SAMPLE_RATES = (1000, 768000)
 
 # Lengths in a RIFF header that mean "unknown": written to a pipe.
 _UNKNOWN_RIFF_LENGTH = 0x7FFFF000
@@ -230,10 +230,10 @@ def _native_blocks(
     name = _name(path, utt_id)
     with _open(path, utt_id) as file:
         rate, declared = file.samplerate, file.frames
-        if not _RATES[0] <= rate <= _RATES[1]:
+        if not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
             raise AudioError(
                 f"{name} declares a sampling rate of {rate} Hz, expected one from "
-                f"{_RATES[0]} to {_RATES[1]} Hz; {_advice(utt_id)}"
+                f"{SAMPLE_RATES[0]} to {SAMPLE_RATES[1]} Hz; {_advice(utt_id)}"
             )
         # Some containers say "unknown" as a number of 63 bits.
         exact = file.format in ("WAV", "WAVEX", "FLAC", "RF64", "W64")

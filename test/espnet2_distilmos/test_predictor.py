@@ -392,7 +392,8 @@ def test_a_frozen_upstream_has_a_gradient_too(scorer_dir, tmp_path):
         (np.array([0.0, np.inf] * 8000), 16000, "8000 samples that are NaN or inf"),
         (np.array([0.0, 12000.0] * 8000), 16000, "float samples up to 12000"),
         (np.zeros(16000), 0, "fs=0"),
-        (np.zeros(16000), "x", "fs='x'|could not convert"),
+        (np.zeros(16000), "x", "fs='x'"),
+        (np.zeros(16000), 16, "fs=16, expected a sampling rate from 1000 to"),
         (np.zeros(16000), [16000, 8000], "2 sampling rates|fs="),
     ],
 )
