@@ -35,6 +35,8 @@ Example:
     % python tools/benchmark_upstreams.py --output_dir exp/upstreams
     % python tools/benchmark_upstreams.py --output_dir exp/upstreams_gpu \
         --device cuda --dtype bf16 --train_below 1e9
+    % python tools/benchmark_upstreams.py --output_dir exp/adapting --families \
+        wavlm-base wavlm-base:lora wavlm-base:gradient-checkpointing
 """
 
 import argparse
@@ -48,6 +50,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import (
     Any,
     Dict,
@@ -60,7 +63,7 @@ from typing import (
     Tuple,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SAMPLE_RATE = 16000
 # What the rule for batches takes for granted of a network.
 RULE_HEADS = 12 * 12
@@ -97,6 +100,8 @@ class Upstream(NamedTuple):
 
     hub_id: str
     config: Dict[str, Any]
+    # Other options of the frontend: how it is trained.
+    frontend_conf: Mapping[str, Any] = MappingProxyType({})
 
 
 UPSTREAMS = {
@@ -123,6 +128,20 @@ UPSTREAMS = {
     ),
 }
 REFERENCE = "wavlm-base"
+# The reference, trained in other ways; measured when named by --families.
+ADAPTED = {
+    f"{REFERENCE}:{way}": UPSTREAMS[REFERENCE]._replace(frontend_conf=conf)
+    for way, conf in {
+        "freeze-cnn": {"freeze": "cnn"},
+        "gradient-checkpointing": {"gradient_checkpointing": True},
+        "lora": {"lora": {"rank": 8}},
+        "lora,gradient-checkpointing": {
+            "lora": {"rank": 8},
+            "gradient_checkpointing": True,
+        },
+    }.items()
+}
+CHOICES = {**UPSTREAMS, **ADAPTED}
 # Measured figures that have a ratio to the reference, with their column's title.
 FIGURES = {
     "forward_seconds": "forward, s per s",
@@ -201,8 +220,8 @@ def summarise(
 
 def markdown_table(summary: Mapping[str, Mapping[str, Any]], reference: str) -> str:
     """The summary as a Markdown table; ratios to the reference in brackets."""
-    titles = ["upstream", "parameters, M", "layers", "dimension", "frames per s"]
-    titles += [*FIGURES.values(), "padded - alone"]
+    titles = ["upstream", "parameters, M", "trained, M", "layers", "dimension"]
+    titles += ["frames per s", *FIGURES.values(), "padded - alone"]
     lines = [
         "| " + " | ".join(titles) + " |",
         "|---|" + "---:|" * (len(titles) - 1),
@@ -211,6 +230,7 @@ def markdown_table(summary: Mapping[str, Mapping[str, Any]], reference: str) -> 
         cells = [
             family,
             f"{row['parameters'] / 1e6:.1f}",
+            f"{row['trained'] / 1e6:.1f}",
             str(row["num_layers"]),
             str(row["dimension"]),
             f"{row['frames_per_second']:g}",
@@ -292,6 +312,7 @@ def measure(
     dtype: str = "fp32",
     threads: int = 1,
     train_below: float = float("inf"),
+    frontend_conf: Optional[Mapping[str, Any]] = None,
 ) -> Dict[str, Any]:
     """Measure one network with random weights, once.
 
@@ -302,18 +323,20 @@ def measure(
         dtype: ``fp32``, or ``bf16`` for autocast (the weights stay fp32).
         threads: CPU threads.
         train_below: networks with as many parameters or more do not train.
+        frontend_conf: other options of the frontend.
 
     Returns:
-        ``parameters``, ``num_layers``, ``dimension``, ``frames_per_second``,
-        ``padding_difference`` and ``FIGURES``; those of the training are None where
-        it was not measured.
+        ``parameters``, ``trained`` (how many of them), ``num_layers``, ``dimension``,
+        ``frames_per_second``, ``padding_difference`` and ``FIGURES``; those of the
+        training are None where it was not measured.
     """
     import torch
 
     from espnet2_distilmos.mos.build import build_frontend
 
     torch.set_num_threads(threads)
-    frontend = build_frontend("hf", {"upstream_config": dict(config)}).to(device)
+    conf = {"upstream_config": dict(config), **(frontend_conf or {})}
+    frontend = build_frontend("hf", conf).to(device)
     parameters = sum(p.numel() for p in frontend.parameters())
     weights = sum(p.numel() * p.element_size() for p in frontend.parameters())
     memory = _PeakMemory(device, weights)
@@ -355,6 +378,7 @@ def measure(
         train_figures.update(run(train))
     return dict(
         parameters=parameters,
+        trained=sum(p.numel() for p in frontend.parameters() if p.requires_grad),
         num_layers=frontend.num_layers,
         dimension=frontend.output_size(),
         frames_per_second=SAMPLE_RATE / frontend.frame_shift,
@@ -430,7 +454,9 @@ def _measure_here(family: str, settings: Mapping[str, Any]) -> None:
     )
     names = ("device", "dtype", "threads", "train_below")
     options = {name: settings[name] for name in names}
-    print(json.dumps(measure(UPSTREAMS[family].config, batches, **options)))
+    upstream = CHOICES[family]
+    options["frontend_conf"] = upstream.frontend_conf
+    print(json.dumps(measure(upstream.config, batches, **options)))
 
 
 # The whole
@@ -569,7 +595,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--families",
         nargs="+",
         default=list(UPSTREAMS),
-        choices=list(UPSTREAMS),
+        choices=list(CHOICES),
         metavar="NAME",
         help="what is measured besides the reference",
     )
@@ -605,7 +631,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory_gib", type=float, default=8.0, help="limit of a process on the CPU"
     )
-    parser.add_argument("--measure", choices=list(UPSTREAMS), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=list(CHOICES), help=argparse.SUPPRESS)
     return parser
 
 

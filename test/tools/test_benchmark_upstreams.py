@@ -54,6 +54,7 @@ def test_batches_keep_the_limit_on_attention():
 def figures(forward, train=None, mib=100.0):
     return dict(
         parameters=2_000_000,
+        trained=1_500_000,
         num_layers=3,
         dimension=16,
         frames_per_second=50.0,
@@ -95,11 +96,13 @@ def test_table():
     lines = tool.markdown_table(tool.summarise(rounds, "ref"), "ref").splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2] == (
-        "| ref | 2.0 | 3 | 16 | 50 | 0.5 (1.00) | 3 (1.00) | 100 (1.00) | 200 (1.00) |"
+        "| ref | 2.0 | 1.5 | 3 | 16 | 50 | 0.5 (1.00) | 3 (1.00) | 100 (1.00) |"
+        " 200 (1.00) | 2.0e-06 |"
+    )
+    assert lines[3] == (
+        "| new | 2.0 | 1.5 | 3 | 16 | 50 | 0.123 (0.25) | – | 100 (1.00) | – |"
         " 2.0e-06 |"
     )
-    row = "| new | 2.0 | 3 | 16 | 50 | 0.123 (0.25) | – | 100 (1.00) | – | 2.0e-06 |"
-    assert lines[3] == row
     assert "ratio to ref" in lines[-1]
 
 
@@ -153,6 +156,22 @@ def test_measurement_of_a_tiny_network():
     forward_only = tool.measure(TINY, batches, train_below=found["parameters"])
     assert forward_only["parameters"] == found["parameters"]
     assert forward_only["train_seconds"] is forward_only["train_mib"] is None
+
+
+@pytest.mark.parametrize("name", tool.ADAPTED)
+def test_the_reference_trained_in_other_ways(name):
+    adapted = tool.CHOICES[name]
+    assert adapted.config == tool.UPSTREAMS["wavlm-base"].config
+    found = tool.measure(TINY, [[0.25]], frontend_conf=adapted.frontend_conf)
+    plain = tool.measure(TINY, [[0.25]])
+    if "lora" in name:
+        # A and B of rank 8 at four maps of 16 x 16 in each of three layers.
+        assert found["trained"] == 3 * 4 * 8 * (16 + 16)
+        assert found["parameters"] == plain["parameters"] + found["trained"]
+    elif "cnn" in name:
+        assert 0 < found["trained"] < plain["trained"]
+    else:
+        assert found["trained"] == plain["trained"] < plain["parameters"]
 
 
 def test_padding_difference_is_that_of_the_worst_frame():
