@@ -123,6 +123,13 @@ class HFFrontend(AbsLayerFrontend):
         if from_checkpoint:
             stored, _ = _find(upstream, PretrainedConfig.get_config_dict)
             self._check_family(stored.get("model_type"), f"{upstream}: ")
+            given = (upstream_config or {}).get("model_type", stored["model_type"])
+            if given != stored["model_type"]:
+                raise ValueError(
+                    f"{upstream}: found a model of type {stored['model_type']!r}, but "
+                    f"frontend_conf.upstream_config is of {given!r}: leave "
+                    "upstream_config out"
+                )
             hf_config = _find(upstream, AutoConfig.from_pretrained)
             for key, value in (upstream_config or {}).items():
                 if key != "model_type" and key not in _STORAGE_KEYS:
@@ -234,7 +241,16 @@ class HFFrontend(AbsLayerFrontend):
         return conf
 
     def _load(self, upstream: str, hf_config) -> torch.nn.Module:
-        model, missing = _find(upstream, self.family.load, config=hf_config)
+        try:
+            model, missing = _find(upstream, self.family.load, config=hf_config)
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"{upstream}: found weights of other shapes than its config.json and "
+                "frontend_conf.upstream_config say (transformers lists them above): "
+                "leave upstream_config out, or take the checkpoint's own config.json"
+            ) from error
         missing = sorted(missing - {"masked_spec_embed"})
         if missing:
             raise ValueError(

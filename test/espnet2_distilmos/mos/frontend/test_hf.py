@@ -439,6 +439,20 @@ def test_incomplete_checkpoint_is_refused(tmp_path, model_type):
         HFFrontend(upstream=str(tmp_path))
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_configuration_of_another_network_is_refused(tmp_path, model_type):
+    """As when --frontend_conf upstream=... meets a file with upstream_config."""
+    save_checkpoint(tmp_path, model_type)
+    other = "wavlm" if model_type == "hubert" else "hubert"
+    config = dict(VARIANTS[FIRST[other]])
+    sentence = f"a model of type '{model_type}', but .* of '{other}': leave"
+    with pytest.raises(ValueError, match=sentence):
+        HFFrontend(upstream=str(tmp_path), upstream_config=config)
+    size = "d_model" if model_type == "whisper" else "hidden_size"
+    with pytest.raises(ValueError, match="weights of other shapes than"):
+        HFFrontend(upstream=str(tmp_path), upstream_config={size: 64})
+
+
 @pytest.mark.parametrize("model_type", ["wav2vec2", "wav2vec2-bert", "data2vec-audio"])
 def test_adapter_behind_the_last_layer_is_not_built(tmp_path, model_type):
     save_checkpoint(tmp_path, model_type, add_adapter=True)
