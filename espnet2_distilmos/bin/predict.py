@@ -601,6 +601,13 @@ def predict(args: argparse.Namespace) -> int:
         summarize(records, bool(args.systems)),
         file=sys.stdout if args.output else sys.stderr,
     )
+    novel = sum(record.extra.get("novel") == 1 for record in records)
+    if novel:
+        print(
+            f"{novel} of {len(records)} files are unlike the training set (novel = 1): "
+            "their scores and intervals are not to be trusted",
+            file=sys.stderr,
+        )
     failed = [record for record in records if record.score is None]
     for record in failed[:_MOST_PRINTED]:
         print(record.error, file=sys.stderr)

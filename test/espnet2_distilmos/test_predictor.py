@@ -18,6 +18,7 @@ import yaml
 from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.fileio.audio import read_audio
 from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.evaluation.calibration import fit_scale
 from espnet2_distilmos.predictor import MOSResult, _Resample
 
 
@@ -562,6 +563,27 @@ def test_one_that_does_not_fit_into_memory_does_not_end_the_run(
             assert after.result is None and "out of memory" in after.error
         else:
             assert after.result.score == pytest.approx(before.result.score, abs=1e-4)
+
+
+# Fingerprints (intervals, novelty and scales: bin/test_calibrate.py)
+
+
+def test_fingerprints(scorer_dir, tmp_path):
+    """That of the model follows its weights only, the other also what is done."""
+    scale = fit_scale([2.0, 3.0], [20.0, 40.0])
+    makers = [{}, {"device": "cpu"}, {"channel": 0}, {"max_seconds": 9}]
+    makers += [{"scale": scale}]
+    found = [MOSPredictor.from_pretrained(str(scorer_dir), **m) for m in makers]
+    assert len({p.model_fingerprint for p in found}) == 1
+    assert found[0].fingerprint == found[1].fingerprint
+    assert len({p.fingerprint for p in found[1:]}) == 4
+    states = torch.load(scorer_dir / "valid.sys_srcc.best.pth", weights_only=True)
+    for key in ("head.linear.bias", max(states, key=lambda k: states[k].numel())):
+        changed = {**states, key: states[key] * 1.001}
+        torch.save(changed, tmp_path / "changed.pth")
+        other = MOSPredictor(scorer_dir / "config.yaml", tmp_path / "changed.pth")
+        assert other.model_fingerprint != found[0].model_fingerprint
+        assert other.fingerprint != found[0].fingerprint
 
 
 # Imports

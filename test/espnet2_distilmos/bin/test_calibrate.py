@@ -220,7 +220,9 @@ def test_what_is_unlike_the_training_set_is_flagged(setting, calibrated, run, tm
             soundfile.write(tmp_path / f"tone{hertz}_{rate}.wav", tone, rate)
     output = tmp_path / "s.csv"
     options = ["--model", calibrated, "--interval", 0.9, "--output", output]
-    assert run(predict, tmp_path, *options)[0] == 0
+    code, printed = run(predict, tmp_path, *options)
+    assert code == 0
+    assert "8 of 8 files are unlike the training set" in printed.err
     strange = columns(read_csv(output), "novel")[0]
     assert len(strange) == 8 and strange.all()
     assert run(predict, setting.root / "test" / "wav", *options)[0] == 0
