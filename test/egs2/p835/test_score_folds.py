@@ -112,7 +112,7 @@ def test_held_out_predictions_are_scored_together(folds):
     (own,) = [note for note in notes if "own test set" in note]
     assert f"utt SRCC 0.550 (SD {deviation:.3f}, 0.500 to 0.600, 6 models)" in own
     assert "utt LCC" not in own  # undefined for every model
-    assert "sys SRCC 0.275" in own
+    assert "sys" not in own  # one clip a system: the same as the utterances
 
 
 def test_an_out_of_domain_set_gets_the_mean_of_the_scores(folds):
@@ -132,11 +132,18 @@ def test_an_out_of_domain_set_gets_the_mean_of_the_scores(folds):
     (note,) = [note for note in notes if note.startswith("ood:")]
     assert "the mean of the 3 models' scores" in note
     assert "utt SRCC 0.200 (SD 0.000, 0.200 to 0.200, 3 models)" in note
+    assert "sys SRCC 0.100 (SD 0.000, 0.100 to 0.100, 3 models)" in note
 
 
 def test_condition_mean_knows_the_training_talkers_only(folds):
     root, mos, _ = folds
     assert run(root, 0, ood=()) == 0
+    # Over all folds its system means would be those of the labels.
+    rows, notes = results_of(root)
+    row = rows["condition_mean", "p835"]
+    assert row["num_utts"] == 24 and row["num_clusters"] == 3
+    assert row["num_systems"] == 0 and row["sys_mos_srcc"] is None
+    assert any("system level of p835 is not held out" in note for note in notes)
     pooled = root / "exp" / "pooled" / "condition_mean" / "p835" / "metric.scp"
     lines = pooled.read_text().splitlines()
     assert len(lines) == 24

@@ -23,9 +23,10 @@ from espnet2_distilmos.fileio.datadir import (
     read_metric_scp,
     read_scp,
     write_metric_scp,
+    write_scp,
 )
 
-METRICS = ("utt_mos_srcc", "utt_mos_lcc", "sys_mos_srcc", "sys_mos_lcc")
+LEVELS = ("utt", "sys")
 
 
 def pool(fold_scores: Sequence[Dict[str, float]]) -> Dict[str, float]:
@@ -68,12 +69,20 @@ def condition_means(data: str, fold: str) -> Dict[str, float]:
     }
 
 
-def spread(exp: str, seeds: Sequence[int], folds: Sequence[str], test_set: str) -> str:
+def spread(
+    exp: str,
+    seeds: Sequence[int],
+    folds: Sequence[str],
+    test_set: str,
+    levels: Sequence[str] = LEVELS,
+) -> str:
     """Describe the single models' correlations on a set, from their results.json.
 
     ``test_set`` may hold ``{fold}``.
     """
-    values: Dict[str, List[float]] = {metric: [] for metric in METRICS}
+    values: Dict[str, List[float]] = {
+        f"{level}_mos_{metric}": [] for level in levels for metric in ("srcc", "lcc")
+    }
     for seed in seeds:
         for fold in folds:
             path = f"{exp}/seed{seed}/{fold}/results.json"
@@ -89,7 +98,7 @@ def spread(exp: str, seeds: Sequence[int], folds: Sequence[str], test_set: str) 
                     f"{path} has no results of {name}, expected them; run stages 8 "
                     "and 9 again (--stage 8)."
                 )
-            for metric in METRICS:
+            for metric in values:
                 if model[metric] is not None:
                     values[metric].append(model[metric])
     parts = []
@@ -122,10 +131,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     rows: List[List[str]] = []
 
-    def add(model: str, test_set: str, scores: Dict[str, float]) -> None:
+    def add(model: str, test_set: str, scores: Dict[str, float], ref: str = "") -> None:
         path = os.path.join(args.exp, "pooled", model, test_set, "metric.scp")
         write_metric_scp(path, scores, decimals=6)
-        rows.append([model, test_set, f"{args.data}/{test_set}", path])
+        rows.append([model, test_set, ref or f"{args.data}/{test_set}", path])
 
     notes = []
     try:
@@ -134,12 +143,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             add(f"seed{seed}", "p835", pool(held_out))
         known = pool([condition_means(args.data, fold) for fold in args.folds])
         if known:
-            add("condition_mean", "p835", known)
-            notes.append(
-                "condition_mean predicts the mean label that a clip's condition has in "
-                "the training set: what naming the condition alone is worth."
+            # Averaged over all folds it is the mean of all labels, the tested ones too:
+            # at system level there is nothing to score.
+            ref = os.path.join(args.exp, "pooled", "condition_mean", "reference")
+            write_metric_scp(
+                f"{ref}/metric.scp", read_metric_scp(f"{args.data}/p835/metric.scp")
             )
-        text = spread(args.exp, args.seeds, args.folds, "test_{fold}")
+            write_scp(f"{ref}/utt2src", read_scp(f"{args.data}/p835/utt2src"))
+            add("condition_mean", "p835", known, ref)
+            notes += [
+                "condition_mean predicts the mean label that a clip's condition has in "
+                "the training set: what naming the condition alone is worth.",
+                "The system level of p835 is not held out: the models of the other "
+                "folds were trained on a talker's labels, and every condition is in "
+                "every training set.",
+            ]
+        text = spread(args.exp, args.seeds, args.folds, "test_{fold}", ("utt",))
         notes.append(f"p835, each model on its own test set alone: {text}.")
         for name in args.ood_sets:
             for seed in args.seeds:
