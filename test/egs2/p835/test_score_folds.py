@@ -144,6 +144,16 @@ def test_condition_mean_knows_the_training_talkers_only(folds):
     assert row["num_utts"] == 24 and row["num_clusters"] == 3
     assert row["num_systems"] == 0 and row["sys_mos_srcc"] is None
     assert any("system level of p835 is not held out" in note for note in notes)
+    single = []
+    for talker in FOLDS:
+        own = [f"sys{i}-{talker}" for i in range(8)]
+        means = [
+            np.mean([mos[u.split("-")[0] + "-" + t] for t in FOLDS if t != talker])
+            for u in own
+        ]
+        single.append(scipy.stats.spearmanr(means, [mos[u] for u in own])[0])
+    (note,) = [note for note in notes if note.startswith("condition_mean")]
+    assert f"utt SRCC {np.mean(single):.3f} (SD {np.std(single, ddof=1):.3f}" in note
     pooled = root / "exp" / "pooled" / "condition_mean" / "p835" / "metric.scp"
     lines = pooled.read_text().splitlines()
     assert len(lines) == 24

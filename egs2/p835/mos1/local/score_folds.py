@@ -25,6 +25,7 @@ from espnet2_distilmos.fileio.datadir import (
     write_metric_scp,
     write_scp,
 )
+from espnet2_distilmos.mos.evaluation.metrics import srcc
 
 LEVELS = ("utt", "sys")
 
@@ -69,6 +70,17 @@ def condition_means(data: str, fold: str) -> Dict[str, float]:
     }
 
 
+def summary(values: Sequence[float]) -> str:
+    """Mean, sample standard deviation, range and number of some values."""
+    if not values:
+        return "undefined"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return (
+        f"{statistics.fmean(values):.3f} (SD {deviation:.3f}, {min(values):.3f} to "
+        f"{max(values):.3f}, {len(values)} models)"
+    )
+
+
 def spread(
     exp: str,
     seeds: Sequence[int],
@@ -104,13 +116,8 @@ def spread(
     parts = []
     for metric, found in values.items():
         if found:
-            deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-            name = metric.replace("_mos_", " ").replace("srcc", "SRCC")
-            parts.append(
-                f"{name.replace('lcc', 'LCC')} {statistics.fmean(found):.3f} "
-                f"(SD {deviation:.3f}, {min(found):.3f} to {max(found):.3f}, "
-                f"{len(found)} models)"
-            )
+            level, name = metric.split("_mos_")
+            parts.append(f"{level} {name.upper()} {summary(found)}")
     return ", ".join(parts)
 
 
@@ -141,19 +148,24 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         for seed in args.seeds:
             held_out = [scores_of(args.exp, seed, f, f"test_{f}") for f in args.folds]
             add(f"seed{seed}", "p835", pool(held_out))
-        known = pool([condition_means(args.data, fold) for fold in args.folds])
+        named = [condition_means(args.data, fold) for fold in args.folds]
+        known = pool(named)
         if known:
             # Averaged over all folds it is the mean of all labels, the tested ones too:
             # at system level there is nothing to score.
             ref = os.path.join(args.exp, "pooled", "condition_mean", "reference")
-            write_metric_scp(
-                f"{ref}/metric.scp", read_metric_scp(f"{args.data}/p835/metric.scp")
-            )
+            labels = read_metric_scp(f"{args.data}/p835/metric.scp")
+            write_metric_scp(f"{ref}/metric.scp", labels)
             write_scp(f"{ref}/utt2src", read_scp(f"{args.data}/p835/utt2src"))
             add("condition_mean", "p835", known, ref)
+            single = [
+                srcc(list(scores.values()), [labels[u] for u in scores]).value
+                for scores in named
+            ]
             notes += [
                 "condition_mean predicts the mean label that a clip's condition has in "
-                "the training set: what naming the condition alone is worth.",
+                "the training set: what naming the condition alone is worth. On each "
+                f"test set alone: utt SRCC {summary([s for s in single if s is not None])}.",
                 "The system level of p835 is not held out: the models of the other "
                 "folds were trained on a talker's labels, and every condition is in "
                 "every training set.",
