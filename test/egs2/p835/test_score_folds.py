@@ -110,7 +110,7 @@ def test_held_out_predictions_are_scored_together(folds):
     # Half of the models have .5, half .6: the mean and the sample deviation of them.
     deviation = np.std([0.5, 0.6] * 3, ddof=1)
     (own,) = [note for note in notes if "own test set" in note]
-    assert f"utt SRCC 0.550 (SD {deviation:.3f}, 0.500 to 0.600, 6 models)" in own
+    assert f"utt SRCC 0.550 (SD {deviation:.3f}, 0.500 to 0.600, over 6)" in own
     assert "utt LCC" not in own  # undefined for every model
     assert "sys" not in own  # one clip a system: the same as the utterances
 
@@ -131,8 +131,8 @@ def test_an_out_of_domain_set_gets_the_mean_of_the_scores(folds):
     assert row["utt_mos_mse"] is None  # 0 to 100 against 1 to 5
     (note,) = [note for note in notes if note.startswith("ood:")]
     assert "the mean of the 3 models' scores" in note
-    assert "utt SRCC 0.200 (SD 0.000, 0.200 to 0.200, 3 models)" in note
-    assert "sys SRCC 0.100 (SD 0.000, 0.100 to 0.100, 3 models)" in note
+    assert "utt SRCC 0.200 (SD 0.000, 0.200 to 0.200, over 3)" in note
+    assert "sys SRCC 0.100 (SD 0.000, 0.100 to 0.100, over 3)" in note
 
 
 def test_condition_mean_knows_the_training_talkers_only(folds):

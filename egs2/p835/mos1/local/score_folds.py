@@ -77,7 +77,7 @@ def summary(values: Sequence[float]) -> str:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return (
         f"{statistics.fmean(values):.3f} (SD {deviation:.3f}, {min(values):.3f} to "
-        f"{max(values):.3f}, {len(values)} models)"
+        f"{max(values):.3f}, over {len(values)})"
     )
 
 
@@ -158,14 +158,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             write_metric_scp(f"{ref}/metric.scp", labels)
             write_scp(f"{ref}/utt2src", read_scp(f"{args.data}/p835/utt2src"))
             add("condition_mean", "p835", known, ref)
-            single = [
+            values = [
                 srcc(list(scores.values()), [labels[u] for u in scores]).value
                 for scores in named
             ]
+            single = summary([value for value in values if value is not None])
             notes += [
                 "condition_mean predicts the mean label that a clip's condition has in "
                 "the training set: what naming the condition alone is worth. On each "
-                f"test set alone: utt SRCC {summary([s for s in single if s is not None])}.",
+                f"test set alone: utt SRCC {single}.",
                 "The system level of p835 is not held out: the models of the other "
                 "folds were trained on a talker's labels, and every condition is in "
                 "every training set.",
