@@ -261,10 +261,14 @@ split_list() {
     utils/split_scp.pl "$1" "${parts[@]}"
 }
 
-# show_epochs LOG OLDER: prints a line an epoch of a LOG that is newer than OLDER
+# show_epochs LOG OLDER: prints a line an epoch of a LOG that is newer than OLDER, and
+# looks once more when it is told to end (SIGTERM)
 show_epochs() {
-    local shown=0 lines
-    while sleep 2 && kill -0 $$ 2> /dev/null; do
+    local shown=0 lines going=true
+    trap 'going=false' TERM
+    while ${going} && kill -0 $$ 2> /dev/null; do
+        sleep 2 > /dev/null 2>&1 &
+        wait $! || true # a signal ends this wait, unlike a sleep in the foreground
         [ "$1" -nt "$2" ] || continue
         lines=$(awk '/epoch results:/ {
             match($0, /[0-9]+epoch results/)
