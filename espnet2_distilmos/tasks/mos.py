@@ -5,12 +5,21 @@
 
 import argparse
 import json
+import logging
 import os
 from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
+from espnet2.fileio.read_text import load_num_sequence_text
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+from espnet2.tasks.abs_task import (
+    AbsTask,
+    IteratorOptions,
+    optim_classes,
+    scheduler_classes,
+)
 from espnet2.train.class_choices import ClassChoices
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import float_or_none, str2bool, str_or_none
@@ -33,6 +42,12 @@ from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
 from espnet2_distilmos.train.collate_fn import MOSCollateFn
 from espnet2_distilmos.train.init_model import starting_model
 from espnet2_distilmos.train.preprocessor import MOSPreprocessor, wav_paths_of
+from espnet2_distilmos.train.sampler import (
+    BY_SIZE,
+    CategorySampler,
+    check_weights,
+    read_categories,
+)
 from espnet2_distilmos.train.schedulers import WarmupLinearLR
 from espnet2_distilmos.train.trainer import MOSTrainer
 
@@ -110,6 +125,30 @@ class MOSTask(AbsTask):
             action=NestedDictAction,
             default={"extract_feats_in_collect_stats": False},
             help="The keyword arguments for ESPnetMOSModel",
+        )
+
+        group = parser.add_argument_group("Sampling related")
+        group.add_argument(
+            "--sampling_weights",
+            action=NestedDictAction,
+            default=None,
+            help="Category to weight, e.g. 'bvcc=1.0' and 'somos=0.5', or in YAML "
+            "{bvcc: 1.0, somos: 0.5}: share of an epoch's and of each batch's "
+            "utterances, in the ratio of the weights. None: every utterance once an "
+            "epoch. See train.sampler.CategorySampler",
+        )
+        group.add_argument(
+            "--sampling_categories",
+            type=str_or_none,
+            default=None,
+            help="File of lines 'utterance category' for --sampling_weights",
+        )
+        group.add_argument(
+            "--sampling_epoch",
+            type=str_or_none,
+            default=None,
+            help="Category whose utterances an epoch draws once each. None: an epoch "
+            "draws as many utterances as there are",
         )
 
         group = parser.add_argument_group("Preprocess related")
@@ -223,6 +262,7 @@ class MOSTask(AbsTask):
                 f"found no loss of weight above 0 among {list(losses)}, expected one, "
                 "such as --losses mos_l1.weight=1"
             )
+        check_sampling(args)
         check_labels(args)
         if args.collect_stats:
             # Shapes alone: neither criteria nor tokens matter yet.
@@ -281,6 +321,42 @@ class MOSTask(AbsTask):
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
         return ("tokens",)
+
+    @classmethod
+    @typechecked
+    def build_sequence_iter_factory(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+    ) -> AbsIterFactory:
+        """Build ESPnet's batches, or those that ``--sampling_weights`` ask for."""
+        if mode != "train" or args.sampling_weights is None:
+            return super().build_sequence_iter_factory(args, iter_options, mode)
+        shapes = load_num_sequence_text(iter_options.shape_files[0], "csv_int")
+        processes = {}
+        if iter_options.distributed:
+            processes["rank"] = torch.distributed.get_rank()
+            processes["world_size"] = torch.distributed.get_world_size()
+        sampler = CategorySampler(
+            lengths={utt_id: shape[0] for utt_id, shape in shapes.items()},
+            categories=read_categories(args.sampling_categories, args.sampling_weights),
+            weights=args.sampling_weights,
+            batch_type=iter_options.batch_type,
+            batch_size=iter_options.batch_size,
+            batch_bins=iter_options.batch_bins,
+            epoch_of=args.sampling_epoch,
+            seed=args.seed,
+            **processes,
+        )
+        logging.info(f"[{mode}] Batch sampler: {sampler}")
+        return SequenceIterFactory(
+            dataset=cls.build_dataset(args, iter_options, set(sampler.utt_ids)),
+            batches=sampler,
+            seed=args.seed,
+            num_iters_per_epoch=iter_options.num_iters_per_epoch,
+            shuffle=True,
+            num_workers=args.num_workers,
+            collate_fn=iter_options.collate_fn,
+            pin_memory=args.ngpu > 0,
+        )
 
     @classmethod
     @typechecked
@@ -347,6 +423,45 @@ def check_init_model(args: argparse.Namespace) -> None:
         raise ValueError(
             f"found --init_model {args.init_model} in --output_dir, expected another "
             "directory: training would overwrite the model (--tag)"
+        )
+
+
+def check_sampling(args: argparse.Namespace) -> None:
+    """Refuse sampling weights that cannot be meant.
+
+    Raises:
+        ValueError: one sentence; a DataError names the file and the utterance.
+    """
+    weights, path = args.sampling_weights, args.sampling_categories
+    if weights is None:
+        if path is not None or args.sampling_epoch is not None:
+            raise ValueError(
+                "found --sampling_categories or --sampling_epoch without "
+                "--sampling_weights, expected the weight of each category"
+            )
+        return
+    if path is None:
+        raise ValueError(
+            f"found --sampling_weights {weights} without --sampling_categories, "
+            "expected a file with the category of each utterance"
+        )
+    check_weights(weights, args.sampling_epoch)
+    read_categories(path, weights)
+    if args.iterator_type != "sequence":
+        raise ValueError(
+            f"found --iterator_type {args.iterator_type} with --sampling_weights, "
+            "expected sequence"
+        )
+    if args.num_iters_per_epoch is not None and args.batch_type in BY_SIZE:
+        raise ValueError(
+            f"found --num_iters_per_epoch with --batch_type {args.batch_type} and "
+            "--sampling_weights, expected --batch_type sorted: epochs must have as "
+            "many batches each"
+        )
+    if getattr(args, "shuffle_within_batch", False):
+        raise ValueError(
+            "found --shuffle_within_batch true with --sampling_weights, expected "
+            "false: it would undo the shares of a batch"
         )
 
 

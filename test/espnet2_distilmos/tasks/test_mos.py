@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from espnet2.train.distributed_utils import DistributedOption
 
 from espnet2_distilmos.fileio.train_config import read_frontend_conf
 from espnet2_distilmos.mos.build import build_frontend, load_model
@@ -236,6 +237,61 @@ def test_tokens_on_another_time_grid(mos_corpus, tmp_path):
     options += ["--check_token_upstream", "false"]
     with pytest.raises(ValueError, match="every 160 samples, expected 320 .*stage 5"):
         build(mos_corpus, tmp_path, *options)
+
+
+# --- sampling -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """18 training utterances of one category, 6 of another."""
+    path = tmp_path / "utt2set"
+    names = [f"train{k:02d} {'few' if k % 4 == 0 else 'many'}" for k in range(24)]
+    path.write_text("\n".join(names) + "\n")
+    return ["--sampling_categories", str(path)]
+
+
+@pytest.mark.parametrize("batch_type", ["sorted", "numel"])
+def test_batches_follow_the_weights(batch_type, halves, mos_corpus, tmp_path):
+    weights = ["--sampling_weights", "few=2", "--sampling_weights", "many=1.0"]
+    args = check(
+        mos_corpus, tmp_path, *halves, *weights, batch_type=batch_type, batch_bins=40000
+    )
+    factory = MOSTask.build_iter_factory(args, DistributedOption(), "train")
+    for epoch in (1, 2):
+        batches = [ids for ids, _ in factory.build_iter(epoch)]
+        few = [sum(int(i[-2:]) % 4 == 0 for i in ids) for ids in batches]
+        assert (sum(few), sum(map(len, batches))) == (16, 24)
+        assert all(0 < count < len(ids) for count, ids in zip(few, batches))
+    again = [ids for ids, _ in factory.build_iter(2)]
+    assert again == batches
+    # The validation set is heard once, whatever its categories.
+    valid = MOSTask.build_iter_factory(args, DistributedOption(), "valid")
+    assert sum(len(ids) for ids, _ in valid.build_iter(1)) == 11
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({}, "--sampling_categories or --sampling_epoch without --sampling_weights"),
+        ({"sampling_weights": {"few": 1}}, "train01 is of many, expected one of few"),
+        ({"sampling_weights": {"few": -1}}, "few=-1, expected a number"),
+        ({"sampling_weights": {"few": 1, "many": 0}, "sampling_epoch": "many"}, "many"),
+        ({"iterator_type": "chunk"}, "iterator_type chunk"),
+        ({"shuffle_within_batch": True}, "shuffle_within_batch true"),
+        ({"batch_type": "numel", "num_iters_per_epoch": 2}, "num_iters_per_epoch"),
+    ],
+)
+def test_refused_sampling(changes, message, halves, mos_corpus, tmp_path):
+    if changes and "sampling_weights" not in changes:
+        changes = {"sampling_weights": {"few": 1, "many": 1}, **changes}
+    with pytest.raises(ValueError, match=message):
+        check(mos_corpus, tmp_path, *halves, **changes)
+
+
+def test_weights_need_categories(mos_corpus, tmp_path):
+    with pytest.raises(ValueError, match="without --sampling_categories"):
+        check(mos_corpus, tmp_path, sampling_weights={"few": 1})
 
 
 # --- hooks ----------------------------------------------------------------------------
