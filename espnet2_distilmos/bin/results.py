@@ -5,18 +5,22 @@
 """One table from many results.json: models as rows, test sets as columns."""
 
 import argparse
+import importlib.util
 import json
 import os
 import re
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from espnet2_distilmos.bin.compare import common_utterances
 from espnet2_distilmos.bin.mos_scoring import (
     FORMAT_VERSION,
     cell,
+    environment,
+    load_pairs,
     markdown,
     number,
+    score,
     with_interval,
 )
 from espnet2_distilmos.bin.score import Scored, run
@@ -25,7 +29,13 @@ from espnet2_distilmos.fileio.score_formats import read_scores
 from espnet2_distilmos.fileio.scores import clusters_of, join
 from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS
 from espnet2_distilmos.mos.evaluation.paired import compare_models
-from espnet2_distilmos.mos.evaluation.seeds import seed_difference, summarise_seeds
+from espnet2_distilmos.mos.evaluation.seeds import (
+    compare_methods,
+    compare_values,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ALPHA = 0.05
 # Better and worse than the baseline.
@@ -38,9 +48,17 @@ def get_parser() -> argparse.ArgumentParser:
         description="Put the results.json of many experiments into one Markdown "
         "table, ready for an ESPnet README: models as rows, test sets as columns, "
         "intervals, the commands, and, with --baseline, a mark where a model differs "
-        "from it (paired bootstrap on the same clips, Holm's correction).",
+        "from it (paired test on the same clips, Holm's correction). With --seeds or "
+        "--list, methods as rows: mean, SD, intervals and tests over their runs.",
     )
-    parser.add_argument("results", metavar="RESULTS.JSON", nargs="+")
+    parser.add_argument("results", metavar="RESULTS.JSON", nargs="*")
+    parser.add_argument(
+        "--list",
+        metavar="FILE",
+        help="score the runs of this file and put them into the table: lines `METHOD "
+        "SEED TEST_SET DATA_DIR METRIC.SCP`, SEED is - for a method of one run; # "
+        "begins a comment",
+    )
     parser.add_argument(
         "--metrics",
         default="utt_mos_srcc,sys_mos_srcc",
@@ -59,13 +77,37 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         help="the part of a model's name that tells its seed, such as '_seed[0-9]+$': "
         "models that differ in it alone are one method, shown as the mean and SD of "
-        "its runs; --baseline is then a method, compared over the runs (t interval, "
-        "paired where the seeds are the same)",
+        "its runs with an interval over runs and clips; --baseline is then a method, "
+        "compared run by run where the seeds are the same",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the clips, with --seeds or --list (1000)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the resampling (0)"
     )
+    parser.add_argument(
+        "--score_range",
+        type=float,
+        nargs=2,
+        default=(1.0, 5.0),
+        metavar=("LOW", "UP"),
+        help="scale of the predictions of --list; a DATA_DIR whose score_range is "
+        "another gets correlations and no error (1 5)",
+    )
+    parser.add_argument(
+        "--note", action="append", default=[], help="a sentence above the tables"
+    )
     parser.add_argument("--output", metavar="FILE", help="write the page here too")
+    parser.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        help="write RESULTS.md, results.json and a figure of each metric here",
+    )
     return parser
 
 
@@ -182,6 +224,71 @@ def _read(row: Dict[str, Any]) -> Scored:
     return Scored(row["model"], files["prediction"], joined, clusters, [])
 
 
+def read_list(
+    path: str, score_range: Sequence[float]
+) -> Tuple[Dict[str, Any], List[str]]:
+    """Score the runs of a list.
+
+    Args:
+        path: File with lines ``METHOD SEED TEST_SET REF_DIR PRED``: the names of the
+            method, its run (``-`` for a method of one run) and the test set, the data
+            directory with the labels, the predicted metric.scp. ``#`` begins a comment.
+        score_range: Scale of the predictions.
+
+    Returns:
+        A document as of results.json, whose rows also have ``method`` and ``run``, and
+        a sentence for each line that was left out.
+
+    Raises:
+        DataError: The file cannot be read, a line has not five fields, or nothing is
+            left.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.partition("#")[0].split() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}), expected a list of runs, one a line: "
+            "method, seed, test set, data directory, metric.scp."
+        ) from error
+    rows: Dict[Tuple[str, str, str], Dict[str, Any]] = {}
+    problems: List[str] = []
+    for number_of_line, fields in enumerate(lines, 1):
+        if not fields:
+            continue
+        where = f"{path}, line {number_of_line}"
+        if len(fields) != 5:
+            raise DataError(
+                f"{where} has {len(fields)} fields, expected five: method, seed, test "
+                "set, data directory, metric.scp; correct the line."
+            )
+        method, seed, test_set, reference, prediction = fields
+        if (method, seed, test_set) in rows:
+            problems.append(
+                f"{where} names the run {seed} of {method} on {test_set} again, "
+                "expected it once; the first was kept."
+            )
+            continue
+        try:
+            pairs = load_pairs(reference, prediction)
+        except DataError as error:
+            problems.append(f"{where}: left out: {error}")
+            continue
+        problems += [f"{where}: {sentence}" for sentence in pairs["problems"]]
+        rows[method, seed, test_set] = {
+            "model": method if seed == "-" else f"{method}_seed{seed}",
+            "test_set": test_set,
+            **score(pairs, 0, 0, score_range),
+            "files": {"reference": reference, "prediction": prediction},
+            "method": method,
+            "run": seed,
+        }
+    if not rows:
+        raise DataError(" ".join([f"{path} has no run that can be scored.", *problems]))
+    document = {"results": list(rows.values()), "notes": []}
+    return document, problems
+
+
 def methods_of(
     rows: Sequence[Dict[str, Any]], seeds: str
 ) -> Dict[str, Dict[str, Dict[str, Dict[str, Any]]]]:
@@ -189,7 +296,8 @@ def methods_of(
 
     Args:
         rows: As ``collect`` returns them.
-        seeds: Regular expression of the part of a model's name that tells its seed.
+        seeds: Regular expression of the part of a model's name that tells its seed,
+            for rows that do not say their ``method`` and ``run``.
 
     Raises:
         DataError: It is no regular expression.
@@ -203,66 +311,38 @@ def methods_of(
         ) from error
     methods: Dict[str, Dict[str, Dict[str, Dict[str, Any]]]] = {}
     for row in rows:
-        found = pattern.search(row["model"])
-        # A model without a seed in its name is the only run of its method.
-        run_name = found.group() if found else ""
-        method = pattern.sub("", row["model"], count=1) or row["model"]
+        if "method" in row:
+            method, run_name = row["method"], row["run"]
+        else:
+            found = pattern.search(row["model"])
+            # A model without a seed in its name is the only run of its method.
+            run_name = found.group() if found else ""
+            method = pattern.sub("", row["model"], count=1) or row["model"]
         methods.setdefault(method, {}).setdefault(row["test_set"], {})[run_name] = row
     return methods
 
 
-def seeds_cell(
-    runs: Mapping[str, Dict[str, Any]],
-    baseline_runs: Optional[Mapping[str, Dict[str, Any]]],
-    metric: str,
-) -> str:
-    """Format mean and SD of a method's runs, and the difference to the baseline's.
-
-    Args:
-        runs: Rows by seed.
-        baseline_runs: Those of the baseline; None for no difference.
-        metric: Such as ``utt_mos_srcc``.
-    """
-    summary = summarise_seeds([row.get(metric) for row in runs.values()])
-    text = number(summary.mean)
-    if summary.sd is not None:
-        text += f" ± {number(summary.sd)}"
-    text += f" ({summary.num_seeds})"
-    if baseline_runs is None:
-        return text
-    paired = set(runs) == set(baseline_runs)
-    names = list(runs)
-    difference = seed_difference(
-        [runs[name].get(metric) for name in names],
-        [
-            row.get(metric)
-            for row in (
-                [baseline_runs[name] for name in names]
-                if paired
-                else baseline_runs.values()
-            )
-        ],
-        paired=paired,
-    )
-    if difference.interval is None:
-        return text
-    low, high = difference.interval
-    kind = "" if paired else ", unpaired"
-    return f"{text}, {difference.difference:+.3f} [{low:+.3f}, {high:+.3f}{kind}]"
-
-
-def seeds_tables(
+def compare_runs(
     rows: Sequence[Dict[str, Any]],
     metrics: Sequence[str],
     seeds: str,
     baseline: Optional[str],
-) -> List[str]:
-    """Make the tables of methods over seeds.
+    num_resamples: int,
+    seed: int,
+) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]], List[str], List[str]]:
+    """Summarise methods over their runs on every test set, and compare them.
 
     Args:
         rows, seeds: As of ``methods_of``.
-        metrics: A table for each.
-        baseline: Method that the others are compared with.
+        metrics: Such as ``utt_mos_srcc``.
+        baseline: Method that the others are compared with; None for no comparison.
+        num_resamples, seed: Of the bootstrap over the items.
+
+    Returns:
+        Summaries and comparisons as ``seeds.compare_methods`` returns them, each with
+        its ``test_set``; sentences on what is wrong, and remarks. Where the files that
+        were scored are not known, the intervals are over the runs alone, and a remark
+        says so.
 
     Raises:
         DataError: The baseline is no method.
@@ -273,27 +353,142 @@ def seeds_tables(
             f"--baseline is {baseline}, expected one of the methods "
             f"{', '.join(methods)}."
         )
-    sets = list(dict.fromkeys(row["test_set"] for row in rows))
-    lines = []
+    summaries: List[Dict[str, Any]] = []
+    comparisons: List[Dict[str, Any]] = []
+    problems: List[str] = []
+    remarks: List[str] = []
+    for test_set in dict.fromkeys(row["test_set"] for row in rows):
+        by_method = {
+            m: sets[test_set] for m, sets in methods.items() if test_set in sets
+        }
+        of_baseline = baseline if baseline in by_method else None
+        if baseline is not None and of_baseline is None:
+            problems.append(f"{test_set}: {baseline} was not scored on it.")
+        try:
+            found = _compare_files(
+                *(by_method, metrics, of_baseline, num_resamples, seed)
+            )
+        except DataError as error:
+            values = {
+                method: {
+                    name: {metric: row.get(metric) for metric in metrics}
+                    for name, row in runs.items()
+                }
+                for method, runs in by_method.items()
+            }
+            found = *compare_values(values, of_baseline), []
+            remarks.append(
+                f"{test_set}: intervals and tests are over the runs alone, not over "
+                f"other items: {error}"
+            )
+        for into, new in zip((summaries, comparisons), found):
+            into += [{"test_set": test_set, **row} for row in new]
+        problems += [f"{test_set}: {sentence}" for sentence in found[2]]
+    return summaries, comparisons, problems, remarks
+
+
+def _compare_files(
+    by_method: Mapping[str, Mapping[str, Dict[str, Any]]],
+    metrics: Sequence[str],
+    baseline: Optional[str],
+    num_resamples: int,
+    seed: int,
+) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]], List[str]]:
+    """Compare methods by the files that were scored."""
+    keys = [(method, name) for method, runs in by_method.items() for name in runs]
+    # A pair is no name of a model, so that it tells methods and runs apart.
+    models = [_read(by_method[m][n])._replace(name=(m, n)) for m, n in keys]
+    data = common_utterances(models)
+    predictions: Dict[str, Dict[str, Any]] = {}
+    for method, name in keys:
+        predictions.setdefault(method, {})[name] = data["predictions"][method, name]
+    summaries, comparisons = compare_methods(
+        predictions,
+        *(data["true"], data["systems"], data["clusters"]),
+        tuple(dict.fromkeys(metric.split("_", 2)[2] for metric in metrics)),
+        baseline=baseline,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+    def defined(row: Dict[str, Any]) -> bool:
+        # An error between two scales has no value, whatever the files give.
+        runs = by_method[row["method"]].values()
+        return row["metric"] in metrics and None not in [
+            of_run.get(row["metric"]) for of_run in runs
+        ]
+
+    chosen = [
+        [row for row in part if defined(row)] for part in (summaries, comparisons)
+    ]
+    return chosen[0], chosen[1], data["problems"]
+
+
+def _interval(interval: Optional[Sequence[float]], form: str) -> str:
+    return " [{}, {}]".format(*(format(v, form) for v in interval)) if interval else ""
+
+
+def methods_tables(
+    summaries: Sequence[Dict[str, Any]],
+    comparisons: Sequence[Dict[str, Any]],
+    metrics: Sequence[str],
+    baseline: Optional[str],
+) -> List[str]:
+    """Format what ``compare_runs`` returned, for each metric methods by test sets."""
+    methods = list(dict.fromkeys(row["method"] for row in summaries))
+    sets = list(dict.fromkeys(row["test_set"] for row in summaries))
+    cells: Dict[Tuple[str, str, str], str] = {}
+    differences: Dict[Tuple[str, str, str], str] = {}
+    marks: Dict[Tuple[str, str, str], str] = {}
+    for row in comparisons:
+        key = (row["metric"], row["method"], row["test_set"])
+        if row["difference"] is None:
+            continue
+        text = f"{row['difference']:+.3f}"
+        text += _interval(row["interval"], "+.3f")
+        p = row["p_holm"]
+        if p is not None:
+            text += ", p < .001" if p < 0.001 else f", p = {p:.3f}"
+            if p < ALPHA and row["better"] is not None:
+                marks[key] = f" {_MARKS[row['better'] == row['method']]}"
+        differences[key] = text + ("" if row["paired"] else ", unpaired")
+    for row in summaries:
+        key = (row["metric"], row["method"], row["test_set"])
+        if row["mean"] is None:
+            continue
+        text = number(row["mean"])
+        if row["sd"] is not None:
+            text += f" ± {number(row['sd'])}"
+        text += f" ({row['num_runs']})" + _interval(row["interval"], ".3f")
+        cells[key] = text + marks.get(key, "")
+
+    def table(texts: Dict[Tuple[str, str, str], str], names: Sequence[str]):
+        rows = [
+            [cell(m), *(texts.get((metric, m, s), number(None)) for s in sets)]
+            for m in names
+        ]
+        return markdown(["method", *map(cell, sets)], rows, num_names=1) + [""]
+
+    lines: List[str] = []
     for metric in metrics:
-        lines += [f"## {_title(metric)}: mean ± SD (runs)", ""]
-        table = []
-        for method, by_set in methods.items():
-            cells = [cell(method)]
-            for test_set in sets:
-                of_baseline = None
-                if baseline is not None and method != baseline:
-                    of_baseline = methods[baseline].get(test_set)
-                runs = by_set.get(test_set)
-                text = seeds_cell(runs, of_baseline, metric) if runs else number(None)
-                cells.append(text)
-            table.append(cells)
-        lines += markdown(["method", *map(cell, sets)], table, num_names=1) + [""]
+        lines += [f"## {_title(metric)}: mean ± SD (runs) [95 %]", ""]
+        lines += table(cells, methods)
+        if baseline is not None:
+            lines += [f"Minus {baseline} [95 %], p after Holm's correction:", ""]
+            lines += table(differences, [m for m in methods if m != baseline])
+    lines += [
+        "SD: of the runs, which differ in their seed. [95 %]: where the mean of other "
+        "runs on other items may lie, a t interval with the variance of the runs and, "
+        "by bootstrap, of the items (sources of `utt2src` where it is there); of a "
+        "single run, the items alone.",
+        "",
+    ]
     if baseline is not None:
         lines += [
-            f"Behind the comma: difference to {baseline} with its 95 % t interval over "
-            "the runs, paired by seed where both methods have the same seeds. It says "
-            "how much training varies; `distilmos compare` says how much clips do.",
+            f"▲ better and ▼ worse than {baseline}: two-sided test of the difference, "
+            "run by run where both methods have the same seeds, over runs and items, "
+            f"Holm's correction over the methods of a column, p < {ALPHA}. No mark: "
+            "not told apart.",
             "",
         ]
     return lines
@@ -362,7 +557,9 @@ def overview(
     baseline: Optional[str] = None,
     seed: int = 0,
     seeds: Optional[str] = None,
-) -> Tuple[str, List[str]]:
+    num_resamples: int = 1000,
+    notes: Sequence[str] = (),
+) -> Tuple[str, Dict[str, Any]]:
     """Make the page.
 
     Args:
@@ -370,10 +567,14 @@ def overview(
         metrics: A table for each.
         baseline: Model that the others are compared with; None for no marks.
         seed: Of the bootstrap behind the marks.
-        seeds: See ``seeds_tables``; None takes every model for itself.
+        seeds: See ``methods_of``; None takes every model for itself.
+        num_resamples: Of the bootstrap over the items, with ``seeds``.
+        notes: Sentences that stand above the tables.
 
     Returns:
-        The page in Markdown, and sentences on what was wrong.
+        The page in Markdown, and what it says as JSON-ready dict: ``results`` (a row a
+        model and test set), ``methods`` and ``comparisons`` (see ``compare_runs``; both
+        empty without ``seeds``), ``notes``, and ``problems``, a sentence each.
 
     Raises:
         DataError: A metric or the baseline is unknown.
@@ -386,16 +587,25 @@ def overview(
             )
     rows, problems = collect(documents)
     lines = ["<!-- Generated by distilmos results -->", "# RESULTS", ""]
+    lines += [f"- {' '.join(note.split())}" for note in notes] + [""] * bool(notes)
+    summaries: List[Dict[str, Any]] = []
+    comparisons: List[Dict[str, Any]] = []
     if seeds is not None:
-        lines += seeds_tables(rows, metrics, seeds, baseline)
+        summaries, comparisons, sentences, remarks = compare_runs(
+            *(rows, metrics, seeds, baseline, num_resamples, seed)
+        )
+        lines += methods_tables(summaries, comparisons, metrics, baseline)
+        lines += [f"- {remark}" for remark in remarks] + [""] * bool(remarks)
     else:
         tables, sentences = models_tables(rows, metrics, baseline, seed)
         lines += tables
-        problems += sentences
+    problems += sentences
     lines += ["## How", ""]
-    for path, document in documents.items():
+    for document in documents.values():
         env = document["environment"]
-        names = dict.fromkeys(row["model"] for row in document["results"])
+        names = dict.fromkeys(
+            row.get("method", row["model"]) for row in document["results"]
+        )
         lines.append(
             f"- {', '.join(names)}: espnet {env['espnet'] or 'unknown'}, torch "
             f"{env['torch'] or 'unknown'}, espnet2_distilmos "
@@ -403,7 +613,61 @@ def overview(
             f"{env['date']}" + (f", `{env['command']}`" if env["command"] else "")
         )
         lines += [f"  - {' '.join(n.split())}" for n in document["notes"]]
-    return "\n".join(lines) + "\n", problems
+    content = {
+        "notes": list(notes),
+        "results": rows,
+        "methods": summaries,
+        "comparisons": comparisons,
+        "problems": problems,
+    }
+    return "\n".join(lines) + "\n", content
+
+
+def figures(content: Mapping[str, Any], metrics: Sequence[str]) -> Dict[str, "Figure"]:
+    """Draw each metric over methods and test sets, from what ``overview`` returns.
+
+    Returns:
+        A figure by the name of the metric; none where it has no value.
+    """
+    from espnet2_distilmos.mos.evaluation.plots import comparison_figure
+
+    rows = content["results"]
+    if content["methods"]:
+        rows = [
+            {
+                "model": row["method"],
+                "test_set": row["test_set"],
+                row["metric"]: row["mean"],
+                "intervals": {row["metric"]: row["interval"]},
+                "runs": {row["metric"]: list(row["runs"].values())},
+            }
+            for row in content["methods"]
+        ]
+    return {
+        metric: comparison_figure(rows, metric)
+        for metric in metrics
+        if any(row.get(metric) is not None for row in rows)
+    }
+
+
+def write(
+    output_dir: str, page: str, content: Dict[str, Any], metrics: Sequence[str]
+) -> None:
+    """Write RESULTS.md, results.json and, with matplotlib, a figure of each metric.
+
+    Raises:
+        DataError: The directory cannot be written.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(os.path.join(output_dir, "results.json")) as file:
+        file.write(text + "\n")
+    if importlib.util.find_spec("matplotlib") is not None:
+        for name, figure in figures(content, metrics).items():
+            path = os.path.join(output_dir, "images", f"{name}.png")
+            with atomic_write(path, "wb") as file:
+                figure.savefig(file, format="png", dpi=150)
+    with atomic_write(os.path.join(output_dir, "RESULTS.md")) as file:
+        file.write(page)
 
 
 def results(args: argparse.Namespace) -> int:
@@ -415,16 +679,33 @@ def results(args: argparse.Namespace) -> int:
     Raises:
         DataError: A file cannot be read or written, or a name is unknown.
     """
+    if not args.results and args.list is None:
+        raise DataError(
+            "nothing to put into a table: expected a results.json or --list FILE."
+        )
     documents = {path: read_results(path) for path in dict.fromkeys(args.results)}
     metrics = args.metrics.split(",")
-    page, problems = overview(documents, metrics, args.baseline, args.seed, args.seeds)
-    for problem in problems:
+    seeds = args.seeds
+    problems: List[str] = []
+    here = environment(args.command)
+    if args.list is not None:
+        document, problems = read_list(args.list, args.score_range)
+        documents[args.list] = {**document, "environment": here}
+        seeds = "_seed[0-9]+$" if seeds is None else seeds
+    page, content = overview(
+        documents, metrics, args.baseline, args.seed, seeds, args.bootstrap, args.note
+    )
+    content["problems"] = problems + content["problems"]
+    for problem in content["problems"]:
         print(problem, file=sys.stderr)
     print(page, end="")
     if args.output is not None:
         with atomic_write(args.output) as file:
             file.write(page)
-    return 1 if problems else 0
+    if args.output_dir is not None:
+        content = {"format_version": FORMAT_VERSION, **content, "environment": here}
+        write(args.output_dir, page, content, metrics)
+    return 1 if content["problems"] else 0
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:

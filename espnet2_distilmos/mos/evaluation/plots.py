@@ -369,8 +369,10 @@ def comparison_figure(
     """Draw one metric of several models on several test sets, with intervals.
 
     Args:
-        results: As in results.json: ``model``, ``test_set``, the metric (or None)
-            and ``intervals`` (metric to (low, up), or absent).
+        results: As in results.json: ``model``, ``test_set``, the metric (or None),
+            ``intervals`` (metric to (low, up), or absent) and, where a model is the
+            mean of several, ``runs`` (metric to the values of the runs), which are
+            drawn small beside it.
         metric: Key of the metric.
         title: Title of the figure.
 
@@ -403,6 +405,14 @@ def comparison_figure(
             if span and None not in span:
                 axes.plot(span, [k, k], color=colour, linewidth=2)
             axes.plot(r[metric], k, marker=_MARKERS[k % len(_MARKERS)], color=colour)
+            runs = [v for v in (r.get("runs") or {}).get(metric, ()) if v is not None]
+            if len(runs) > 1:
+                axes.plot(
+                    *(runs, [k + 0.25] * len(runs), "o"),
+                    markersize=3,
+                    color=colour,
+                    fillstyle="none",
+                )
         axes.set(xlabel=_metric_name(metric), title=test_set)
         axes.grid(axis="x", color="0.9")
         axes.set_axisbelow(True)

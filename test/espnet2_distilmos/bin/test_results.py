@@ -149,10 +149,15 @@ def test_runs_of_a_method_are_its_mean_and_deviation(seeds, capsys):
     path, values = seeds
     command = [path, "--seeds", "_seed[0-9]+$", "--metrics", "utt_mos_srcc"]
     assert main(command) == 0
-    rows = dict(table(capsys.readouterr().out, "Utterances: SRCC")[1:])
+    page = capsys.readouterr().out
+    rows = dict(table(page, "Utterances: SRCC")[1:])
     new = [values[f"new_seed{k}"] for k in range(3)]
     old = [values[f"old_seed{k}"] for k in range(3)]
-    assert rows["new"] == f"{np.mean(new):.3f} ± {np.std(new, ddof=1):.3f} (3)"
+    low, high = stats.t.interval(0.95, 2, np.mean(new), stats.sem(new))
+    text = f"{np.mean(new):.3f} ± {np.std(new, ddof=1):.3f} (3) "
+    assert rows["new"] == f"{text}[{low:.3f}, {high:.3f}]"
+    # The files are not there to draw from.
+    assert "dev: intervals and tests are over the runs alone" in page
     assert rows["fixed"] == "0.100 (1)" and list(rows) == [
         "new",
         "old",
@@ -160,15 +165,134 @@ def test_runs_of_a_method_are_its_mean_and_deviation(seeds, capsys):
         "fixed",
     ]
     assert main([*command, "--baseline", "old"]) == 0
-    rows = dict(table(capsys.readouterr().out, "Utterances: SRCC")[1:])
+    page = capsys.readouterr().out
+    first, second = page.split("Minus old [95 %]")
+    second = table(f"## x{second}", "x")
+    rows = dict(second[1:])
     change = np.subtract(new, old)
-    expected = stats.t.interval(0.95, 2, change.mean(), stats.sem(change))
-    low, high = expected
-    assert rows["new"].endswith(f", {change.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
+    low, high = stats.t.interval(0.95, 2, change.mean(), stats.sem(change))
+    # Holm: the less of two p-values counts twice.
+    p_new = stats.ttest_rel(new, old).pvalue
+    other = stats.ttest_ind([0.5, 0.6], old, equal_var=False)
+    p_other = other.pvalue
+    least = 2 * min(p_new, p_other)
+    assert p_new < p_other
+    text = f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}], p = {least:.3f}"
+    assert rows["new"] == text
     # Other seeds: Welch's interval.
-    other = stats.ttest_ind([0.5, 0.6], old, equal_var=False).confidence_interval()
-    text = f"[{other.low:+.3f}, {other.high:+.3f}, unpaired]"
-    assert rows["other"].endswith(text) and "," not in rows["old"]
+    span = other.confidence_interval()
+    text = f"[{span.low:+.3f}, {span.high:+.3f}], p = {max(least, p_other):.3f}"
+    assert rows["other"].endswith(f"{text}, unpaired") and "old" not in rows
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A list of runs: a method of three seeds, a worse one, and one without seed."""
+    root = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(1)
+    ids = [f"utt{k:02d}" for k in range(60)]
+
+    def scp(path, values):
+        lines = [f'{i} {{"mos": {v:.4f}}}\n' for i, v in zip(ids, values)]
+        path.write_text("".join(lines))
+
+    lines, found = ["# three methods\n"], {}
+    for name in ("near", "far"):
+        (root / name).mkdir()
+        true = rng.uniform(1, 5, 60)
+        scp(root / name / "metric.scp", true)
+        systems = [f"{i} s{k % 6}\n" for k, i in enumerate(ids)]
+        (root / name / "utt2sys").write_text("".join(systems))
+        if name == "far":
+            (root / name / "score_range").write_text("0 100\n")
+        for method, seed, sd in [
+            *(("good", str(k), 0.5) for k in range(3)),
+            *(("bad", str(k), 2.5) for k in range(3)),
+            ("peer", "-", 0.5),
+        ]:
+            path = root / f"{method}_{seed}_{name}.scp"
+            pred = true + rng.normal(0, sd, 60)
+            scp(path, pred)
+            found.setdefault((method, name), []).append((np.round(pred, 4), true))
+            lines.append(f"{method} {seed} {name} {root / name} {path}\n")
+    (root / "runs.txt").write_text("".join(lines))
+    return root, found
+
+
+def test_a_list_of_runs_gets_tables_and_figures(runs, tmp_path, capsys):
+    root, found = runs
+    command = ["--list", f"{root}/runs.txt", "--baseline", "good", "--bootstrap", "200"]
+    command += ["--metrics", "utt_mos_srcc,sys_mos_lcc,utt_mos_mse"]
+    assert main([*command, "--output_dir", f"{tmp_path}", "--note", "Mind this."]) == 0
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert capsys.readouterr().out == page and "- Mind this." in page
+    rows = {row[0]: row[1:] for row in table(page, "Utterances: SRCC")[1:4]}
+    for k, name in enumerate(("near", "far")):
+        values = [stats.spearmanr(*pair).statistic for pair in found["good", name]]
+        mean, sd = np.mean(values), np.std(values, ddof=1)
+        assert rows["good"][k].startswith(f"{mean:.3f} ± {sd:.3f} (3) [")
+        (value,) = [stats.spearmanr(*pair).statistic for pair in found["peer", name]]
+        assert rows["peer"][k].startswith(f"{value:.3f} (1) [")
+        assert rows["bad"][k].endswith("▼") and "▼" not in rows["peer"][k]
+    # Two scales have no error.
+    assert [row[2] for row in table(page, "Utterances: MSE")[1:4]] == ["–"] * 3
+    document = json.loads((tmp_path / "results.json").read_text())
+    (row,) = [
+        row
+        for row in document["comparisons"]
+        if (row["method"], row["test_set"], row["metric"])
+        == ("bad", "near", "sys_mos_lcc")
+    ]
+
+    def sys_lcc(pred, true):
+        means = [v.reshape(10, 6).mean(0) for v in (pred, true)]
+        return stats.pearsonr(*means).statistic
+
+    values = {m: [sys_lcc(*p) for p in found[m, "near"]] for m in ("good", "bad")}
+    difference = np.mean(values["bad"]) - np.mean(values["good"])
+    assert row["difference"] == pytest.approx(difference, abs=1e-4) and row["paired"]
+    assert row["interval"][0] < difference < row["interval"][1]
+    assert row["p_holm"] >= row["p_value"] and row["better"] == "good"
+    names = {path.name for path in (tmp_path / "images").iterdir()}
+    assert names == {f"{m}.png" for m in command[-1].split(",")}
+    # What was written can be put into a table again.
+    again = [f"{tmp_path}/results.json", "--seeds", "_seed[0-9]+$", *command[2:]]
+    assert main(again) == 0
+    text = capsys.readouterr().out
+    assert (
+        text.split("## How")[0]
+        == page.replace("- Mind this.\n\n", "").split("## How")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "line, message, code",
+    [
+        ("good 0 near", "line 2 has 3 fields, expected five", 1),
+        ("{0} {1}/gone.scp", "line 2: left out: ", 1),
+        ("{0} {1}/good_0_near.scp\n{0} {1}/good_1_near.scp", "near again", 1),
+    ],
+)
+def test_a_bad_line_of_the_list(runs, tmp_path, line, message, code, capsys):
+    root, _ = runs
+    first = f"good 0 near {root}/near"
+    good = f"bad 0 near {root}/near {root}/bad_0_near.scp\n"
+    path = tmp_path / "runs.txt"
+    path.write_text(good + line.format(first, root) + "\n")
+    assert main(["--list", str(path), "--bootstrap", "20"]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    # One file less does not end the table, an unreadable list does.
+    assert ("| bad" in captured.out) == ("fields" not in message)
+
+
+def test_nothing_is_no_table(capsys, tmp_path):
+    assert main([]) == 1 and "--list FILE" in capsys.readouterr().err
+    (tmp_path / "empty").write_text("# nothing\n")
+    assert main(["--list", f"{tmp_path}/empty"]) == 1
+    assert "no run that can be scored" in capsys.readouterr().err
+    assert main(["--list", f"{tmp_path}/gone"]) == 1
+    assert "expected a list of runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

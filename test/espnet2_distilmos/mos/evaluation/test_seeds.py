@@ -6,8 +6,11 @@ import pytest
 import scipy.stats
 
 from espnet2_distilmos.mos.evaluation.metrics import lcc
-from espnet2_distilmos.mos.evaluation.paired import paired_bootstrap
+from espnet2_distilmos.mos.evaluation.paired import holm, paired_bootstrap
 from espnet2_distilmos.mos.evaluation.seeds import (
+    compare_methods,
+    crossed_difference,
+    crossed_summary,
     hierarchical_bootstrap,
     seed_difference,
     summarise_seeds,
@@ -165,3 +168,95 @@ def test_hierarchical_bootstrap_says_what_it_cannot_do():
     assert hierarchical_bootstrap([good] * 3, [good] * 2, true, paired=False)
     with pytest.raises(ValueError, match="no runs"):
         hierarchical_bootstrap([], [], true)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_items_that_do_not_vary_leave_the_t_test(paired):
+    still = np.repeat(np.array([A, B])[..., None], 50, 2)
+    found = crossed_difference(A, B, *still, 100, paired)
+    expected = seed_difference(A, B, paired)
+    for one, other in zip(found[:4], expected):
+        assert one == pytest.approx(other)
+    for one, other in zip(crossed_summary(A, still[0], 100)[:4], summarise_seeds(A)):
+        assert one == pytest.approx(other)
+    with pytest.raises(ValueError, match="4 runs of a and 2 of b"):
+        crossed_difference(A, B[:2], still[0], still[1, :2], 100, True)
+
+
+def test_runs_that_do_not_vary_leave_the_bootstrap():
+    drawn = np.random.default_rng(0).normal(0.8, 0.02, size=(2, 400))
+    drawn[:, :20] = np.nan  # undefined resamples do not count
+    half = scipy.stats.t.isf(0.025, 5) * drawn[0, 20:].std(ddof=1) * (6 / 5) ** 0.5
+    for number in (1, 3):
+        summary = crossed_summary([0.8] * number, drawn[[0] * number], 6)
+        assert summary.interval == pytest.approx((0.8 - half, 0.8 + half))
+    assert summary.sd == pytest.approx(0)
+    assert crossed_summary([0.8], drawn[:1], 6).sd is None
+    # Unpaired, of one run each: the difference of the resamples.
+    found = crossed_difference([0.8], [0.7], drawn[:1], drawn[1:], 6, False)
+    error = (drawn[0] - drawn[1])[20:].std(ddof=1) * (6 / 5) ** 0.5
+    assert found.p_value == pytest.approx(2 * scipy.stats.t.sf(0.1 / error, 5))
+    drawn[:, :300] = np.nan
+    assert "half of the resamples" in crossed_summary([0.8], drawn[:1], 6).reason
+    assert "2 units" in crossed_summary([0.8], drawn[:1], 1).reason
+
+
+def test_crossed_intervals_hold_what_runs_and_items_vary():
+    # The mean of an array of runs and items, of which each has an effect of its own.
+    generator = np.random.default_rng(0)
+    covered = {"crossed": 0, "runs": 0, "items": 0}
+    for _ in range(500):
+        rows = generator.normal(0, 0.3, (4, 1)) + generator.normal(0, 1.5, (1, 30))
+        rows = rows + generator.normal(0, 0.5, (4, 30))
+        drawn = rows @ generator.multinomial(30, np.full(30, 1 / 30), 200).T / 30
+        low, high = crossed_summary(rows.mean(1), drawn, 30).interval
+        covered["crossed"] += low <= 0 <= high
+        low, high = summarise_seeds(rows.mean(1)).interval
+        covered["runs"] += low <= 0 <= high
+        low, high = crossed_summary(rows.mean(1)[:1], drawn[:1], 30).interval
+        covered["items"] += low <= 0 <= high
+    low, high = scipy.stats.binom.ppf([0.0005, 0.9995], 500, 0.95)
+    assert low <= covered["crossed"] <= high
+    assert max(covered["runs"], covered["items"]) < low
+
+
+def test_compare_methods_against_its_parts():
+    generator = np.random.default_rng(3)
+    true = generator.normal(size=80)
+    systems = [f"s{i % 8}" for i in range(80)]
+    noise = {"a": 0.3, "b": 0.9, "c": 0.3}
+    by_run = {
+        method: dict(zip("012", runs(generator, true, sd, 3)))
+        for method, sd in noise.items()
+    }
+    by_run["c"] = {"7": by_run["c"]["0"]}
+    summaries, comparisons = compare_methods(
+        by_run, true, systems, metrics=("lcc", "mse"), baseline="b", num_resamples=200
+    )
+    found = {(row["metric"], row["method"]): row for row in summaries}
+    assert len(found) == 4 * 3
+    values = [lcc(pred, true).value for pred in by_run["a"].values()]
+    row = found["utt_mos_lcc", "a"]
+    assert row["mean"] == pytest.approx(np.mean(values))
+    assert row["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert row["runs"] == pytest.approx(dict(zip("012", values)))
+    assert row["interval"][0] < row["mean"] < row["interval"][1]
+    assert max(row["interval"][1] for row in summaries if "lcc" in row["metric"]) <= 1
+    rows = {(row["metric"], row["method"]): row for row in comparisons}
+    assert {method for _, method in rows} == {"a", "c"}
+    assert rows["utt_mos_lcc", "a"]["paired"] and not rows["utt_mos_lcc", "c"]["paired"]
+    for metric in ("utt_mos_lcc", "utt_mos_mse"):
+        pair = [rows[metric, "a"], rows[metric, "c"]]
+        assert [row["better"] for row in pair] == ["a", "c"]
+        assert [r["p_holm"] for r in pair] == holm([r["p_value"] for r in pair])
+        assert pair[0]["p_value"] < 0.01
+    # A pair of runs is a pair of models: the interval is nearly the percentile one.
+    one = {method: {"0": by_run[method]["0"]} for method in "ab"}
+    _, ((row),) = compare_methods(one, true, metrics=("lcc",), baseline="b")
+    expected = paired_bootstrap(
+        one["a"]["0"], one["b"]["0"], true, metrics=("lcc",), num_resamples=1000
+    )["utt_mos_lcc"]
+    assert row["difference"] == pytest.approx(expected.difference)
+    assert row["interval"] == pytest.approx(expected.interval, abs=0.02)
+    with pytest.raises(ValueError, match="the baseline d is none of the methods a, b"):
+        compare_methods(by_run, true, baseline="d")
