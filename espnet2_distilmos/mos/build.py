@@ -25,8 +25,10 @@ from espnet2_distilmos.mos.frontend.s3prl import S3PRLFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, TokenColumn
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
 from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
+from espnet2_distilmos.mos.head.token import TokenHead
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
 from espnet2_distilmos.mos.loss.contrastive import ContrastiveLoss
+from espnet2_distilmos.mos.loss.masked_token import MaskedTokenCrossEntropyLoss
 from espnet2_distilmos.mos.loss.regression import (
     FrameL1Loss,
     FrameMSELoss,
@@ -55,7 +57,7 @@ TOKEN_FORMAT_VERSION = 1
 UPSTREAM_FILES = "upstream_files"
 
 FRONTENDS = {"hf": HFFrontend, "s3prl": S3PRLFrontend}
-HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead}
+HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead, "token": TokenHead}
 LOSSES = {
     loss.name: loss
     for loss in (
@@ -65,6 +67,7 @@ LOSSES = {
         FrameMSELoss,
         ContrastiveLoss,
         TokenCrossEntropyLoss,
+        MaskedTokenCrossEntropyLoss,
     )
 }
 

@@ -3,15 +3,23 @@
 
 """The MOS prediction model: frontend, head, losses."""
 
-from typing import Dict, List, Optional, Sequence
+import contextlib
+import dataclasses
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.masked_token import masked_token_accuracy
 from espnet2_distilmos.mos.loss.token import token_accuracy
+from espnet2_distilmos.mos.span_mask import SpanMask
+
+# Passes over a batch, in their order; see AbsMOSLoss.view.
+CLEAN, MASKED = "clean", "masked"
 
 
 class ESPnetMOSModel(AbsESPnetModel):
@@ -24,6 +32,11 @@ class ESPnetMOSModel(AbsESPnetModel):
         token_columns: columns of the token files, in their order.
         extract_feats_in_collect_stats: must be False: statistics of hidden states
             are not needed and cost a forward pass.
+        mask: options of :class:`~espnet2_distilmos.mos.span_mask.SpanMask`, for losses
+            of the masked view.
+
+    Raises:
+        ValueError: when a loss wants what the head or the frontend does not have.
     """
 
     def __init__(
@@ -33,6 +46,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         losses: Optional[Dict[str, AbsMOSLoss]] = None,
         token_columns: Sequence[TokenColumn] = (),
         extract_feats_in_collect_stats: bool = False,
+        mask: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         if extract_feats_in_collect_stats:
@@ -46,16 +60,26 @@ class ESPnetMOSModel(AbsESPnetModel):
         active = {k: v for k, v in (losses or {}).items() if v.weight > 0}
         self.losses = torch.nn.ModuleDict(active)
         self.token_columns = tuple(token_columns)
+        self.span_mask = SpanMask(**(mask or {}))
         self._needs = frozenset().union(*(loss.needs for loss in active.values()))
-        self._token_indices = self._select_token_columns()
-        head.set_token_training(bool(self._token_indices))
-
-    def _select_token_columns(self) -> List[int]:
-        chosen = set()
-        for loss in self.losses.values():
-            if "tokens" in loss.needs:
-                chosen.update(loss.select(self.token_columns))
-        return sorted(chosen)
+        if "mos" in self._needs and not head.predicts_scores:
+            users = [k for k, v in active.items() if "mos" in v.needs]
+            raise ValueError(
+                f"found losses {', '.join(users)} with {type(head).__name__}, which "
+                "predicts no scores: use --head distilmos, or leave them out"
+            )
+        # Token columns that each loss reads.
+        self._columns = {
+            name: loss.select(self.token_columns)
+            for name, loss in active.items()
+            if "tokens" in loss.needs
+        }
+        self._views = {
+            view: [name for name, loss in active.items() if loss.view == view]
+            for view in (CLEAN, MASKED)
+        }
+        head.set_token_training(bool(self._columns))
+        frontend.set_mask_training(bool(self._views[MASKED]))
 
     def forward(
         self,
@@ -63,48 +87,67 @@ class ESPnetMOSModel(AbsESPnetModel):
         speech_lengths: torch.Tensor,
         mos: Optional[torch.Tensor] = None,
         tokens: Optional[torch.Tensor] = None,
+        utt_id: Optional[Sequence[str]] = None,
         **kwargs,
     ) -> Dict[str, object]:
         """Compute the weighted sum of the losses.
+
+        Each view that some loss reads is a pass of its own; the clean one comes first.
 
         Args:
             speech: (B, N) waveforms in [-1, 1] at 16 kHz.
             speech_lengths: valid samples, (B,).
             mos: labels, (B,) or (B, 1); NaN where an utterance has none.
             tokens: (B, T, S) long; negative where a frame has none.
-            kwargs: ``utt_id`` and lengths that are not needed.
+            utt_id: ids, which masks depend on; None takes the places in the batch.
+            kwargs: lengths that are not needed.
 
         Returns:
             ``loss``, ``stats`` (for the log) and ``weight`` as ESPnet's trainer reads
-            them, and ``utt_mos`` (B,), detached, for rank correlations over a set.
+            them, and ``utt_mos`` (B,), detached, for rank correlations over a set;
+            None where no loss reads the clean view.
 
         Raises:
             ValueError: when a loss needs what the batch does not hold.
         """
         target = self._target(mos, tokens)
-        prediction = self._predict(speech, speech_lengths, self._token_indices)
-
-        losses = {k: loss(prediction, target) for k, loss in self.losses.items()}
-        total = prediction.utt_mos.new_zeros(())
-        for name, value in losses.items():
-            total = total + self.losses[name].weight * value
-
-        stats = dict(loss=total.detach())
-        stats.update((name, value.detach()) for name, value in losses.items())
-        if self._token_indices:
-            columns = [self.token_columns[i] for i in self._token_indices]
-            stats.update(token_accuracy(prediction, target["tokens"], columns))
-        stats.update(self.head.statistics())
+        # A collated batch can be longer than its longest item.
+        speech = speech[:, : speech_lengths.max()]
+        total = speech.new_zeros(())
+        utt_mos, stats = None, {}
+        for view, names in self._views.items():
+            if not names:
+                continue
+            columns = self._columns_of(view)
+            if view == CLEAN:
+                prediction = self._predict(speech, speech_lengths, columns)
+                if prediction.utt_mos is not None:
+                    utt_mos = prediction.utt_mos.detach()
+            else:
+                ids = utt_id or [str(place) for place in range(len(speech))]
+                target["mask"] = self._mask(speech_lengths, ids)
+                prediction = self._predict_masked(
+                    speech, speech_lengths, columns, target["mask"]
+                )
+            for name in names:
+                loss, chosen = self.losses[name], self._columns.get(name)
+                value = loss(*_select(prediction, target, columns, chosen))
+                total = total + loss.weight * value
+                stats[name] = value.detach()
+            if columns:
+                found, wanted = _select(prediction, target, columns, columns)
+                described = [self.token_columns[i] for i in columns]
+                stats.update(_accuracy(view, found, wanted, described))
+        stats = dict(loss=total.detach(), **stats, **self.head.statistics())
         # The trainer averages over processes: it wants tensors of shape (1,), all on
         # one device.
         stats = {k: v.to(total.device, torch.float32)[None] for k, v in stats.items()}
         weight = torch.tensor([float(speech.size(0))], device=total.device)
-        return dict(
-            loss=total,
-            stats=stats,
-            weight=weight,
-            utt_mos=prediction.utt_mos.detach(),
-        )
+        return dict(loss=total, stats=stats, weight=weight, utt_mos=utt_mos)
+
+    def _columns_of(self, view: str) -> List[int]:
+        chosen = [self._columns.get(name, []) for name in self._views[view]]
+        return sorted(set().union(*chosen))
 
     def _target(
         self, mos: Optional[torch.Tensor], tokens: Optional[torch.Tensor]
@@ -120,8 +163,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         target = {}
         if mos is not None:
             target["mos"] = mos.reshape(-1)
-        if tokens is not None and self._token_indices:
-            target["tokens"] = tokens[..., self._token_indices]
+        if tokens is not None and self._columns:
+            target["tokens"] = tokens
         return target
 
     def _predict(
@@ -130,10 +173,29 @@ class ESPnetMOSModel(AbsESPnetModel):
         speech_lengths: torch.Tensor,
         token_indices: Sequence[int] = (),
     ) -> MOSPrediction:
-        # A collated batch can be longer than its longest item.
-        speech = speech[:, : speech_lengths.max()]
         hidden_states, lengths = self.frontend(speech, speech_lengths)
         return self.head(hidden_states, lengths, token_indices)
+
+    def _mask(
+        self, speech_lengths: torch.Tensor, utt_ids: Sequence[str]
+    ) -> torch.Tensor:
+        """Frames to hide, (B, T) bool; the same at each validation."""
+        frames = [self.frontend.num_frames(n) for n in speech_lengths.tolist()]
+        # ESPnet seeds the generator anew for each epoch, with --seed and its number.
+        seed = torch.initial_seed() if self.training else 0
+        return self.span_mask(frames, utt_ids, seed).to(speech_lengths.device)
+
+    def _predict_masked(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        token_indices: Sequence[int],
+        mask: torch.Tensor,
+    ) -> MOSPrediction:
+        hidden_states, lengths = self.frontend(speech, speech_lengths, mask)
+        # What inference normalises by is that of the true signal, if it was heard.
+        with _frozen_statistics(self.head, bool(self._views[CLEAN])):
+            return self.head.predict_tokens(hidden_states, lengths, token_indices)
 
     def inference(
         self,
@@ -154,7 +216,18 @@ class ESPnetMOSModel(AbsESPnetModel):
 
         Returns:
             The prediction; an item's score does not depend on the rest of the batch.
+
+        Raises:
+            ValueError: if the head predicts no scores.
         """
+        if not self.head.predicts_scores:
+            raise ValueError(
+                f"found a model with {type(self.head).__name__}, which predicts no "
+                "scores, expected one that was trained on labels: fine-tune it "
+                "(--init_model, with --head distilmos)"
+            )
+        # A batch can be longer than its longest item.
+        speech = speech[:, : speech_lengths.max()]
         with torch.set_grad_enabled(grad):
             return self._predict(speech, speech_lengths, token_columns)
 
@@ -163,3 +236,49 @@ class ESPnetMOSModel(AbsESPnetModel):
     ) -> Dict[str, torch.Tensor]:
         """Nothing to collect beyond shapes; see ``extract_feats_in_collect_stats``."""
         return {"speech": speech, "speech_lengths": speech_lengths}
+
+
+def _select(
+    prediction: MOSPrediction,
+    target: Dict[str, torch.Tensor],
+    available: Sequence[int],
+    chosen: Optional[Sequence[int]],
+) -> Tuple[MOSPrediction, Dict[str, torch.Tensor]]:
+    """Logits and tokens of the chosen columns; all as it is where none are read.
+
+    Args:
+        prediction: with logits of the ``available`` columns.
+        target: with all columns of the token files.
+        available, chosen: indices of columns.
+    """
+    if chosen is None:
+        return prediction, target
+    logits = [prediction.token_logits[available.index(i)] for i in chosen]
+    return (
+        dataclasses.replace(prediction, token_logits=logits),
+        dict(target, tokens=target["tokens"][..., list(chosen)]),
+    )
+
+
+def _accuracy(
+    view: str,
+    prediction: MOSPrediction,
+    target: Dict[str, torch.Tensor],
+    columns: Sequence[TokenColumn],
+) -> Dict[str, torch.Tensor]:
+    if view == CLEAN:
+        return token_accuracy(prediction, target["tokens"], columns)
+    return masked_token_accuracy(prediction, target["tokens"], target["mask"], columns)
+
+
+@contextlib.contextmanager
+def _frozen_statistics(head: AbsMOSHead, frozen: bool):
+    """Leave the running statistics of batch norms alone inside the block."""
+    norms = [m for m in head.modules() if isinstance(m, MaskedBatchNorm1d)]
+    try:
+        for norm in norms:
+            norm.frozen_statistics = frozen
+        yield
+    finally:
+        for norm in norms:
+            norm.frozen_statistics = False

@@ -36,7 +36,7 @@ from espnet2_distilmos.mos.build import (
     build_losses,
     token_columns_of,
 )
-from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
+from espnet2_distilmos.mos.espnet_model import CLEAN, MASKED, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
 from espnet2_distilmos.train.collate_fn import MOSCollateFn
@@ -59,6 +59,10 @@ frontend_choices = ClassChoices(
 head_choices = ClassChoices(
     "head", classes=HEADS, type_check=AbsMOSHead, default="distilmos"
 )
+
+
+# What stands before token_acc_<column> in the log.
+STATISTICS_OF_VIEW = {CLEAN: ("",), MASKED: ("masked_", "unmasked_")}
 
 
 class MOSTask(AbsTask):
@@ -263,7 +267,7 @@ class MOSTask(AbsTask):
                 "such as --losses mos_l1.weight=1"
             )
         check_sampling(args)
-        check_labels(args)
+        check_labels(args, [k for k, v in active.items() if "mos" in v.needs])
         if args.collect_stats:
             # Shapes alone: neither criteria nor tokens matter yet.
             return
@@ -271,9 +275,17 @@ class MOSTask(AbsTask):
         reported = list(active)
         for loss in active.values():
             if "tokens" in loss.needs:
-                ids = [columns[i].id for i in loss.select(columns)]
-                reported += [f"token_acc_{i}" for i in ids if i not in reported]
-        cls.trainer.check_criteria(args, reported)
+                names = [
+                    f"{kind}token_acc_{columns[i].id}"
+                    for i in loss.select(columns)
+                    for kind in STATISTICS_OF_VIEW[loss.view]
+                ]
+                reported += [name for name in names if name not in reported]
+        data = args.valid_data_path_and_name_and_type
+        scored = "mos" in [name for _, name, _ in data] and any(
+            loss.view == CLEAN for loss in active.values()
+        )
+        cls.trainer.check_criteria(args, reported, scored)
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
@@ -314,13 +326,13 @@ class MOSTask(AbsTask):
     def required_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
-        return ("speech",) if inference else ("speech", "mos")
+        return ("speech",)
 
     @classmethod
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
-        return ("tokens",)
+        return ("tokens",) if inference else ("mos", "tokens")
 
     @classmethod
     @typechecked
@@ -550,11 +562,16 @@ def read_token_info(token_info) -> Optional[dict]:
     return contents
 
 
-def check_labels(args: argparse.Namespace) -> None:
+def check_labels(args: argparse.Namespace, losses: Sequence[str]) -> None:
     """Refuse before training what would else stop it in the middle of an epoch.
 
-    Every utterance needs a line in metric.scp; the validation set needs a label, and
-    a system for each labelled utterance where system-level metrics are wanted.
+    Every utterance needs a line in metric.scp, if there is one; where losses read
+    labels the validation set needs some, and a system for each labelled utterance
+    where system-level metrics are wanted.
+
+    Args:
+        args: of the task.
+        losses: names of those that read labels.
 
     Raises:
         DataError: one sentence naming the file and the first utterance.
@@ -562,6 +579,12 @@ def check_labels(args: argparse.Namespace) -> None:
     for which in ("train", "valid"):
         data = getattr(args, f"{which}_data_path_and_name_and_type")
         files = {name: path for path, name, kind in data if kind in ("sound", "text")}
+        if "mos" not in files and losses and "speech" in files:
+            raise DataError(
+                f"found no labels for {files['speech']}, which {', '.join(losses)} "
+                f"needs: give --{which}_data_path_and_name_and_type "
+                "metric.scp,mos,text, or set the weight to 0"
+            )
         if not {"speech", "mos"} <= set(files):
             # ESPnet itself names the data that a task requires.
             continue
@@ -578,7 +601,7 @@ def check_labels(args: argparse.Namespace) -> None:
         if which == "train" or args.collect_stats:
             continue
         labelled = [i for i in ids if labels[i] is not None]
-        if not labelled:
+        if not labelled and losses:
             raise DataError(
                 f"{files['mos']}: found no labelled utterance in the validation set, "
                 "expected some, since the best model is chosen by them"

@@ -54,8 +54,10 @@ class RecordScores(torch.nn.Module):
     def forward(self, **batch) -> Dict[str, Any]:
         result = self.model(**batch)
         ids = batch["utt_id"]
-        self.scores.update(zip(ids, result["utt_mos"].float().cpu().tolist()))
-        self.labels.update(zip(ids, batch["mos"].float().reshape(-1).cpu().tolist()))
+        if "mos" in batch and result["utt_mos"] is not None:
+            scores, labels = result["utt_mos"].float(), batch["mos"].float()
+            self.scores.update(zip(ids, scores.cpu().tolist()))
+            self.labels.update(zip(ids, labels.reshape(-1).cpu().tolist()))
         return result
 
 
@@ -68,7 +70,12 @@ class MOSTrainer(Trainer):
         return MOSTrainerOptions(**{name: getattr(args, name) for name in names})
 
     @classmethod
-    def check_criteria(cls, args: argparse.Namespace, reported: Sequence[str]) -> None:
+    def check_criteria(
+        cls,
+        args: argparse.Namespace,
+        reported: Sequence[str],
+        scored: bool = True,
+    ) -> None:
         """Refuse a criterion that no epoch will ever report.
 
         ESPnet passes over an unknown one in silence, and there is no best model.
@@ -79,6 +86,8 @@ class MOSTrainer(Trainer):
                 ``valid_utt2sys``.
             reported: what the model reports besides ``loss``: names of losses of
                 non-zero weight, ``token_acc_<column>``.
+            scored: whether the validation set has labels and the model predicts
+                scores, so that there are correlations.
 
         Raises:
             ValueError: one sentence naming the criterion and those that exist.
@@ -94,7 +103,7 @@ class MOSTrainer(Trainer):
             )
         known = {"train": ["loss", *reported], "valid": ["loss", *reported]}
         for level in LEVELS:
-            if level == "utt" or args.valid_utt2sys is not None:
+            if scored and (level == "utt" or args.valid_utt2sys is not None):
                 known["valid"] += [f"{level}_{s}" for s in STATISTICS]
         for option, criterion in criteria:
             # A configuration file may hold anything, also a plain string.
@@ -103,7 +112,10 @@ class MOSTrainer(Trainer):
             if mode in MODES and key in known.get(phase, ()):
                 continue
             hint = ""
-            if key.startswith("sys_") and args.valid_utt2sys is None:
+            if not scored and key.startswith(("utt_", "sys_")):
+                hint = " (correlations need labels of the validation set and a loss "
+                hint += "of the true signal)"
+            elif key.startswith("sys_") and args.valid_utt2sys is None:
                 hint = " (system-level metrics need --valid_utt2sys)"
             elif key.startswith("token_acc_"):
                 hint = " (token accuracy needs losses.token_ce and --token_info)"
@@ -170,9 +182,10 @@ class MOSTrainer(Trainer):
         scores, labels = recorder.scores, recorder.labels
         if distributed_option.distributed:
             scores, labels = _gather(scores), _gather(labels)
-        systems = read_scp(options.valid_utt2sys) if options.valid_utt2sys else None
-        reporter.register(validation_metrics(scores, labels, systems))
-        reporter.next()
+        if any(math.isfinite(label) for label in labels.values()):
+            systems = read_scp(options.valid_utt2sys) if options.valid_utt2sys else None
+            reporter.register(validation_metrics(scores, labels, systems))
+            reporter.next()
         if _is_first_rank(distributed_option):
             keep_checkpoint(Path(options.output_dir))
 

@@ -118,6 +118,18 @@ class AbsLayerFrontend(AbsFrontend):
             "learning rates: leave --upstream_lr_decay out"
         )
 
+    def set_mask_training(self, wanted: bool) -> None:
+        """Say whether any loss masks the input of the first layer.
+
+        Raises:
+            ValueError: when one does, and there is nothing to mask with.
+        """
+        if wanted:
+            raise ValueError(
+                f"found a loss of masked frames with {self.name}, whose input is not "
+                "masked here: take another upstream, or leave the loss out"
+            )
+
     @abstractmethod
     def resolved_conf(self) -> dict:
         """Keyword arguments that rebuild this frontend with no upstream files.

@@ -264,6 +264,16 @@ class HFFrontend(AbsLayerFrontend):
     def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
         return getattr(self.model, "masked_spec_embed", None)
 
+    def set_mask_training(self, wanted: bool) -> None:
+        if self._mask_embedding is None:
+            super().set_mask_training(wanted)
+            return
+        # No hidden state depends on it without masking, and it stands before what
+        # freezing whole layers keeps as it is.
+        trained = self.lora is None and self.freeze in ("none", "cnn")
+        wanted = trained and (wanted or self.spec_augment)
+        self._mask_embedding.requires_grad_(wanted)
+
     def train(self, mode: bool = True) -> "HFFrontend":
         """Set the mode; frozen parts stay in eval mode (no dropout)."""
         super().train(mode)

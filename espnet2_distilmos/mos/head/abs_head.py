@@ -18,8 +18,9 @@ class MOSPrediction:
     """What a head says of a batch.
 
     Attributes:
-        utt_mos: utterance scores on the scale of the labels, (B,).
-        frame_mos: frame scores, (B, T'); padded frames hold zeros.
+        utt_mos: utterance scores on the scale of the labels, (B,); None of a head
+            that predicts none, or where only tokens were asked for.
+        frame_mos: frame scores, (B, T'); padded frames hold zeros. None likewise.
         lengths: valid frames, (B,).
         token_logits: one (B, T', K) tensor a token column, or None where no loss
             asked for them.
@@ -27,8 +28,8 @@ class MOSPrediction:
         frame_stride: frontend frames from one frame here to the next.
     """
 
-    utt_mos: torch.Tensor
-    frame_mos: torch.Tensor
+    utt_mos: Optional[torch.Tensor]
+    frame_mos: Optional[torch.Tensor]
     lengths: torch.Tensor
     token_logits: Optional[List[torch.Tensor]]
     embedding: torch.Tensor
@@ -68,6 +69,9 @@ class AbsMOSHead(torch.nn.Module, ABC):
     # trained model that training starts from fixes them.
     training_options: Tuple[str, ...] = ()
 
+    # False of a head for pretraining, which knows tokens only.
+    predicts_scores: bool = True
+
     # Frontend frames from one frame score to the next; frame scores lie where every
     # such frame lies.
     frame_stride: int = 1
@@ -101,6 +105,15 @@ class AbsMOSHead(torch.nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def predict_tokens(
+        self,
+        hidden_states: List[torch.Tensor],
+        lengths: torch.Tensor,
+        token_columns: Sequence[int],
+    ) -> MOSPrediction:
+        """As :meth:`forward` where nobody reads the scores: they may be left out."""
+        return self(hidden_states, lengths, token_columns)
+
     def statistics(self) -> Dict[str, torch.Tensor]:
         """Scalars worth a curve in the training log (layer weights, say)."""
         return {}
@@ -114,5 +127,5 @@ class AbsMOSHead(torch.nn.Module, ABC):
         if wanted:
             raise ValueError(
                 f"found a token loss with {type(self).__name__}, which predicts no "
-                "tokens: use --head distilmos, or leave token_ce out of the losses"
+                "tokens: use --head distilmos, or leave token losses out"
             )

@@ -211,11 +211,7 @@ class DistilMOSHead(AbsMOSHead):
         token_columns: Sequence[int] = (),
     ) -> MOSPrediction:
         """See :meth:`AbsMOSHead.forward`."""
-        mask = frame_mask(lengths, hidden_states[0].size(1))
-        z, lengths = self.feature_processor(
-            self.weighted_sum(hidden_states, mask), lengths
-        )
-        mask = frame_mask(lengths, z.size(1))
+        z, lengths, mask = self._fuse(hidden_states, lengths)
         decoded = self.decoder(z, lengths, mask)
         frame_mos = self.linear(decoded).squeeze(-1).masked_fill(~mask, 0.0)
         return MOSPrediction(
@@ -226,6 +222,31 @@ class DistilMOSHead(AbsMOSHead):
             embedding=masked_mean(decoded, mask),
             frame_stride=self.frame_stride,
         )
+
+    def predict_tokens(
+        self,
+        hidden_states: List[torch.Tensor],
+        lengths: torch.Tensor,
+        token_columns: Sequence[int],
+    ) -> MOSPrediction:
+        """See :meth:`AbsMOSHead.predict_tokens`; the decoder is not run."""
+        z, lengths, mask = self._fuse(hidden_states, lengths)
+        return MOSPrediction(
+            utt_mos=None,
+            frame_mos=None,
+            lengths=lengths,
+            token_logits=[self.predictors[i](z) for i in token_columns] or None,
+            embedding=masked_mean(z, mask),
+            frame_stride=self.frame_stride,
+        )
+
+    def _fuse(self, hidden_states: List[torch.Tensor], lengths: torch.Tensor):
+        """Hidden states to z (B, T', H), its valid frames (B,) and mask (B, T')."""
+        mask = frame_mask(lengths, hidden_states[0].size(1))
+        z, lengths = self.feature_processor(
+            self.weighted_sum(hidden_states, mask), lengths
+        )
+        return z, lengths, frame_mask(lengths, z.size(1))
 
     def statistics(self) -> Dict[str, torch.Tensor]:
         return self.weighted_sum.mix.statistics()

@@ -18,10 +18,13 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         name: key in the configuration and in the training log.
         needs: what it reads of the target: ``mos``, ``tokens``. The model runs only
             what some loss of non-zero weight needs.
+        view: the pass whose prediction it takes: ``clean``, the true signal, or
+            ``masked``, in which spans of frames are hidden from the transformer.
         weight: factor in the sum.
     """
 
     name: str
+    view: str = "clean"
     needs: FrozenSet[str]
 
     def __init__(self, weight: float = 1.0):
@@ -41,7 +44,8 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         Args:
             prediction: of the head.
             target: ``mos`` (B,), NaN where an utterance has no label; ``tokens``
-                (B, T, S) long, negative where a frame has no token.
+                (B, T, S) long, negative where a frame has no token; in the masked
+                view ``mask`` (B, T) bool, True where a frame is hidden.
 
         Returns:
             Scalar; zero, with a gradient of zero, where nothing is labelled.

@@ -41,15 +41,15 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
         """
         if not available:
             raise ValueError(
-                "found losses.token_ce but no tokens: give --token_info and the "
-                "tokens.scp that stage 5 writes, or set losses.token_ce.weight=0"
+                f"found losses.{self.name} but no tokens: give --token_info and the "
+                f"tokens.scp that stage 5 writes, or set losses.{self.name}.weight=0"
             )
         ids = [column.id for column in available]
         missing = [c for c in (self.columns or []) if c not in ids]
         if missing:
             raise ValueError(
                 f"found no token column {', '.join(missing)}, expected columns among "
-                f"{', '.join(ids)} (losses.token_ce.columns)"
+                f"{', '.join(ids)} (losses.{self.name}.columns)"
             )
         return [i for i, c in enumerate(ids) if not self.columns or c in self.columns]
 

@@ -268,3 +268,138 @@ def test_statistics_stage_needs_no_features(mos_corpus):
     feats = make(mos_corpus).collect_feats(**data)
     assert torch.equal(feats["speech"], data["speech"])
     assert torch.equal(feats["speech_lengths"], data["speech_lengths"])
+
+
+# --- masked view ----------------------------------------------------------------------
+
+MASKED = {"masked_token_ce": {"weight": 1.0}}
+IDS = ["a", "b", "c"]
+
+
+def pretraining(mos_corpus, **changes):
+    return make(mos_corpus, losses=MASKED, head="token", head_conf={}, **changes)
+
+
+def without_labels():
+    data = batch()
+    del data["mos"]
+    return dict(data, utt_id=IDS)
+
+
+def test_masked_prediction_without_labels(mos_corpus):
+    model, data = pretraining(mos_corpus), without_labels()
+    result = model(**data)
+    assert result["utt_mos"] is None
+    # each by hand, from files on their own
+    frames = [model.frontend.num_frames(int(n)) for n in data["speech_lengths"]]
+    masks = model.span_mask(frames, IDS, 0)
+    costs, correct, seen = [], [0, 0], [0, 0]
+    for i, length in enumerate(data["speech_lengths"]):
+        mask = masks[i, : frames[i]]
+        hidden, count = model.frontend(
+            data["speech"][i : i + 1, :length], length[None], mask[None]
+        )
+        logits = model.head(hidden, count, [0, 1]).token_logits
+        for column, scores in enumerate(logits):
+            tokens = data["tokens"][i, : frames[i], column]
+            cost = F.cross_entropy(scores[0], tokens, reduction="none")
+            costs.append(cost[mask])
+            hit = scores[0].argmax(-1) == tokens
+            correct[column] += int(hit[mask].sum())
+            seen[column] += int(mask.sum())
+    expected = torch.cat(costs).mean()
+    torch.testing.assert_close(result["loss"], expected)
+    for i, name in enumerate(("l01", "l02")):
+        found = result["stats"][f"masked_token_acc_hubert_{name}"]
+        assert found.item() == pytest.approx(correct[i] / seen[i])
+    assert "unmasked_token_acc_hubert_l01" in result["stats"]
+
+
+def test_the_mask_embedding_is_trained_and_hides_the_frames(mos_corpus):
+    model, data = pretraining(mos_corpus).train(), without_labels()
+    found = gradients(model, data)
+    assert found["frontend.model.masked_spec_embed"].any()
+    assert found["frontend.model.feature_extractor.conv_layers.0.conv.weight"].any()
+    for changes, trained in (
+        ({}, False),
+        ({"losses": MASKED}, True),
+        ({"losses": MASKED, "frontend_conf": {"freeze": 1}}, False),
+        ({"losses": MASKED, "frontend_conf": {"freeze": "cnn"}}, True),
+    ):
+        conf = dict(mos_corpus.frontend_conf, **changes.pop("frontend_conf", {}))
+        other = make(mos_corpus, frontend_conf=conf, **changes)
+        assert other.frontend.model.masked_spec_embed.requires_grad is trained
+
+
+def test_masks_change_with_the_epoch_and_not_in_validation(mos_corpus):
+    model, data = pretraining(mos_corpus), without_labels()
+
+    def loss(seed):
+        torch.manual_seed(seed)
+        torch.rand(3)  # the generator's state does not matter
+        return value(model(**data)["loss"])
+
+    assert loss(1) == loss(2)
+    model.train()
+    assert loss(1) == loss(1) != loss(2)
+
+
+def test_the_clean_pass_is_as_without_the_masked_view(mos_corpus):
+    data = dict(batch(), utt_id=IDS)
+    both = {"mos_l1": {}, "token_ce": {}, **MASKED}
+    models = [
+        make(mos_corpus, losses=losses).train()
+        for losses in ({"mos_l1": {}, "token_ce": {}}, both)
+    ]
+    results = []
+    for model in models:
+        torch.manual_seed(1)  # of dropout; the clean pass comes first
+        results.append(model(**data))
+    plain, viewed = results
+    for name in ("mos_l1", "token_ce", "token_acc_hubert_l01"):
+        assert torch.equal(plain["stats"][name], viewed["stats"][name])
+    assert torch.equal(plain["utt_mos"], viewed["utt_mos"])
+    assert value(viewed["loss"]) == pytest.approx(
+        value(plain["loss"]) + value(viewed["stats"]["masked_token_ce"]), rel=1e-6
+    )
+    # what inference normalises by is that of the true signal
+    for (name, a), (_, b) in zip(models[0].named_buffers(), models[1].named_buffers()):
+        assert torch.equal(a, b), name
+    # the score's own parameters hear nothing of the view
+    results = []
+    for model in models:
+        torch.manual_seed(1)
+        results.append(gradients(model, data))
+    expected, found = results
+    for name in expected:
+        if name.startswith(("head.decoder", "head.linear")):
+            torch.testing.assert_close(found[name], expected[name])
+    # a view that is the only pass must fill the statistics itself
+    alone = make(mos_corpus, losses=MASKED).train()
+    before = alone.head.feature_processor.blocks[0].bn.running_mean.clone()
+    alone(**data)
+    assert not torch.equal(
+        before, alone.head.feature_processor.blocks[0].bn.running_mean
+    )
+
+
+def test_losses_of_both_views_choose_their_own_columns(mos_corpus):
+    losses = {
+        "token_ce": {"weight": 1.0, "columns": ["hubert_l02"]},
+        "masked_token_ce": {"weight": 1.0, "columns": ["hubert_l01"]},
+    }
+    data = dict(batch(), utt_id=IDS)
+    result = make(mos_corpus, losses=losses)(**data)["stats"]
+    for name, options in losses.items():
+        alone = make(mos_corpus, losses={name: options})(**data)["stats"]
+        assert torch.equal(result[name], alone[name])
+    assert "masked_token_acc_hubert_l01" in result
+    assert "masked_token_acc_hubert_l02" not in result
+
+
+def test_a_head_without_scores_is_refused_where_scores_are_wanted(mos_corpus):
+    with pytest.raises(ValueError, match="mos_l1 with TokenHead, which predicts no"):
+        make(mos_corpus, head="token", head_conf={})
+    model, data = pretraining(mos_corpus), batch()
+    with pytest.raises(ValueError, match="fine-tune it"):
+        model.inference(data["speech"], data["speech_lengths"])

@@ -857,3 +857,60 @@ def test_config_is_self_contained(mos_corpus, tmp_path, monkeypatch):
     torch.testing.assert_close(louder, expected, rtol=0, atol=1e-4)
     assert config["token_info"]["columns"] == info["columns"]
     assert yaml.safe_load(Path(moved / "config.yaml").read_text()) == config
+
+
+# --- training without labels ----------------------------------------------------------
+
+
+def unlabelled(mos_corpus, output_dir, *options, **changes):
+    """Command line of a masked prediction training on audio and tokens alone."""
+    changes = {
+        "head": "token",
+        "head_conf": {},
+        "losses": {"masked_token_ce": {"weight": 1.0}},
+        "best_model_criterion": [["valid", "masked_token_acc_hubert_l02", "max"]],
+        **changes,
+    }
+    command = mos_corpus.command(output_dir, *options, utt2sys=False, **changes)
+    places = [i for i, part in enumerate(command) if part.endswith(",mos,text")]
+    for place in reversed(places):
+        del command[place - 1 : place + 1]
+    return command
+
+
+def test_training_without_labels_chooses_by_token_accuracy(
+    mos_corpus, tmp_path, training_log
+):
+    MOSTask.main(cmd=unlabelled(mos_corpus, tmp_path / "exp"))
+    stats = training_log(tmp_path / "exp")[1]
+    for phase in ("train", "valid"):
+        assert 0 < stats[phase]["masked_token_ce"] < 10
+        assert 0 <= stats[phase]["masked_token_acc_hubert_l02"] <= 1
+    assert not any("srcc" in name for name in stats["valid"])
+    best = "valid.masked_token_acc_hubert_l02.best.pth"
+    assert (tmp_path / "exp" / best).exists()
+    # the pretrained network starts a training on labels
+    mos_corpus.train(
+        tmp_path / "mos",
+        *["--init_model", tmp_path / "exp", "--check_token_upstream", "false"],
+        max_epoch=1,
+    )
+    assert (tmp_path / "mos" / "valid.sys_srcc.best.pth").exists()
+
+
+def test_labels_that_a_loss_needs_are_missed_at_the_start(mos_corpus, tmp_path):
+    args = MOSTask.get_parser().parse_args(
+        unlabelled(
+            mos_corpus, tmp_path / "exp", losses={"mos_l1": {}}, head="distilmos"
+        )
+    )
+    with pytest.raises(ValueError, match="wav.scp, which mos_l1 needs"):
+        MOSTask.check_required_command_args(args)
+
+
+def test_correlations_are_no_criterion_without_labels(mos_corpus, tmp_path):
+    command = unlabelled(mos_corpus, tmp_path / "exp")
+    command += ["--best_model_criterion", "valid,utt_srcc,max"]
+    args = MOSTask.get_parser().parse_args(command)
+    with pytest.raises(ValueError, match="correlations need labels"):
+        MOSTask.check_required_command_args(args)

@@ -1,0 +1,93 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Masked prediction: the tokens of frames that the transformer does not see."""
+
+from typing import Dict, List, Optional, Sequence
+
+import torch
+
+from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.loss.token import (
+    NO_TOKEN,
+    TokenCrossEntropyLoss,
+    token_accuracy,
+)
+
+
+class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
+    """Cross-entropy of the tokens in the masked view.
+
+    alpha L_masked + (1 - alpha) L_unmasked, each a mean over columns and frames as in
+    :class:`TokenCrossEntropyLoss` (HuBERT, Hsu et al. 2021, equation 3, with means for
+    sums, so that alpha does not depend on the share of frames that is masked).
+
+    Args:
+        alpha: 1 predicts masked frames only, 0 the others only; None weighs all frames
+            alike.
+        columns: ids of the token columns to train on; None means all of them.
+    """
+
+    name = "masked_token_ce"
+    view = "masked"
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        alpha: Optional[float] = 1.0,
+        columns: Optional[List[str]] = None,
+    ):
+        super().__init__(weight, columns)
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(
+                f"found losses.{self.name}.alpha={alpha}, expected 0 to 1, or null"
+            )
+        self.alpha = alpha
+
+    def forward(
+        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """See :meth:`AbsMOSLoss.forward`."""
+        tokens = target["tokens"]
+        if self.alpha is None:
+            return super().forward(prediction, target)
+        masked, unmasked = split_tokens(tokens, target["mask"])
+        total = prediction.token_logits[0].new_zeros(())
+        for factor, chosen in ((self.alpha, masked), (1.0 - self.alpha, unmasked)):
+            if factor > 0:
+                total = total + factor * super().forward(prediction, {"tokens": chosen})
+        return total
+
+
+def split_tokens(tokens: torch.Tensor, mask: torch.Tensor):
+    """Tokens of the masked frames and of the others.
+
+    Args:
+        tokens: (B, T, S); T may differ from the mask's by a frame or two.
+        mask: (B, T') bool.
+
+    Returns:
+        Twice (B, min(T, T'), S), with ``NO_TOKEN`` elsewhere.
+    """
+    frames = min(tokens.size(1), mask.size(1))
+    tokens, mask = tokens[:, :frames], mask[:, :frames].unsqueeze(-1)
+    return tokens.masked_fill(~mask, NO_TOKEN), tokens.masked_fill(mask, NO_TOKEN)
+
+
+def masked_token_accuracy(
+    prediction: MOSPrediction,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    columns: Sequence[TokenColumn],
+) -> Dict[str, torch.Tensor]:
+    """As :func:`token_accuracy`, for masked and for other frames.
+
+    Returns:
+        ``masked_token_acc_<column>`` and ``unmasked_token_acc_<column>`` to a scalar
+        in [0, 1]; NaN where there are no such frames.
+    """
+    accuracy = {}
+    for kind, chosen in zip(("masked", "unmasked"), split_tokens(tokens, mask)):
+        found = token_accuracy(prediction, chosen, columns)
+        accuracy.update((f"{kind}_{name}", value) for name, value in found.items())
+    return accuracy

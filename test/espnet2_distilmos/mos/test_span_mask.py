@@ -1,0 +1,53 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import numpy as np
+import pytest
+
+from espnet2_distilmos.mos.span_mask import SpanMask
+
+
+def runs(row):
+    """Lengths of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+    return edges[1::2] - edges[::2]
+
+
+def test_share_and_spans_are_those_asked_for():
+    ids = [str(i) for i in range(300)]
+    mask = SpanMask(0.08, 10)([200] * 300, ids, 0).numpy()
+    # By counting: frame t is hidden unless none of the spans that reach it starts.
+    places = 191
+    share = []
+    for t in range(200):
+        reach = min(t, places - 1) - max(0, t - 9) + 1
+        # 16 starts without replacement among all places
+        kept = np.prod([(places - reach - k) / (places - k) for k in range(16)])
+        share.append(1 - kept)
+    assert mask.mean() == pytest.approx(np.mean(share), abs=0.01)
+    assert 0.5 < mask.mean() < 0.6
+    assert min(runs(row).min() for row in mask) >= 10
+
+
+def test_only_valid_frames_are_masked():
+    lengths = [1, 2, 7, 19, 40]
+    mask = SpanMask(0.5, 10)(lengths, list("abcde"), 1).numpy()
+    assert mask.shape == (5, 40)
+    for row, frames in zip(mask, lengths):
+        assert row[:frames].any() and not row[frames:].any()
+    assert not SpanMask(0.0)(lengths, list("abcde"), 1).any()
+
+
+def test_a_mask_depends_on_seed_and_utterance_alone():
+    draw = SpanMask()
+    batch = draw([100, 80, 100], ["a", "b", "c"], 5)
+    alone = draw([80], ["b"], 5)
+    assert (batch[1, :80] == alone[0]).all()
+    assert (batch[0] != batch[2]).any()
+    assert (draw([80], ["b"], 6) != alone).any()
+
+
+@pytest.mark.parametrize("options", [{"start_prob": 1.5}, {"span": 0}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ValueError, match="found model_conf.mask"):
+        SpanMask(**options)
