@@ -57,7 +57,7 @@ def speech():
 
 def test_registries():
     assert set(FRONTENDS) == {"hf", "s3prl"}
-    assert set(HEADS) == {"distilmos", "ssl_mos"}
+    assert set(HEADS) == {"distilmos", "ssl_mos", "token"}
     assert set(LOSSES) == {
         "mos_l1",
         "mos_mse",
@@ -65,6 +65,7 @@ def test_registries():
         "frame_mse",
         "contrastive",
         "token_ce",
+        "masked_token_ce",
     }
     assert all(LOSSES[name].name == name for name in LOSSES)
 
