@@ -115,7 +115,7 @@ for fold in ${folds}; do
             --num_clusters "${num_clusters}" \
             --inference_config conf/decode.yaml \
             --inference_tag inference \
-            --inference_model valid.utt_srcc.best.pth \
+            --inference_model latest.pth \
             --bootstrap "${bootstrap}" \
             --python "${python}" \
             --stage "${first}" \

@@ -76,9 +76,9 @@ class Recipe:
             "PYTHONPATH": str(ROOT),
         }
 
-    def run(self, *options, code=0, **variables):
+    def run(self, *options, script="./run.sh", code=0, **variables):
         result = subprocess.run(
-            ["./run.sh", *map(str, options)],
+            [script, *map(str, options)],
             cwd=self.dir,
             env={**os.environ, **self.variables, **variables},
             capture_output=True,
@@ -188,6 +188,66 @@ def test_what_is_done_is_skipped_and_all_folds_are_scored_together(finished):
     os.utime(config, (later, later))
     again = recipe.run("--folds", "f2", *QUICK, P835="", code=1)
     assert "Stage 1" in again.stdout and "set P835=" in again.stderr
+
+
+def test_comparison_trains_predicts_resumes_and_makes_its_table(finished):
+    recipe, _ = finished
+    for path in (recipe.dir / "conf").rglob("train_*.yaml"):
+        text = path.read_text().replace("max_epoch: 6", "max_epoch: 1")
+        path.write_text(text.replace("batch_bins: 320000", "batch_bins: 200000"))
+    methods = "ssl_mos ridge"
+    options = ("--methods", methods, "--num_clusters", 4, "--bootstrap", 20)
+    options += ("--seeds", "0 1", "--python", sys.executable)
+    script = "local/run_comparison.sh"
+
+    # One fold and seed in earnest, the rest as if they had been run.
+    first = recipe.run("--folds", "f2", *options, "--seeds", 0, script=script)
+    assert "Prepare fold f2" in first.stdout
+    assert "The table wants all folds" in first.stdout
+    exp = recipe.dir / "exp"
+    trained = exp / "ssl_mos_talkers" / "seed0" / "f2"
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["head"] == "ssl_mos" and config["seed"] == 0
+    predicted = json.loads((exp / "ridge_talkers/seed0/f2/results.json").read_text())
+    assert {r["test_set"] for r in predicted["results"]} == {"test_f2", "bvrnn"}
+    rng = np.random.default_rng(0)
+    for method, seeds in (("ssl_mos", (0, 1)), ("ridge", (0,))):
+        source = exp / f"{method}_talkers" / "seed0" / "f2" / "results.json"
+        for seed in seeds:
+            for fold in TALKERS:
+                folder = exp / f"{method}_talkers" / f"seed{seed}" / fold
+                if (folder / "results.json").exists():
+                    continue
+                for name in (f"test_{fold}", "bvrnn"):
+                    scores = recipe.table(f"data/{name}/metric.scp")
+                    lines = [
+                        f"{u} {json.dumps({'mos': rng.uniform(1, 5)})}\n"
+                        for u in scores
+                    ]
+                    (folder / "inference" / name).mkdir(parents=True)
+                    path = folder / "inference" / name / "metric.scp"
+                    path.write_text("".join(lines))
+                text = source.read_text().replace('"f2"', f'"{fold}"')
+                text = text.replace("test_f2", f"test_{fold}")
+                (folder / "results.json").write_text(text)
+    for fold in TALKERS:
+        (recipe.dir / "dump" / fold).mkdir(exist_ok=True)
+        (recipe.dir / "dump" / fold / "prepared_whisper_tiny_k4").touch()
+    last = recipe.run(*options, script=script)
+    assert "Train:" not in last.stdout and "Predict:" not in last.stdout
+    page = (exp / "comparison_talkers" / "COMPARISON.md").read_text()
+    assert "| ssl_mos " in page and "| ridge " in page and "# bvrnn" in page
+    found = json.loads((exp / "comparison_talkers" / "comparison.json").read_text())
+    truth = recipe.table("data/test_f2/metric.scp")
+    own = recipe.table(
+        f"{trained.relative_to(recipe.dir)}/inference/test_f2/metric.scp"
+    )
+    expected = scipy.stats.spearmanr([own[u] for u in truth], list(truth.values()))[0]
+    value = found["p835"]["ssl_mos"]["utt_mos_srcc_by_fold"]["f2"][0]
+    assert value == pytest.approx(expected, abs=1e-4)
+
+    wrong = recipe.run("--methods", "nonsense", script=script, code=1)
+    assert "--methods has 'nonsense'" in wrong.stderr
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,9 @@ def folds(tmp_path):
     return tmp_path, mos, predicted
 
 
-def run(root, *seeds, ood=("ood",)):
+def run(root, *seeds, ood=("ood",), names=FOLDS):
     options = ["--exp", f"{root}/exp", "--data", f"{root}/data", "--bootstrap", "20"]
-    options += ["--folds", *FOLDS, "--seeds", *map(str, seeds), "--ood_sets", *ood]
+    options += ["--folds", *names, "--seeds", *map(str, seeds), "--ood_sets", *ood]
     return score_folds.main(options)
 
 
@@ -162,6 +162,19 @@ def test_condition_mean_knows_the_training_talkers_only(folds):
         system, talker = utt.split("-")
         others = [mos[f"{system}-{t}"] for t in FOLDS if t != talker]
         assert json.loads(text)["mos"] == pytest.approx(np.mean(others), abs=1e-6)
+
+
+def test_some_folds_are_scored_on_their_own_clips(folds, capsys):
+    root, mos, predicted = folds
+    assert run(root, 0, names=("a", "c")) == 0
+    rows, _ = results_of(root)
+    tested = {u: m for u, m in mos.items() if u[-1] in "ac"}
+    scores = {**predicted[0, "a", "test_a"], **predicted[0, "c", "test_c"]}
+    expected = scipy.stats.spearmanr([scores[u] for u in tested], [*tested.values()])[0]
+    row = rows["seed0", "p835"]
+    assert row["num_utts"] == 16 and row["num_clusters"] == 2
+    assert row["utt_mos_srcc"] == pytest.approx(expected)
+    assert "no prediction" not in capsys.readouterr().err
 
 
 def test_conditions_that_were_not_heard_have_no_mean(folds):

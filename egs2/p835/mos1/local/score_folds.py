@@ -145,18 +145,31 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     notes = []
     try:
+        # The labels of the clips that the folds test, which need not be all.
+        labels = read_metric_scp(f"{args.data}/p835/metric.scp")
+        tested = set().union(
+            *(read_scp(f"{args.data}/test_{f}/metric.scp") for f in args.folds)
+        )
+        reference = os.path.join(args.exp, "pooled", "reference")
+        write_metric_scp(
+            f"{reference}/metric.scp", {u: m for u, m in labels.items() if u in tested}
+        )
+        for name in ("utt2sys", "utt2src"):
+            values = read_scp(f"{args.data}/p835/{name}")
+            write_scp(
+                f"{reference}/{name}", {u: v for u, v in values.items() if u in tested}
+            )
         for seed in args.seeds:
             held_out = [scores_of(args.exp, seed, f, f"test_{f}") for f in args.folds]
-            add(f"seed{seed}", "p835", pool(held_out))
+            add(f"seed{seed}", "p835", pool(held_out), reference)
         named = [condition_means(args.data, fold) for fold in args.folds]
         known = pool(named)
         if known:
             # Averaged over all folds it is the mean of all labels, the tested ones too:
             # at system level there is nothing to score.
             ref = os.path.join(args.exp, "pooled", "condition_mean", "reference")
-            labels = read_metric_scp(f"{args.data}/p835/metric.scp")
-            write_metric_scp(f"{ref}/metric.scp", labels)
-            write_scp(f"{ref}/utt2src", read_scp(f"{args.data}/p835/utt2src"))
+            for name in ("metric.scp", "utt2src"):
+                write_scp(f"{ref}/{name}", read_scp(f"{reference}/{name}"))
             add("condition_mean", "p835", known, ref)
             values = [
                 srcc(list(scores.values()), [labels[u] for u in scores]).value

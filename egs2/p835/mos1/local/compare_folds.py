@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Compare methods over folds and seeds: tables, tests and a plot.
+
+There are two sources of chance: clips (of few talkers or sources, which are what the
+bootstrap draws) and training runs (seeds; on an out-of-domain set also folds, since the
+model of each fold scores every clip). A method that has no seeds, such as ridge
+regression, takes part with the same scores in every run.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from espnet2_distilmos.bin.mos_scoring import load_pairs, markdown, number
+from espnet2_distilmos.fileio.datadir import DataError, atomic_write
+from espnet2_distilmos.mos.evaluation.metrics import evaluate
+from espnet2_distilmos.mos.evaluation.paired import holm
+from espnet2_distilmos.mos.evaluation.seeds import (
+    hierarchical_bootstrap,
+    seed_difference,
+    summarise_seeds,
+)
+
+METRICS = ("srcc", "lcc")
+
+
+class Scores(NamedTuple):
+    """One method's predictions of one set.
+
+    Attributes:
+        runs: Predictions by run, each (n,), in the order of the labels.
+        true, systems, clusters: Of each clip (n,), as ``load_pairs`` has them.
+    """
+
+    runs: Dict[Tuple, List[float]]
+    true: List[float]
+    systems: Optional[List[Optional[str]]]
+    clusters: Optional[List[Any]]
+
+    def values(self, key: str) -> List[Optional[float]]:
+        """A metric of every run."""
+        found = []
+        for pred in self.runs.values():
+            found.append(evaluate(pred, self.true, self.systems, METRICS)[key])
+        return found
+
+
+def read_runs(paths: Dict[Tuple, str], reference: str) -> Scores:
+    """Read the predictions of all runs of a method on one set.
+
+    Args:
+        paths: metric.scp by run.
+        reference: Data directory with the labels.
+
+    Raises:
+        DataError: A run lacks a labelled clip.
+    """
+    runs, pairs = {}, None
+    for run, path in paths.items():
+        pairs = load_pairs(reference, path)
+        if pairs["problems"]:
+            raise DataError(pairs["problems"][0])
+        runs[run] = pairs["pred"]
+    return Scores(runs, pairs["true"], pairs["systems"], pairs["clusters"])
+
+
+def of_runs(values: Sequence[Optional[float]]) -> str:
+    """Mean and SD over runs."""
+    summary = summarise_seeds(values)
+    text = number(summary.mean)
+    return text if summary.sd is None else f"{text} ± {number(summary.sd)}"
+
+
+def differences(
+    methods: Dict[str, Scores], key: str, seed: int = 0, num_resamples: int = 1000
+) -> Dict[str, Dict[str, Any]]:
+    """Compare every method with the first by the hierarchical bootstrap.
+
+    Args:
+        methods: Predictions of one set.
+        key: Such as ``utt_mos_srcc``.
+        seed: Of the resampling.
+        num_resamples: Number of resamples.
+
+    Returns:
+        ``difference``, ``interval``, ``p_value`` and ``p_holm`` (over the methods) by
+        method.
+    """
+    base, *others = methods
+    first = methods[base]
+    found = {}
+    for name in others:
+        runs = methods[name].runs
+        if len(runs) == 1:
+            runs = {run: next(iter(runs.values())) for run in first.runs}
+        result = hierarchical_bootstrap(
+            [first.runs[run] for run in first.runs],
+            [runs[run] for run in first.runs],
+            first.true,
+            first.systems,
+            first.clusters,
+            metrics=(key.split("_mos_")[1],),
+            num_resamples=num_resamples,
+            seed=seed,
+        )[key]
+        found[name] = result
+    corrected = holm([result.p_value for result in found.values()])
+    return {
+        name: {
+            "difference": result.difference,
+            "interval": result.interval and list(result.interval),
+            "p_value": result.p_value,
+            "p_holm": p,
+        }
+        for (name, result), p in zip(found.items(), corrected)
+    }
+
+
+def talker_tests(
+    within: Dict[str, Dict[str, List[Optional[float]]]],
+) -> Dict[str, Dict[str, Any]]:
+    """Compare every method with the first over talkers by the paired t test.
+
+    Args:
+        within: For each method and fold the correlation that the model of each seed
+            has on its own test clips.
+
+    Returns:
+        As ``differences``; the correlations are averaged over seeds, then over the
+        folds of a talker, so that the test is about talkers.
+    """
+
+    def by_talker(folds: Dict[str, List[Optional[float]]]) -> List[Optional[float]]:
+        found: Dict[str, List[float]] = {}
+        for fold, values in folds.items():
+            if any(value is None for value in values):
+                return [None]
+            found.setdefault(fold.split("_")[0], []).append(float(np.mean(values)))
+        return [float(np.mean(values)) for values in found.values()]
+
+    base, *others = within
+    first = by_talker(within[base])
+    found = {
+        name: seed_difference(first, by_talker(within[name]), paired=True)
+        for name in others
+    }
+    corrected = holm([result.p_value for result in found.values()])
+    return {
+        name: {
+            "difference": result.difference,
+            "interval": result.interval and list(result.interval),
+            "p_value": result.p_value,
+            "p_holm": p,
+        }
+        for (name, result), p in zip(found.items(), corrected)
+    }
+
+
+def against(test: Optional[Dict[str, Any]]) -> str:
+    """Format the first method's lead."""
+    if test is None:
+        return "–"
+    text = f"{test['difference']:+.3f}"
+    if test["interval"] is not None:
+        low, high = test["interval"]
+        text += f" [{low:+.3f}, {high:+.3f}], p = {test['p_holm']:.3f}"
+    return text
+
+
+def in_domain(
+    args: argparse.Namespace, seeds: Dict[str, List[int]]
+) -> Tuple[List[str], Dict[str, Any]]:
+    """Lines and values of p835."""
+    pooled, within = {}, {}
+    for method in args.methods:
+        exp = f"{args.expdir}/{method}_{args.leave}"
+        paths = {(s,): f"{exp}/pooled/seed{s}/p835/metric.scp" for s in seeds[method]}
+        pooled[method] = read_runs(paths, f"{exp}/pooled/reference")
+        within[method] = {}
+        for fold in args.folds:
+            runs = {
+                (s,): f"{exp}/seed{s}/{fold}/inference/test_{fold}/metric.scp"
+                for s in seeds[method]
+            }
+            scores = read_runs(runs, f"{args.data}/test_{fold}")
+            within[method][fold] = scores.values("utt_mos_srcc")
+    tests = differences(pooled, "utt_mos_srcc", num_resamples=args.bootstrap)
+    by_talker = talker_tests(within)
+    rows, values = [], {}
+    for method, scores in pooled.items():
+        mean = [float(np.mean(v)) for v in within[method].values()]
+        values[method] = {
+            "utt_mos_srcc": scores.values("utt_mos_srcc"),
+            "utt_mos_lcc": scores.values("utt_mos_lcc"),
+            "utt_mos_srcc_by_fold": within[method],
+            "pooled_test": tests.get(method),
+            "talker_test": by_talker.get(method),
+        }
+        rows.append(
+            [
+                method,
+                of_runs(scores.values("utt_mos_srcc")),
+                of_runs(scores.values("utt_mos_lcc")),
+                against(tests.get(method)),
+                f"{np.mean(mean):.3f} ({min(mean):.3f} to {max(mean):.3f})",
+                against(by_talker.get(method)),
+            ]
+        )
+    first = args.methods[0]
+    titles = ["method", "utt SRCC, pooled", "utt LCC, pooled"]
+    titles += [f"{first} minus it: SRCC, talkers and seeds drawn"]
+    titles += ["utt SRCC within a test set: mean (range)"]
+    titles += [f"{first} minus it: paired t over talkers"]
+    return markdown(titles, rows, num_names=1), values
+
+
+def out_of_domain(
+    args: argparse.Namespace, seeds: Dict[str, List[int]], name: str
+) -> Tuple[List[str], Dict[str, Any]]:
+    """Lines and values of a set that every fold's model scored."""
+    single, together = {}, {}
+    for method in args.methods:
+        exp = f"{args.expdir}/{method}_{args.leave}"
+        single[method] = read_runs(
+            {
+                (s, fold): f"{exp}/seed{s}/{fold}/inference/{name}/metric.scp"
+                for s in seeds[method]
+                for fold in args.folds
+            },
+            f"{args.data}/{name}",
+        )
+        together[method] = read_runs(
+            {(s,): f"{exp}/pooled/seed{s}/{name}/metric.scp" for s in seeds[method]},
+            f"{args.data}/{name}",
+        )
+    # A method without seeds has a run a fold; it stands in for every seed.
+    for method, scores in single.items():
+        if seeds[method] != args.seeds:
+            runs = {
+                (s, fold): scores.runs[seeds[method][0], fold]
+                for s in args.seeds
+                for fold in args.folds
+            }
+            single[method] = scores._replace(runs=runs)
+    tests = differences(single, "utt_mos_srcc", num_resamples=args.bootstrap)
+    rows, values = [], {}
+    for method, scores in single.items():
+        keys = [f"{lvl}_mos_{m}" for lvl in ("utt", "sys") for m in METRICS]
+        found = {key: scores.values(key) for key in keys}
+        mean = together[method].values("utt_mos_srcc")
+        values[method] = {
+            **found,
+            "utt_mos_srcc_of_mean": mean,
+            "test": tests.get(method),
+        }
+        rows.append(
+            [
+                method,
+                *(of_runs(found[key]) for key in keys[:2]),
+                against(tests.get(method)),
+                *(of_runs(found[key]) for key in keys[2:]),
+                of_runs(mean),
+            ]
+        )
+    first = args.methods[0]
+    titles = ["method", "utt SRCC", "utt LCC"]
+    titles += [f"{first} minus it: utt SRCC, sources and models drawn"]
+    titles += ["sys SRCC", "sys LCC", "utt SRCC of the folds' mean scores"]
+    return markdown(titles, rows, num_names=1), values
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--expdir", default="exp", help="has <method>_<leave>/")
+    parser.add_argument("--leave", default="talkers")
+    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument(
+        "--unseeded",
+        nargs="*",
+        default=["ridge", "distill-mos"],
+        help="methods with no seeds: they have seed0 alone",
+    )
+    parser.add_argument("--folds", nargs="+", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--ood_sets", nargs="*", default=[])
+    parser.add_argument("--bootstrap", type=int, default=1000)
+    parser.add_argument("--out", required=True, help="directory of the comparison")
+    args = parser.parse_args(argv)
+    seeds = {m: [0] if m in args.unseeded else args.seeds for m in args.methods}
+    try:
+        lines, values = in_domain(args, seeds)
+        document = {"p835": values}
+        page = ["# p835, " + args.leave + " left out", "", *lines, ""]
+        for name in args.ood_sets:
+            lines, values = out_of_domain(args, seeds, name)
+            document[name] = values
+            page += [f"# {name}, zero-shot: single models", "", *lines, ""]
+        page += [
+            f"± is the SD over the runs ({len(args.seeds)} seeds; out of domain each "
+            f"times {len(args.folds)} folds). In brackets 95 % intervals, p after "
+            "Holm's correction over the methods.",
+            "",
+        ]
+        with atomic_write(f"{args.out}/comparison.json") as file:
+            json.dump(document, file, indent=1)
+        with atomic_write(f"{args.out}/COMPARISON.md") as file:
+            file.write("\n".join(page))
+    except (DataError, OSError, ValueError) as error:
+        print(f"compare_folds: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print("\n".join(page))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# The comparison of README.md: every method on the same folds and seeds, and one table.
+# What is done already is skipped, so it goes on where it was stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+log() {
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (run_comparison.sh) $*"
+}
+fail() {
+    echo "run_comparison.sh: $*" >&2
+    exit 1
+}
+
+methods="distilmos lambda0 frozen ssl_mos ridge distill-mos" # The first is compared with the others.
+seeds="0 1 2"
+folds=all        # Folds to run: all, or some of them such as "f2 m1".
+leave=talkers    # What is held out: talkers, or conditions (talkers and conditions).
+num_clusters=100 # Centroids a codebook.
+nj=1             # Trainings at a time, each with one CPU thread.
+expdir=exp
+dumpdir=dump
+bootstrap=1000   # Resamples for the 95 % intervals.
+python=python3
+
+# shellcheck disable=SC2034  # parse_options.sh prints it
+help_message="Usage: $0 [--methods \"distilmos lambda0 frozen ssl_mos ridge distill-mos\"] [--seeds \"0 1 2\"] [--folds all|\"f1 f2\"] [--leave talkers|conditions] [--num_clusters K] [--nj N]"
+# shellcheck source=/dev/null
+. utils/parse_options.sh
+# shellcheck source=/dev/null
+. ./path.sh
+# shellcheck source=/dev/null
+. ./db.sh
+
+case "${leave}" in
+    talkers) all_folds="f1 f2 f3 m1 m2 m3" ;;
+    # Six of the 18: every talker is tested once, every group of conditions twice.
+    conditions) all_folds="f1_g0 f2_g1 f3_g2 m1_g0 m2_g1 m3_g2" ;;
+    *) fail "--leave is '${leave}', expected talkers or conditions." ;;
+esac
+[ "${folds}" != all ] || folds=${all_folds}
+ood_sets=
+[ -z "${BVRNN}" ] || ood_sets=bvrnn
+upstream=${WHISPER_TINY:-openai/whisper-tiny}
+# One token directory a fold serves all methods that want tokens.
+tokens_tag=whisper_tiny_k${num_clusters}
+
+# settings_of METHOD: sets config, train_args and mos_args (an array)
+settings_of() {
+    config=conf/tuning/train_$1.yaml
+    train_args=
+    mos_args=()
+    case "$1" in
+        distilmos) config=conf/train_distilmos.yaml ;;
+        frozen) ;;
+        lambda0|ssl_mos) mos_args=(--use_tokens false) ;;
+        *) fail "--methods has '$1', expected some of distilmos lambda0 frozen ssl_mos ridge distill-mos." ;;
+    esac
+}
+is_trained() {
+    [ "$1" != ridge ] && [ "$1" != distill-mos ]
+}
+# run_folds METHOD [OPTION ...]: run.sh with the settings of a method
+run_folds() {
+    local method=$1
+    shift
+    settings_of "${method}"
+    ./run.sh --leave "${leave}" --train_config "${config}" --train_args "${train_args}" \
+        --tag "${method}" --expdir "${expdir}" --dumpdir "${dumpdir}" \
+        --bootstrap "${bootstrap}" --python "${python}" --tokens_tag "${tokens_tag}" \
+        --num_clusters "${num_clusters}" \
+        --train_threads 1 "${mos_args[@]}" "$@"
+}
+# train_one METHOD FOLD SEED: stages 7 to 9 of one run
+train_one() {
+    local exp="${expdir}/$1_${leave}/seed$3/$2"
+    mkdir -p "${exp}"
+    if run_folds "$1" --folds "$2" --seeds "$3" --stage 7 --stop_stage 9 > "${exp}/run.log" 2>&1; then
+        log "Done: ${exp}"
+    else
+        log "Failed, see ${exp}/run.log: ${exp}"
+        return 1
+    fi
+}
+# score_fold DIR FOLD: results.json of one fold's predictions, as stage 9 writes it
+score_fold() {
+    local name scores=()
+    for name in "test_$2" ${ood_sets}; do
+        scores+=(--score "$2" "${name}" "data/${name}" "$1/inference/${name}/metric.scp")
+    done
+    "${python}" -m espnet2_distilmos.bin.mos_scoring "${scores[@]}" --output_dir "$1" \
+        --bootstrap 0 > /dev/null
+}
+
+for method in ${methods}; do
+    if is_trained "${method}"; then settings_of "${method}"; fi
+done
+
+for fold in ${folds}; do
+    # Its tokens are of the training set alone; statistics serve every method.
+    done_file="${dumpdir}/${fold}/prepared_${tokens_tag}"
+    if [ ! -e "${done_file}" ]; then
+        log "Prepare fold ${fold}: stages 1 to 6"
+        run_folds distilmos --folds "${fold}" --stop_stage 6 > "${dumpdir}_${fold}.log" 2>&1 || \
+            { tail -n 3 "${dumpdir}_${fold}.log" >&2; fail "the preparation of fold ${fold} failed, see ${dumpdir}_${fold}.log."; }
+        rm -f "${dumpdir}_${fold}.log"
+        touch "${done_file}"
+    fi
+done
+
+failed=0
+running=0
+for seed in ${seeds}; do
+    for fold in ${folds}; do
+        for method in ${methods}; do
+            exp="${expdir}/${method}_${leave}/seed${seed}/${fold}"
+            is_trained "${method}" || continue
+            settings_of "${method}"
+            if [ "${exp}/results.json" -nt "${config}" ]; then continue; fi
+            if [ "${running}" -ge "${nj}" ]; then
+                wait -n || failed=$((failed + 1))
+                running=$((running - 1))
+            fi
+            log "Train: ${exp}"
+            train_one "${method}" "${fold}" "${seed}" &
+            running=$((running + 1))
+        done
+    done
+done
+while [ "${running}" -gt 0 ]; do
+    wait -n || failed=$((failed + 1))
+    running=$((running - 1))
+done
+[ "${failed}" -eq 0 ] || fail "${failed} runs failed, see the lines above; what is done is kept, run the same command again."
+
+for method in ${methods}; do
+    is_trained "${method}" && continue
+    for fold in ${folds}; do
+        exp="${expdir}/${method}_${leave}/seed0/${fold}"
+        [ ! -s "${exp}/results.json" ] || continue
+        log "Predict: ${exp}"
+        tests=("${dumpdir}/${fold}/raw/test_${fold}")
+        for name in ${ood_sets}; do
+            # The peer is one model: its scores of a set that every fold has are made once.
+            first="${expdir}/${method}_${leave}/seed0/${all_folds%% *}/inference/${name}"
+            if [ "${method}" = distill-mos ] && [ -s "${first}/metric.scp" ]; then
+                mkdir -p "${exp}/inference"
+                [ "${first}" = "${exp}/inference/${name}" ] || cp -r "${first}" "${exp}/inference"
+            else
+                tests+=("${dumpdir}/${fold}/raw/${name}")
+            fi
+        done
+        if [ "${method}" = ridge ]; then
+            "${python}" local/ridge.py --train "${dumpdir}/${fold}/raw/train_${fold}" \
+                --test "${tests[@]}" --upstream "${upstream}" --out "${exp}/inference"
+        else
+            "${python}" local/score_peer.py --test "${tests[@]}" --out "${exp}/inference"
+        fi
+        score_fold "${exp}" "${fold}"
+    done
+done
+
+[ "${folds}" = "${all_folds}" ] || { log "The table wants all folds, these ran: ${folds}"; exit 0; }
+log "Score: ${expdir}/comparison_${leave}"
+rows=()
+for method in ${methods}; do
+    if is_trained "${method}"; then method_seeds=${seeds}; else method_seeds=0; fi
+    # shellcheck disable=SC2086  # these are lists
+    "${python}" local/score_folds.py --exp "${expdir}/${method}_${leave}" --seeds ${method_seeds} \
+        --folds ${all_folds} --data data --ood_sets ${ood_sets} --bootstrap "${bootstrap}" > /dev/null
+    for seed in ${method_seeds}; do
+        name=${method}_seed${seed}
+        if ! is_trained "${method}"; then name=${method}; fi
+        pooled="${expdir}/${method}_${leave}/pooled"
+        rows+=(--score "${name}" p835 "${pooled}/reference" "${pooled}/seed${seed}/p835/metric.scp")
+        for dset in ${ood_sets}; do
+            rows+=(--score "${name}" "${dset}" "data/${dset}" "${pooled}/seed${seed}/${dset}/metric.scp")
+        done
+    done
+done
+out="${expdir}/comparison_${leave}"
+"${python}" -m espnet2_distilmos.bin.mos_scoring "${rows[@]}" --output_dir "${out}" \
+    --bootstrap "${bootstrap}" > /dev/null
+# shellcheck disable=SC2086  # these are lists
+"${python}" local/compare_folds.py --expdir "${expdir}" --leave "${leave}" --methods ${methods} \
+    --folds ${all_folds} --seeds ${seeds} --ood_sets ${ood_sets} --out "${out}"
