@@ -5,7 +5,7 @@
 
 import contextlib
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -14,8 +14,8 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
-from espnet2_distilmos.mos.loss.masked_token import masked_token_accuracy
-from espnet2_distilmos.mos.loss.token import token_accuracy
+from espnet2_distilmos.mos.loss.masked_token import split_tokens
+from espnet2_distilmos.mos.loss.token import count_tokens, token_accuracy
 from espnet2_distilmos.mos.span_mask import SpanMask
 
 # Passes over a batch, in their order; see AbsMOSLoss.view.
@@ -104,8 +104,9 @@ class ESPnetMOSModel(AbsESPnetModel):
 
         Returns:
             ``loss``, ``stats`` (for the log) and ``weight`` as ESPnet's trainer reads
-            them, and ``utt_mos`` (B,), detached, for rank correlations over a set;
-            None where no loss reads the clean view.
+            them; ``counts``, over how many utterances or frames some of the ``stats``
+            are means; and ``utt_mos`` (B,), detached, for rank correlations over a
+            set, None where no loss reads the clean view.
 
         Raises:
             ValueError: when a loss needs what the batch does not hold.
@@ -114,7 +115,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         # A collated batch can be longer than its longest item.
         speech = speech[:, : speech_lengths.max()]
         total = speech.new_zeros(())
-        utt_mos, stats = None, {}
+        utt_mos, stats, counts = None, {}, {}
         for view, names in self._views.items():
             if not names:
                 continue
@@ -131,19 +132,26 @@ class ESPnetMOSModel(AbsESPnetModel):
                 )
             for name in names:
                 loss, chosen = self.losses[name], self._columns.get(name)
-                value = loss(*_select(prediction, target, columns, chosen))
+                read = _select(prediction, target, columns, chosen)
+                value = loss(*read)
                 total = total + loss.weight * value
                 stats[name] = value.detach()
+                counts[name] = loss.count(*read)
             if columns:
                 found, wanted = _select(prediction, target, columns, columns)
                 described = [self.token_columns[i] for i in columns]
-                stats.update(_accuracy(view, found, wanted, described))
+                for values, count in _accuracies(view, found, wanted, described):
+                    stats.update(values)
+                    counts.update(dict.fromkeys(values, count))
         stats = dict(loss=total.detach(), **stats, **self.head.statistics())
         # The trainer averages over processes: it wants tensors of shape (1,), all on
         # one device.
         stats = {k: v.to(total.device, torch.float32)[None] for k, v in stats.items()}
         weight = torch.tensor([float(speech.size(0))], device=total.device)
-        return dict(loss=total, stats=stats, weight=weight, utt_mos=utt_mos)
+        counts = {k: v.to(total.device, torch.float32)[None] for k, v in counts.items()}
+        return dict(
+            loss=total, stats=stats, weight=weight, counts=counts, utt_mos=utt_mos
+        )
 
     def _columns_of(self, view: str) -> List[int]:
         chosen = [self._columns.get(name, []) for name in self._views[view]]
@@ -260,15 +268,21 @@ def _select(
     )
 
 
-def _accuracy(
+def _accuracies(
     view: str,
     prediction: MOSPrediction,
     target: Dict[str, torch.Tensor],
     columns: Sequence[TokenColumn],
-) -> Dict[str, torch.Tensor]:
-    if view == CLEAN:
-        return token_accuracy(prediction, target["tokens"], columns)
-    return masked_token_accuracy(prediction, target["tokens"], target["mask"], columns)
+) -> Iterator[Tuple[Dict[str, torch.Tensor], torch.Tensor]]:
+    """Token accuracies by name, and over how many frames they are means."""
+    kinds = {"": target["tokens"]}
+    if view == MASKED:
+        parts = split_tokens(target["tokens"], target["mask"])
+        kinds = dict(zip(("masked_", "unmasked_"), parts))
+    for kind, tokens in kinds.items():
+        values = token_accuracy(prediction, tokens, columns)
+        count = count_tokens(prediction, tokens)
+        yield {f"{kind}{name}": value for name, value in values.items()}, count
 
 
 @contextlib.contextmanager

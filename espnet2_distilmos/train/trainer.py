@@ -19,7 +19,12 @@ import torch
 from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
 from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.train.distributed_utils import DistributedOption
-from espnet2.train.reporter import Reporter, SubReporter
+from espnet2.train.reporter import (
+    Reporter,
+    SubReporter,
+    WeightedAverage,
+    aggregate,
+)
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet2_distilmos.fileio.datadir import read_scp
@@ -38,27 +43,95 @@ class MOSTrainerOptions(TrainerOptions):
     valid_utt2sys: Optional[str] = None
 
 
-class RecordScores(torch.nn.Module):
-    """Wrap a model for one validation and remember its scores.
+# Before the name of a statistic: its batch's count of what it is a mean over.
+_COUNT = "count of "
 
-    ESPnet's validation averages what batches report; a rank correlation is of the
-    whole set. Wrapping leaves ESPnet's loop as it is.
+
+class CountedModel(torch.nn.Module):
+    """Wrap a model for one epoch, so that its statistics carry their own weights.
+
+    ESPnet weighs a batch by its utterances, but only some may have a label, and tokens
+    are of frames. What is a mean over ``counts`` is handed on as a sum an utterance,
+    and so is the count: both are right when averaged over processes by utterances, and
+    :class:`CountedReporter` divides them. Wrapping leaves ESPnet's loop as it is.
+
+    Attributes:
+        labelled, unlabelled: utterances of this process, counted.
     """
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
+        self.labelled = self.unlabelled = 0
+
+    def forward(self, **batch) -> Dict[str, Any]:
+        result = self.model(**batch)
+        labelled = 0
+        if "mos" in batch:
+            labelled = int(torch.isfinite(batch["mos"]).sum())
+        self.labelled += labelled
+        self.unlabelled += len(batch["utt_id"]) - labelled
+        stats = dict(result["stats"])
+        for name, count in result["counts"].items():
+            share = count / result["weight"]
+            # The mean over nothing may be NaN.
+            total = torch.where(share > 0, stats[name] * share, torch.zeros_like(share))
+            stats[name], stats[f"{_COUNT}{name}"] = total, share
+        return dict(result, stats=stats)
+
+
+class RecordScores(CountedModel):
+    """Wrap a model for one validation and remember its scores.
+
+    ESPnet's validation averages what batches report; a rank correlation is of the
+    whole set.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__(model)
         self.scores: Dict[str, float] = {}
         self.labels: Dict[str, float] = {}
 
     def forward(self, **batch) -> Dict[str, Any]:
-        result = self.model(**batch)
+        result = super().forward(**batch)
         ids = batch["utt_id"]
         if "mos" in batch and result["utt_mos"] is not None:
             scores, labels = result["utt_mos"].float(), batch["mos"].float()
             self.scores.update(zip(ids, scores.cpu().tolist()))
             self.labels.update(zip(ids, labels.reshape(-1).cpu().tolist()))
         return result
+
+
+class CountedReporter(SubReporter):
+    """A reporter that weighs each statistic of a :class:`CountedModel` by its count.
+
+    Args:
+        reporter: whose state it shares.
+    """
+
+    def __init__(self, reporter: SubReporter):
+        self.__dict__ = reporter.__dict__
+
+    def register(self, stats, weight=None) -> None:
+        """As ESPnet's; a statistic whose count is zero is left out of this batch."""
+        stats = dict(stats)
+        names = [name for name in stats if f"{_COUNT}{name}" in stats]
+        counted = [(n, stats.pop(n), stats.pop(f"{_COUNT}{n}")) for n in names]
+        super().register(stats, weight)
+        for name, total, share in counted:
+            if share > 0:
+                super().register({name: total / share}, weight * share)
+
+    def average(self, name: str) -> float:
+        """Mean of a statistic so far; 0 where nothing was counted."""
+        return float(aggregate(self.stats[name])) if name in self.stats else 0.0
+
+    def replace(self, name: str, value: float) -> None:
+        """Let a statistic's average be this number."""
+        kept = self.stats.get(name, [])
+        if not kept:
+            return
+        self.stats[name] = [WeightedAverage(value, entry.weight) for entry in kept]
 
 
 class MOSTrainer(Trainer):
@@ -155,6 +228,33 @@ class MOSTrainer(Trainer):
             ) from error
 
     @classmethod
+    def train_one_epoch(
+        cls,
+        model: torch.nn.Module,
+        reporter: SubReporter,
+        distributed_option: DistributedOption,
+        **kwargs,
+    ) -> bool:
+        """Train as ESPnet does; say how many labelled and unlabelled utterances."""
+        counted = CountedModel(model)
+        invalid = super().train_one_epoch(
+            model=counted,
+            reporter=CountedReporter(reporter),
+            distributed_option=distributed_option,
+            **kwargs,
+        )
+        counts = [counted.labelled, counted.unlabelled]
+        if distributed_option.distributed:
+            parts = _gather({str(torch.distributed.get_rank()): counts})
+            counts = [sum(column) for column in zip(*parts.values())]
+        if _is_first_rank(distributed_option):
+            logging.info(
+                f"{reporter.get_epoch()}epoch:train: {counts[0]} labelled and "
+                f"{counts[1]} unlabelled utterances"
+            )
+        return invalid
+
+    @classmethod
     @torch.no_grad()
     def validate_one_epoch(
         cls,
@@ -170,15 +270,20 @@ class MOSTrainer(Trainer):
         all scores, since each decides on its own whether to stop early.
         """
         recorder = RecordScores(model)
+        counted = CountedReporter(reporter)
         super().validate_one_epoch(
             model=recorder,
             iterator=iterator,
-            reporter=reporter,
+            reporter=counted,
             options=options,
             distributed_option=distributed_option,
         )
         if options.no_forward_run:
             return
+        # The sum of the losses of the whole set, not a mean over batches of sums.
+        losses = getattr(model, "module", model).losses
+        means = [loss.weight * counted.average(name) for name, loss in losses.items()]
+        counted.replace("loss", sum(means))
         scores, labels = recorder.scores, recorder.labels
         if distributed_option.distributed:
             scores, labels = _gather(scores), _gather(labels)

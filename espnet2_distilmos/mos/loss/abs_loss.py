@@ -52,6 +52,16 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def count(
+        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """How many things :meth:`forward` averages: the weight of a batch's loss.
+
+        Returns:
+            Scalar: labelled utterances, unless the loss says otherwise.
+        """
+        return torch.isfinite(target["mos"]).sum()
+
 
 def labelled_mean(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     """Mean of ``values`` (B,) over the labelled items; zero if there is none."""

@@ -3,15 +3,15 @@
 
 """Masked prediction: the tokens of frames that the transformer does not see."""
 
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional
 
 import torch
 
-from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.abs_head import MOSPrediction
 from espnet2_distilmos.mos.loss.token import (
     NO_TOKEN,
     TokenCrossEntropyLoss,
-    token_accuracy,
+    count_tokens,
 )
 
 
@@ -58,6 +58,15 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
                 total = total + factor * super().forward(prediction, {"tokens": chosen})
         return total
 
+    def count(
+        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """See :meth:`AbsMOSLoss.count`: masked frames, if only they are predicted."""
+        tokens = target["tokens"]
+        if self.alpha == 1.0:
+            tokens, _ = split_tokens(tokens, target["mask"])
+        return count_tokens(prediction, tokens)
+
 
 def split_tokens(tokens: torch.Tensor, mask: torch.Tensor):
     """Tokens of the masked frames and of the others.
@@ -72,22 +81,3 @@ def split_tokens(tokens: torch.Tensor, mask: torch.Tensor):
     frames = min(tokens.size(1), mask.size(1))
     tokens, mask = tokens[:, :frames], mask[:, :frames].unsqueeze(-1)
     return tokens.masked_fill(~mask, NO_TOKEN), tokens.masked_fill(mask, NO_TOKEN)
-
-
-def masked_token_accuracy(
-    prediction: MOSPrediction,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
-    columns: Sequence[TokenColumn],
-) -> Dict[str, torch.Tensor]:
-    """As :func:`token_accuracy`, for masked and for other frames.
-
-    Returns:
-        ``masked_token_acc_<column>`` and ``unmasked_token_acc_<column>`` to a scalar
-        in [0, 1]; NaN where there are no such frames.
-    """
-    accuracy = {}
-    for kind, chosen in zip(("masked", "unmasked"), split_tokens(tokens, mask)):
-        found = token_accuracy(prediction, chosen, columns)
-        accuracy.update((f"{kind}_{name}", value) for name, value in found.items())
-    return accuracy

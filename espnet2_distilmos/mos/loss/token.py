@@ -70,6 +70,12 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
         count = (tokens[..., 0] != NO_TOKEN).sum().clamp(min=1)
         return torch.stack(losses).mean() / count
 
+    def count(
+        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """See :meth:`AbsMOSLoss.count`: frames with a token."""
+        return count_tokens(prediction, target["tokens"])
+
 
 def align_tokens(
     prediction: MOSPrediction, tokens: torch.Tensor
@@ -93,6 +99,11 @@ def align_tokens(
     invalid = (steps[None, :] >= prediction.lengths[:, None]).unsqueeze(-1)
     tokens = tokens.masked_fill(invalid | (tokens < 0), NO_TOKEN)
     return [logits[:, :frames] for logits in prediction.token_logits], tokens
+
+
+def count_tokens(prediction: MOSPrediction, tokens: torch.Tensor) -> torch.Tensor:
+    """Frames of the prediction that have a token: a scalar."""
+    return (align_tokens(prediction, tokens)[1][..., 0] != NO_TOKEN).sum()
 
 
 @torch.no_grad()

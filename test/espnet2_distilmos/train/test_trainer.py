@@ -474,10 +474,14 @@ torch.distributed.init_process_group(
 
 
 class Fake(torch.nn.Module):
+    losses = {}
+
     def forward(self, speech, mos, utt_id):
         score = speech.mean(dim=1)
         weight = torch.tensor([float(len(speech))])
-        return dict(loss=score.sum(), stats={}, weight=weight, utt_mos=score)
+        return dict(
+            loss=score.sum(), stats={}, counts={}, weight=weight, utt_mos=score
+        )
 
 
 def validate(scores):
@@ -606,3 +610,45 @@ def test_without_forward_run_nothing_is_reported():
             torch.nn.Identity(), [], sub, options, DistributedOption()
         )
         assert not sub.stats
+
+
+def validate_batches(model, batches):
+    fields = dict.fromkeys(MOSTrainerOptions.__dataclass_fields__)
+    options = MOSTrainerOptions(
+        **{**fields, "no_forward_run": False, "ngpu": 0, "use_amp": False}
+    )
+    options.output_dir = "nowhere"
+    reporter = Reporter(epoch=1)
+    with reporter.observe("valid") as sub:
+        MOSTrainer.validate_one_epoch(model, batches, sub, options, DistributedOption())
+    return {
+        key: reporter.get_value("valid", key) for key in reporter.get_keys2("valid")
+    }
+
+
+def test_statistics_are_weighed_by_what_they_average(mos_corpus):
+    """Batches with and without labels, of many and few frames, against one batch."""
+    from espnet2_distilmos.mos.build import build_model
+
+    losses = {"mos_l1": {"weight": 2.0}, "token_ce": {}, "masked_token_ce": {}}
+    torch.manual_seed(0)
+    model = build_model(
+        mos_corpus.config(losses=losses) | {"token_info": mos_corpus.token_info},
+        load_pretrained=False,
+    )
+    lengths = torch.tensor([4000, 3800, 1700, 1200, 2500])
+    data = {
+        "speech": torch.randn(5, 4000),
+        "speech_lengths": lengths,
+        "mos": torch.tensor([1.0, 4.0, 2.0, math.nan, math.nan])[:, None],
+        "tokens": torch.randint(5, (5, 12, 2)),
+    }
+    ids = list("abcde")
+    whole = model.eval()(**data, utt_id=ids)
+    parts = [
+        (ids[rows], {key: value[rows] for key, value in data.items()})
+        for rows in (slice(0, 2), slice(2, 3), slice(3, 5))
+    ]
+    found = validate_batches(model, parts)
+    for name in ("loss", *losses, *(k for k in whole["stats"] if "token_acc" in k)):
+        assert found[name] == pytest.approx(whole["stats"][name].item(), abs=1e-5), name

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.loss.masked_token import (
     MaskedTokenCrossEntropyLoss,
-    masked_token_accuracy,
+    split_tokens,
 )
+from espnet2_distilmos.mos.loss.token import count_tokens, token_accuracy
 
 COLUMNS = [TokenColumn("hubert", 1, 4), TokenColumn("hubert", 2, 6)]
 
@@ -67,9 +68,14 @@ def test_accuracies_of_masked_and_other_frames():
     target["tokens"][0, 2, 0] = (target["tokens"][0, 2, 0] + 1) % 4  # of 5 masked
     target["tokens"][0, 0, 0] = (target["tokens"][0, 0, 0] + 1) % 4  # of 8 others
     target["tokens"][1, 6, 0] = (target["tokens"][1, 6, 0] + 1) % 4  # padding
-    found = masked_token_accuracy(prediction, target["tokens"], target["mask"], COLUMNS)
-    assert found["masked_token_acc_hubert_l01"] == pytest.approx(4 / 5)
-    assert found["unmasked_token_acc_hubert_l01"] == pytest.approx(7 / 8)
+    masked, unmasked = split_tokens(target["tokens"], target["mask"])
+    for tokens, expected, count in ((masked, 4 / 5, 5), (unmasked, 7 / 8, 8)):
+        found = token_accuracy(prediction, tokens, COLUMNS)
+        assert found["token_acc_hubert_l01"] == pytest.approx(expected)
+        assert count_tokens(prediction, tokens) == count
+    # what the loss averages over
+    assert MaskedTokenCrossEntropyLoss().count(prediction, target) == 5
+    assert MaskedTokenCrossEntropyLoss(alpha=None).count(prediction, target) == 13
 
 
 def test_masks_are_taken_at_the_heads_stride():
