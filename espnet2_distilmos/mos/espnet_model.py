@@ -87,6 +87,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         speech_lengths: torch.Tensor,
         mos: Optional[torch.Tensor] = None,
         tokens: Optional[torch.Tensor] = None,
+        noisy: Optional[torch.Tensor] = None,
         utt_id: Optional[Sequence[str]] = None,
         **kwargs,
     ) -> Dict[str, object]:
@@ -99,6 +100,8 @@ class ESPnetMOSModel(AbsESPnetModel):
             speech_lengths: valid samples, (B,).
             mos: labels, (B,) or (B, 1); NaN where an utterance has none.
             tokens: (B, T, S) long; negative where a frame has none.
+            noisy: (B, N) waveforms for the masked view, in time with ``speech``; None
+                takes ``speech``.
             utt_id: ids, which masks depend on; None takes the places in the batch.
             kwargs: lengths that are not needed.
 
@@ -127,8 +130,9 @@ class ESPnetMOSModel(AbsESPnetModel):
             else:
                 ids = utt_id or [str(place) for place in range(len(speech))]
                 target["mask"] = self._mask(speech_lengths, ids)
+                heard = speech if noisy is None else noisy[:, : speech.size(1)]
                 prediction = self._predict_masked(
-                    speech, speech_lengths, columns, target["mask"]
+                    heard, speech_lengths, columns, target["mask"]
                 )
             for name in names:
                 loss, chosen = self.losses[name], self._columns.get(name)

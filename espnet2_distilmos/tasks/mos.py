@@ -7,7 +7,17 @@ import argparse
 import json
 import logging
 import os
-from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
@@ -41,6 +51,7 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
 from espnet2_distilmos.train.collate_fn import MOSCollateFn
 from espnet2_distilmos.train.init_model import starting_model
+from espnet2_distilmos.train.noisy_view import NoisyView
 from espnet2_distilmos.train.preprocessor import MOSPreprocessor, wav_paths_of
 from espnet2_distilmos.train.sampler import (
     BY_SIZE,
@@ -187,6 +198,14 @@ class MOSTask(AbsTask):
             default=None,
             help="Crop training audio and tokens to this length at random",
         )
+        group.add_argument(
+            "--noisy_view",
+            action=NestedDictAction,
+            default=None,
+            help="The keyword arguments for train.noisy_view.NoisyView, such as "
+            "noise_prob=0.4: what the losses of the masked view hear in training. "
+            "None: the true signal",
+        )
 
         for class_choices in cls.class_choices_list:
             class_choices.add_arguments(group)
@@ -268,6 +287,14 @@ class MOSTask(AbsTask):
             )
         check_sampling(args)
         check_labels(args, [k for k, v in active.items() if "mos" in v.needs])
+        if args.noisy_view is not None:
+            if not any(loss.view == MASKED for loss in active.values()):
+                raise ValueError(
+                    "found --noisy_view and no loss that hears it, expected one of the "
+                    "masked view, such as --losses masked_token_ce.weight=0.05"
+                )
+            paths = wav_paths_of(args.train_data_path_and_name_and_type)
+            build_noisy_view(args.noisy_view, paths)
         if args.collect_stats:
             # Shapes alone: neither criteria nor tokens matter yet.
             return
@@ -312,9 +339,15 @@ class MOSTask(AbsTask):
             *args.train_data_path_and_name_and_type,
             *args.valid_data_path_and_name_and_type,
         ]
+        paths = wav_paths_of(data)
+        noisy_view = None
+        if train and args.noisy_view is not None:
+            others = wav_paths_of(args.train_data_path_and_name_and_type)
+            noisy_view = build_noisy_view(args.noisy_view, others)
         return MOSPreprocessor(
             train=train,
-            wav_paths=wav_paths_of(data),
+            noisy_view=noisy_view,
+            wav_paths=paths,
             score_range=args.score_range,
             min_seconds=args.min_seconds,
             max_seconds=args.max_seconds,
@@ -475,6 +508,22 @@ def check_sampling(args: argparse.Namespace) -> None:
             "found --shuffle_within_batch true with --sampling_weights, expected "
             "false: it would undo the shares of a batch"
         )
+
+
+def build_noisy_view(options: Mapping[str, Any], paths: Dict[str, str]) -> NoisyView:
+    """Build the noisy view of training.
+
+    Args:
+        options: ``--noisy_view``.
+        paths: audio of the training set by utterance.
+
+    Raises:
+        ValueError: for an option that is unknown or impossible.
+    """
+    try:
+        return NoisyView(**options, wav_paths=paths)
+    except TypeError as error:
+        raise ValueError(f"noisy_view: {error}") from error
 
 
 def keep_upstream_files(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:

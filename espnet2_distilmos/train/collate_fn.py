@@ -30,6 +30,6 @@ class MOSCollateFn(CommonCollateFn):
 
         Returns:
             Ids; and ``speech`` (B, N), ``speech_lengths`` (B,), ``mos`` (B, 1),
-            ``tokens`` (B, T, S), ``tokens_lengths`` (B,).
+            ``tokens`` (B, T, S), ``tokens_lengths`` (B,), ``noisy`` (B, N).
         """
         return super().__call__(data)

@@ -4,13 +4,16 @@
 """From what the data files hold to what the model takes."""
 
 import logging
+import zlib
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import soundfile
+import torch
 from espnet2.train.preprocessor import AbsPreprocessor
 
 from espnet2_distilmos.fileio.datadir import DataError, parse_metric
+from espnet2_distilmos.train.noisy_view import NoisyView
 
 # Frames by which tokens and audio may differ: upstreams pad their ends differently.
 MAX_FRAME_DIFFERENCE = 2
@@ -29,6 +32,8 @@ class MOSPreprocessor(AbsPreprocessor):
             utterance; stage 4 filters them.
         crop_seconds: random crop in training, starting on a frame boundary.
         token_info: contents of tokens.json, or None without tokens.
+        noisy_view: makes a second, distorted waveform of each training utterance;
+            None without.
 
     Raises:
         DataError: one sentence: utterance, found, expected, what mends it.
@@ -44,6 +49,7 @@ class MOSPreprocessor(AbsPreprocessor):
         max_seconds: Optional[float] = None,
         crop_seconds: Optional[float] = None,
         token_info: Optional[Mapping] = None,
+        noisy_view: Optional[NoisyView] = None,
     ):
         super().__init__(train)
         self.sample_rate = sample_rate
@@ -58,6 +64,7 @@ class MOSPreprocessor(AbsPreprocessor):
                 f"found crop_seconds={crop_seconds}, expected at least "
                 f"min_seconds={min_seconds}"
             )
+        self.noisy_view = noisy_view
         self._rate_checked = set()
 
     def __call__(self, uid: str, data: Dict[str, object]) -> Dict[str, np.ndarray]:
@@ -70,7 +77,7 @@ class MOSPreprocessor(AbsPreprocessor):
 
         Returns:
             ``speech`` (N,) float32, ``mos`` (1,) float32 (NaN if unlabelled),
-            ``tokens`` (T, S) int64.
+            ``tokens`` (T, S) int64, ``noisy`` (N,) float32 if there is such a view.
         """
         prepared = {"speech": self._speech(uid, data["speech"])}
         if "mos" in data:
@@ -86,6 +93,9 @@ class MOSPreprocessor(AbsPreprocessor):
             prepared["tokens"] = tokens
         if self.train and self.crop_seconds is not None:
             self._crop(prepared)
+        if self.train and self.noisy_view is not None:
+            generator = np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
+            prepared["noisy"] = self.noisy_view(uid, prepared["speech"], generator)
         return prepared
 
     def _speech(self, uid: str, speech) -> np.ndarray:
@@ -176,6 +186,16 @@ class MOSPreprocessor(AbsPreprocessor):
             # The model cuts the last frame off where the network gives one less.
             frames = length // shift
             prepared["tokens"] = prepared["tokens"][start : start + frames]
+
+
+def epoch_seed() -> int:
+    """A number that all workers of an epoch share, and no two epochs of a training.
+
+    ESPnet seeds torch anew for each epoch; torch gives each worker that seed's number
+    plus the worker's own.
+    """
+    worker = torch.utils.data.get_worker_info()
+    return torch.initial_seed() - (0 if worker is None else worker.id)
 
 
 def wav_paths_of(

@@ -19,7 +19,8 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         needs: what it reads of the target: ``mos``, ``tokens``. The model runs only
             what some loss of non-zero weight needs.
         view: the pass whose prediction it takes: ``clean``, the true signal, or
-            ``masked``, in which spans of frames are hidden from the transformer.
+            ``masked``, in which spans of frames are hidden from the transformer and
+            which may be noisy.
         weight: factor in the sum.
     """
 

@@ -403,3 +403,19 @@ def test_a_head_without_scores_is_refused_where_scores_are_wanted(mos_corpus):
     model, data = pretraining(mos_corpus), batch()
     with pytest.raises(ValueError, match="fine-tune it"):
         model.inference(data["speech"], data["speech_lengths"])
+
+
+def test_only_the_masked_view_hears_the_noise(mos_corpus):
+    model = make(mos_corpus, losses={"mos_l1": {}, "token_ce": {}, **MASKED})
+    data = dict(batch(), utt_id=IDS)
+    noisy = data["speech"] + 0.3 * torch.randn(data["speech"].shape)
+    plain = model(**data)["stats"]
+    found = model(**data, noisy=noisy)["stats"]
+    other = model(**dict(data, speech=noisy))["stats"]
+    for name in found:
+        if "masked" in name:
+            assert torch.equal(found[name], other[name])
+        elif name != "loss":
+            assert torch.equal(found[name], plain[name])
+    assert value(found["masked_token_ce"]) != value(plain["masked_token_ce"])
+    assert value(other["mos_l1"]) != value(plain["mos_l1"])

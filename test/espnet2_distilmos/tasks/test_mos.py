@@ -914,3 +914,17 @@ def test_correlations_are_no_criterion_without_labels(mos_corpus, tmp_path):
     args = MOSTask.get_parser().parse_args(command)
     with pytest.raises(ValueError, match="correlations need labels"):
         MOSTask.check_required_command_args(args)
+
+
+def test_denoising_trains_on_labels_with_a_noisy_second_pass(
+    mos_corpus, tmp_path, training_log
+):
+    losses = {"mos_l1": {}, "masked_token_ce": {"weight": 0.05, "alpha": None}}
+    options = dict(losses=losses, noisy_view={"noise_prob": 0.5})
+    exp = mos_corpus.train(tmp_path / "exp", **options)
+    stats = training_log(exp)[1]["train"]
+    assert {"mos_l1", "masked_token_ce"} <= set(stats)
+    with pytest.raises(ValueError, match="no loss that hears it"):
+        check(mos_corpus, tmp_path, noisy_view={"noise_prob": 0.5})
+    with pytest.raises(ValueError, match="noisy_view: .*'noise'"):
+        check(mos_corpus, tmp_path, losses=losses, noisy_view={"noise": 0.5})

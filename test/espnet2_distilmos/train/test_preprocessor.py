@@ -4,9 +4,15 @@
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from espnet2_distilmos.fileio.datadir import DataError
-from espnet2_distilmos.train.preprocessor import MOSPreprocessor, wav_paths_of
+from espnet2_distilmos.train.noisy_view import NoisyView
+from espnet2_distilmos.train.preprocessor import (
+    MOSPreprocessor,
+    epoch_seed,
+    wav_paths_of,
+)
 
 SHIFT = 320
 TOKEN_INFO = {
@@ -256,3 +262,42 @@ def test_wav_paths(tmp_path, caplog):
     ]
     assert wav_paths_of(entries) == {"utt1": "/a b.wav", "utt2": "/c.wav"}
     assert "feats.scp is of type kaldi_ark" in caplog.text
+
+
+def test_a_noisy_view_is_of_the_crop_and_of_training_alone():
+    view = NoisyView(noise_prob=1.0, speech_prob=0.0, reverb_prob=0.0)
+    prepare = MOSPreprocessor(train=True, crop_seconds=0.5, noisy_view=view)
+    speech = np.random.default_rng(0).normal(size=16000).astype(np.float32)
+
+    def run(seed, uid="u"):
+        torch.manual_seed(seed)
+        np.random.seed(3)  # the crop's
+        return prepare(uid, {"speech": speech})
+
+    first = run(1)
+    assert first["noisy"].shape == first["speech"].shape == (8000,)
+    correlation = np.corrcoef(first["noisy"], first["speech"])[0, 1]
+    assert 0.5 < correlation < 0.9999
+    # a function of epoch and utterance, not of what was drawn before
+    torch.rand(5)
+    assert np.array_equal(run(1)["noisy"], first["noisy"])
+    assert not np.array_equal(run(2)["noisy"], first["noisy"])
+    assert not np.array_equal(run(1, "v")["noisy"], first["noisy"])
+    valid = MOSPreprocessor(train=False, noisy_view=view)
+    assert set(valid("u", {"speech": speech})) == {"speech"}
+
+
+def test_workers_draw_the_same_noise_in_any_number():
+    class Seeds(torch.utils.data.Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, place):
+            return epoch_seed()
+
+    def seeds(workers):
+        torch.manual_seed(5)
+        loader = torch.utils.data.DataLoader(Seeds(), 1, num_workers=workers)
+        return set(torch.cat(list(loader)).tolist())
+
+    assert len(seeds(1)) == 1 and seeds(1) == seeds(2)
