@@ -52,6 +52,7 @@ setup(
         "onnx": ["onnx", "onnxruntime"],
         "test": [
             "pytest",
+            "pytest-xdist",
             "black==26.10.1",
             "isort==9.0.2",
             "flake8==7.5.0",
