@@ -28,6 +28,7 @@ from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
 from espnet2_distilmos.mos.head.token import TokenHead
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
 from espnet2_distilmos.mos.loss.contrastive import ContrastiveLoss
+from espnet2_distilmos.mos.loss.masked_ema import MaskedEMALoss
 from espnet2_distilmos.mos.loss.masked_token import MaskedTokenCrossEntropyLoss
 from espnet2_distilmos.mos.loss.regression import (
     FrameL1Loss,
@@ -68,6 +69,7 @@ LOSSES = {
         ContrastiveLoss,
         TokenCrossEntropyLoss,
         MaskedTokenCrossEntropyLoss,
+        MaskedEMALoss,
     )
 }
 

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
+from espnet2_distilmos.mos.ema import EMATarget
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
@@ -58,6 +59,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         self.frontend = frontend
         self.head = head
         active = {k: v for k, v in (losses or {}).items() if v.weight > 0}
+        for loss in active.values():
+            loss.attach(frontend)
         self.losses = torch.nn.ModuleDict(active)
         self.token_columns = tuple(token_columns)
         self.span_mask = SpanMask(**(mask or {}))
@@ -130,6 +133,9 @@ class ESPnetMOSModel(AbsESPnetModel):
             else:
                 ids = utt_id or [str(place) for place in range(len(speech))]
                 target["mask"] = self._mask(speech_lengths, ids)
+                for ema in self.ema_targets():
+                    states = ema.hidden_states(self.frontend, speech, speech_lengths)
+                    target["ema"] = states
                 heard = speech if noisy is None else noisy[:, : speech.size(1)]
                 prediction = self._predict_masked(
                     heard, speech_lengths, columns, target["mask"]
@@ -165,7 +171,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         self, mos: Optional[torch.Tensor], tokens: Optional[torch.Tensor]
     ) -> Dict[str, torch.Tensor]:
         given = {"mos": mos, "tokens": tokens}
-        for name in sorted(self._needs):
+        for name in sorted(self._needs & set(given)):
             if given[name] is None:
                 users = [k for k, v in self.losses.items() if name in v.needs]
                 raise ValueError(
@@ -207,7 +213,12 @@ class ESPnetMOSModel(AbsESPnetModel):
         hidden_states, lengths = self.frontend(speech, speech_lengths, mask)
         # What inference normalises by is that of the true signal, if it was heard.
         with _frozen_statistics(self.head, bool(self._views[CLEAN])):
-            return self.head.predict_tokens(hidden_states, lengths, token_indices)
+            prediction = self.head.predict_tokens(hidden_states, lengths, token_indices)
+        return dataclasses.replace(prediction, hidden_states=hidden_states)
+
+    def ema_targets(self) -> List[EMATarget]:
+        """Moving averages of the frontend that losses compare with."""
+        return [loss.ema for loss in self.losses.values() if "ema" in loss.needs]
 
     def inference(
         self,

@@ -26,6 +26,8 @@ from espnet2_distilmos.mos.head.abs_head import TOKEN_PREDICTORS
 
 _FRONTEND = "frontend."
 _HEAD = "head."
+# Of a loss with parameters: those of another training may be left behind.
+_LOSSES = "losses."
 _PREDICTORS = f"{_HEAD}{TOKEN_PREDICTORS}."
 _MEND = "state no other network than the model's in frontend_conf and head_conf"
 
@@ -164,12 +166,15 @@ class InitModel:
                 return None if old is None else f"{_PREDICTORS}{old}.{rest}"
             if key.startswith(_HEAD):
                 return key if same_head else None
+            if key.startswith(_LOSSES):
+                return key if key in self.states else None
             return self._in_frontend(key)
 
         used = self._load(model, origin)
         left = {k for k in self.states if k not in used and k.startswith(_HEAD)}
         if same_head:
             left = {k for k in left if k.startswith(_PREDICTORS)}
+        left |= {k for k in self.states if k not in used and k.startswith(_LOSSES)}
         self._refuse_rest(self.states, used | left)
         new = {key for key in model.state_dict() if origin(key) is None}
         self._tell(config, same_head, new, left)

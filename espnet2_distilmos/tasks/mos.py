@@ -421,6 +421,15 @@ class MOSTask(AbsTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> List[torch.optim.Optimizer]:
+        optimizers = cls._build_optimizers(args, model)
+        for ema in model.ema_targets():
+            ema.follow(optimizers[0], model.frontend)
+        return optimizers
+
+    @classmethod
+    def _build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> List[torch.optim.Optimizer]:
         rate, decay = args.upstream_lr, args.upstream_lr_decay
         if rate is None and decay is None:
             return super().build_optimizers(args, model)

@@ -26,6 +26,7 @@ class MOSPrediction:
             asked for them.
         embedding: what the utterance score is made of, averaged over time, (B, H).
         frame_stride: frontend frames from one frame here to the next.
+        hidden_states: what the head was given, in the masked view only.
     """
 
     utt_mos: Optional[torch.Tensor]
@@ -34,6 +35,7 @@ class MOSPrediction:
     token_logits: Optional[List[torch.Tensor]]
     embedding: torch.Tensor
     frame_stride: int = 1
+    hidden_states: Optional[List[torch.Tensor]] = None
 
 
 @dataclass(frozen=True)

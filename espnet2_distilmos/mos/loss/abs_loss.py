@@ -8,6 +8,7 @@ from typing import Dict, FrozenSet
 
 import torch
 
+from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
 
 
@@ -16,8 +17,8 @@ class AbsMOSLoss(torch.nn.Module, ABC):
 
     Attributes:
         name: key in the configuration and in the training log.
-        needs: what it reads of the target: ``mos``, ``tokens``. The model runs only
-            what some loss of non-zero weight needs.
+        needs: what it reads of the target: ``mos``, ``tokens``, ``ema``. The model
+            runs only what some loss of non-zero weight needs.
         view: the pass whose prediction it takes: ``clean``, the true signal, or
             ``masked``, in which spans of frames are hidden from the transformer and
             which may be noisy.
@@ -36,6 +37,9 @@ class AbsMOSLoss(torch.nn.Module, ABC):
             )
         self.weight = weight
 
+    def attach(self, frontend: AbsLayerFrontend) -> None:
+        """Make parts whose sizes depend on the frontend; most losses have none."""
+
     @abstractmethod
     def forward(
         self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
@@ -46,7 +50,8 @@ class AbsMOSLoss(torch.nn.Module, ABC):
             prediction: of the head.
             target: ``mos`` (B,), NaN where an utterance has no label; ``tokens``
                 (B, T, S) long, negative where a frame has no token; in the masked
-                view ``mask`` (B, T) bool, True where a frame is hidden.
+                view ``mask`` (B, T) bool, True where a frame is hidden, and ``ema``,
+                the L + 1 hidden states (B, T, D) of the moving average.
 
         Returns:
             Scalar; zero, with a gradient of zero, where nothing is labelled.

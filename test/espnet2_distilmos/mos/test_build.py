@@ -66,6 +66,7 @@ def test_registries():
         "contrastive",
         "token_ce",
         "masked_token_ce",
+        "masked_ema",
     }
     assert all(LOSSES[name].name == name for name in LOSSES)
 

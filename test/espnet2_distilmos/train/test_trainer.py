@@ -652,3 +652,35 @@ def test_statistics_are_weighed_by_what_they_average(mos_corpus):
     found = validate_batches(model, parts)
     for name in ("loss", *losses, *(k for k in whole["stats"] if "token_acc" in k)):
         assert found[name] == pytest.approx(whole["stats"][name].item(), abs=1e-5), name
+
+
+def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
+    mos_corpus, tmp_path, training_log
+):
+    options = dict(
+        losses={"mos_l1": {}, "masked_token_ce": {}, "masked_ema": {"momentum": 0.9}},
+        noisy_view={"noise_prob": 0.5},
+    )
+    whole = mos_corpus.train(tmp_path / "whole", max_epoch=2, **options)
+    parts = mos_corpus.train(tmp_path / "parts", max_epoch=1, **options)
+    states = torch.load(parts / "checkpoint.pth", weights_only=True)
+    assert states["optimizers"][0]["ema_target"]["updates"] == 4  # batches
+    mos_corpus.train(tmp_path / "parts", "--resume", "true", max_epoch=2, **options)
+    assert training_log(whole) == training_log(parts)
+    models = [torch.load(e / "2epoch.pth", weights_only=True) for e in (whole, parts)]
+    assert not any("ema_target" in key or "network" in key for key in models[0])
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    averages = [
+        torch.load(e / "checkpoint.pth", weights_only=True)["optimizers"][0][
+            "ema_target"
+        ]["network"]
+        for e in (whole, parts)
+    ]
+    for key, value in averages[0].items():
+        assert torch.equal(value, averages[1][key])
+    name = "model.encoder.layers.0.attention.k_proj.weight"
+    assert not torch.equal(averages[0][name], models[0][f"frontend.{name}"])
+    # the trained model loads for scoring, and starts a training without these losses
+    load_model(whole / "config.yaml", whole / "2epoch.pth")
+    model = ["--init_model", str(whole), "--check_token_upstream", "false"]
+    mos_corpus.train(tmp_path / "next", *model, max_epoch=1)
