@@ -82,7 +82,8 @@ class ESPnetMOSModel(AbsESPnetModel):
             for view in (CLEAN, MASKED)
         }
         head.set_token_training(bool(self._columns))
-        frontend.set_mask_training(bool(self._views[MASKED]))
+        masks = bool(self._views[MASKED]) and self.span_mask.start_prob > 0
+        frontend.set_mask_training(masks)
 
     def forward(
         self,
@@ -210,7 +211,9 @@ class ESPnetMOSModel(AbsESPnetModel):
         token_indices: Sequence[int],
         mask: torch.Tensor,
     ) -> MOSPrediction:
-        hidden_states, lengths = self.frontend(speech, speech_lengths, mask)
+        # A denoising view need not hide anything.
+        hides = mask if self.span_mask.start_prob > 0 else None
+        hidden_states, lengths = self.frontend(speech, speech_lengths, hides)
         # What inference normalises by is that of the true signal, if it was heard.
         with _frozen_statistics(self.head, bool(self._views[CLEAN])):
             prediction = self.head.predict_tokens(hidden_states, lengths, token_indices)

@@ -5,7 +5,7 @@
 
 import hashlib
 from abc import abstractmethod
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -33,6 +33,10 @@ class AbsLayerFrontend(AbsFrontend):
     training_options: Tuple[str, ...] = ("freeze", "init_seed")
     # Adapters, as resolved_conf() has them; None without.
     lora: Optional[Dict[str, Any]] = None
+    # As read_freeze() has it.
+    freeze: Union[str, int] = "none"
+    # The upstream's own random masking in training.
+    spec_augment: bool = False
 
     @abstractmethod
     def forward(
@@ -124,11 +128,24 @@ class AbsLayerFrontend(AbsFrontend):
         Raises:
             ValueError: when one does, and there is nothing to mask with.
         """
-        if wanted:
+        embedding = self._mask_embedding
+        if embedding is not None:
+            # No hidden state depends on it without masking, and it stands before what
+            # freezing whole layers keeps as it is.
+            trained = self.lora is None and self.freeze in ("none", "cnn")
+            embedding.requires_grad_(trained and (wanted or self.spec_augment))
+        elif wanted:
             raise ValueError(
-                f"found a loss of masked frames with {self.name}, whose input is not "
-                "masked here: take another upstream, or leave the loss out"
+                f"found a loss of the masked view, but this {self.name} has no mask "
+                "embedding that is known here (in a configuration of transformers: "
+                "mask_time_prob above 0): take another upstream, set "
+                "model_conf.mask.start_prob to 0, or leave the loss out"
             )
+
+    @property
+    def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
+        """What hidden frames are replaced by; None where there is no such thing."""
+        return None
 
     @abstractmethod
     def resolved_conf(self) -> dict:

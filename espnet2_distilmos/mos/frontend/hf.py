@@ -265,14 +265,8 @@ class HFFrontend(AbsLayerFrontend):
         return getattr(self.model, "masked_spec_embed", None)
 
     def set_mask_training(self, wanted: bool) -> None:
-        if self._mask_embedding is None:
+        if not self.family.masks_with_zeros:
             super().set_mask_training(wanted)
-            return
-        # No hidden state depends on it without masking, and it stands before what
-        # freezing whole layers keeps as it is.
-        trained = self.lora is None and self.freeze in ("none", "cnn")
-        wanted = trained and (wanted or self.spec_augment)
-        self._mask_embedding.requires_grad_(wanted)
 
     def train(self, mode: bool = True) -> "HFFrontend":
         """Set the mode; frozen parts stay in eval mode (no dropout)."""
@@ -344,7 +338,8 @@ class HFFrontend(AbsLayerFrontend):
                 if it is to be masked and the network has no mask embedding.
         """
         self._check_lengths(speech_lengths)
-        if mask_time_indices is not None and self._mask_embedding is None:
+        maskable = self.family.masks_with_zeros or self._mask_embedding is not None
+        if mask_time_indices is not None and not maskable:
             raise ValueError(
                 f"found mask_time_indices, but this {self.name} model has no mask "
                 "embedding: masked prediction needs an upstream that was pretrained "

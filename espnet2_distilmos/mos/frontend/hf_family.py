@@ -26,6 +26,8 @@ class HFFamily(torch.nn.Module, ABC):
     takes_waveform = True
     # LayerDrop and SpecAugment are there to be switched on.
     has_training_noise = True
+    # Hidden frames are zeros where the network was pretrained without a mask embedding.
+    masks_with_zeros = False
     # What the checkpoint's preprocessor_config.json must say, where it says it.
     extractor_conf: Mapping[str, Any] = {"sampling_rate": 16000}
     # Linear maps of a layer that get LoRA adapters, unless others are named.
@@ -94,7 +96,8 @@ class HFFamily(torch.nn.Module, ABC):
     ) -> List[torch.Tensor]:
         """As :meth:`AbsLayerFrontend.forward`: (B, N) and (B,) to L + 1 of (B, T, D).
 
-        ``mask_time_indices`` is not None only where the network has a mask embedding.
+        ``mask_time_indices`` is not None only where the network has a mask embedding,
+        or ``masks_with_zeros``.
         """
         raise NotImplementedError
 

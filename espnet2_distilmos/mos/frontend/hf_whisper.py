@@ -32,11 +32,13 @@ class WhisperFamily(HFFamily):
     others have not. In the released weights single frames of the last layer are so
     ill-conditioned that fp32 itself is good to 2e-4 of the layer's RMS there (whisper
     tiny, speech), and so is the agreement of padded batches; in fp64 they agree to
-    1e-12. There is no mask embedding, LayerDrop or SpecAugment.
+    1e-12. There is no LayerDrop or SpecAugment, and no mask embedding: hidden frames
+    are zeros before the positions are added.
     """
 
     takes_waveform = False
     has_training_noise = False
+    masks_with_zeros = True
     lora_targets = (
         "self_attn.q_proj",
         "self_attn.k_proj",
@@ -162,6 +164,8 @@ class WhisperFamily(HFFamily):
         # The next convolution reads zeros behind the end, as for a single file.
         x = x.masked_fill(~frame_mask(windows, x.size(-1)).unsqueeze(1), 0.0)
         x = F.gelu(model.conv2(x)).transpose(1, 2)
+        if mask_time_indices is not None:
+            x = x.masked_fill(mask_time_indices.unsqueeze(-1), 0.0)
         x = x + model.embed_positions.weight[: x.size(1)]
         # A module without dropout of its own tells whether this part is frozen.
         x = F.dropout(x, model.dropout, training=model.embed_positions.training)

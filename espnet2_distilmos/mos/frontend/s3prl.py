@@ -500,6 +500,15 @@ class S3PRLFrontend(AbsLayerFrontend):
         options = json.dumps(options, sort_keys=True, default=str)
         return f"{super()._fingerprint_settings()}:{normalize}:{options}"
 
+    @property
+    def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
+        if self._family is None:
+            return None
+        name = "mask_emb"
+        if self._family in TRANSFORMERS_FAMILIES:
+            name = "masked_spec_embed"
+        return getattr(self.model.model, name, None)
+
     def forward(
         self,
         speech: torch.Tensor,

@@ -719,13 +719,52 @@ def test_mask_time_indices_put_in_the_mask_embedding(model_type, apply_spec_augm
     assert not torch.allclose(plain[-1][1], masked[-1][1], atol=1e-2)
 
 
-@pytest.mark.parametrize("model_type", ["hubert", "wav2vec2-bert", "whisper"])
+def test_whisper_masks_with_zeros_before_the_positions():
+    frontend = tiny("whisper").eval()
+    speech, lengths = batch((8000, 5000))
+    frames = frontend.num_frames(8000)
+    mask = torch.zeros(2, frames, dtype=torch.bool)
+    mask[1, 3:9] = True
+    with torch.no_grad():
+        plain, _ = frontend(speech, lengths)
+        masked, _ = frontend(speech, lengths, mask)
+    positions = frontend.model.embed_positions.weight
+    assert torch.equal(masked[0][1, 3:9], positions[3:9])
+    assert torch.equal(masked[0][~mask], plain[0][~mask])
+    assert torch.allclose(plain[-1][0], masked[-1][0], atol=1e-6)
+    assert not torch.allclose(plain[-1][1, :3], masked[-1][1, :3], atol=1e-5)
+    frontend.set_mask_training(True)
+
+
+@pytest.mark.parametrize("model_type", WITH_MASK_EMBEDDING)
+def test_the_mask_embedding_learns_when_masked_and_not_frozen(model_type):
+    speech, lengths = batch()
+    mask = torch.zeros(3, tiny(model_type).num_frames(8000), dtype=torch.bool)
+    mask[:, 2:5] = True
+    for freeze, trained in (("none", True), ("cnn", True), (1, False), ("all", False)):
+        frontend = tiny(model_type, dict(freeze=freeze)).train()
+        embedding = frontend.model.masked_spec_embed
+        assert not embedding.requires_grad
+        frontend.set_mask_training(True)
+        assert embedding.requires_grad is trained
+    frontend = tiny(model_type).train()
+    frontend.set_mask_training(True)
+    frontend(speech, lengths, mask)[0][-1].square().mean().backward()
+    assert frontend.model.masked_spec_embed.grad.any()
+    frontend.set_mask_training(False)
+    assert not frontend.model.masked_spec_embed.requires_grad
+
+
+@pytest.mark.parametrize("model_type", ["hubert", "wav2vec2-bert"])
 def test_no_mask_embedding_gets_one_sentence(model_type):
     frontend = tiny(model_type, mask_time_prob=0.0).eval()
     speech, lengths = batch((8000,))
     mask = torch.ones(1, frontend.num_frames(8000), dtype=torch.bool)
     with pytest.raises(ValueError, match="has no mask embedding"):
         frontend(speech, lengths, mask)
+    with pytest.raises(ValueError, match="has no mask embedding"):
+        frontend.set_mask_training(True)
+    frontend.set_mask_training(False)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

@@ -622,6 +622,10 @@ def test_mask_time_indices_put_in_the_mask_embedding(tmp_path, entry):
         plain, _ = frontend(speech, lengths)
         masked, _ = frontend(speech, lengths, mask)
     embedding = model.masked_spec_embed if hf else model.mask_emb
+    assert not embedding.requires_grad
+    frontend.set_mask_training(True)
+    frontend(speech, lengths, mask)[0][-1].square().mean().backward()
+    assert embedding.requires_grad and embedding.grad.any()
     found = seen[1][1] if hf else seen[1][1].T
     assert torch.equal(found, embedding.expand(frames, -1))
     assert torch.equal(seen[1][0], seen[0][0])
@@ -654,6 +658,8 @@ def test_closed_box_packs_its_checkpoint(tmp_path, caplog):
             S3PRLFrontend("apc", path, **{option: value})
     with pytest.raises(ValueError, match="layers of apc.*--upstream_lr_decay"):
         frontend.layer_of_parameters()
+    with pytest.raises(ValueError, match="apc has no mask embedding"):
+        frontend.set_mask_training(True)
     with pytest.raises(ValueError, match="mask embedding"):
         frontend(*batch(), torch.zeros(3, 98, dtype=torch.bool))
 
