@@ -188,6 +188,8 @@ class MOSPredictor:
             one: scores are given on the scale of another listening test.
         calibration: a file of ``distilmos calibrate``; None for the one beside
             ``train_config``, if it is there and of this model.
+        corpus: which of the corpora of a training with ``corpus_embedding`` to score
+            as; None for the mean over them.
 
     One predictor may be called from several threads; they take turns.
 
@@ -207,10 +209,12 @@ class MOSPredictor:
         batch_seconds: Optional[float] = None,
         scale: Union[str, Mapping[str, Any], None] = None,
         calibration: Optional[str] = None,
+        corpus: Optional[str] = None,
     ):
         self.device = _device(device)
         self.channel = check_channel(channel)
         self.model, self.config = load_model(train_config, model_file, str(self.device))
+        self.model.hear_as(corpus)
         self.model.requires_grad_(False)
         if self.device.type == "cuda":
             for module in self.model.modules():
@@ -287,7 +291,7 @@ class MOSPredictor:
                 training), a model file in one, a packed .zip, or a ``user/name`` of
                 the Hugging Face hub (which needs a network, or an earlier download).
             options: ``device``, ``channel``, ``max_seconds``, ``batch_seconds``,
-                ``scale``, ``calibration``.
+                ``scale``, ``calibration``, ``corpus``.
 
         Raises:
             ValueError, OSError: as the constructor, and when there is no such model.
@@ -341,10 +345,13 @@ class MOSPredictor:
 
     def _network(self) -> Dict[str, Any]:
         """The network's configuration; packing takes the directories out of names."""
-        return {
+        network = {
             key: _without_directories(self.config.get(key))
             for key in ("frontend", "frontend_conf", "head", "head_conf")
         }
+        if self.model.corpus is not None:
+            network["corpus"] = self.model.corpus
+        return network
 
     # In memory
 

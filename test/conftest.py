@@ -177,6 +177,25 @@ def scorer_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def corpora_dir(scorer_dir, tmp_path_factory):
+    """The same model with a listener and the corpora a, b and c."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("corpora")
+    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
+    config["model_conf"] = {"listener_embedding": True, "corpus_embedding": True}
+    config.update(listener_list=["somebody"], corpus_list=["a", "b", "c"])
+    name = "valid.sys_srcc.best.pth"
+    states = torch.load(scorer_dir / name, weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    states["condition.listener"] = torch.randn(1, 16, generator=generator)
+    states["condition.corpus"] = torch.randn(3, 16, generator=generator)
+    torch.save(states, folder / name)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def keep_random_state():
     """Training seeds all generators; other tests shall not depend on that."""

@@ -457,6 +457,7 @@ def calibrate_model(args: argparse.Namespace) -> int:
         max_seconds=args.max_seconds,
         batch_seconds=args.batch_seconds,
         scale=args.scale,
+        corpus=args.corpus,
     )
     if not args.fit_scale:
         for sentence in seen_by_training(predictor.config, labelled.items):

@@ -6,8 +6,6 @@
 """Check labels, ids, systems and listeners of a data directory (stage 3)."""
 
 import argparse
-import json
-import math
 import os
 import sys
 from typing import Dict, List, NamedTuple, Optional, Tuple
@@ -19,6 +17,7 @@ from espnet2_distilmos.fileio.datadir import (
     DataError,
     atomic_write,
     parse_metric,
+    parse_votes,
 )
 
 MIN_SECONDS = 0.1  # as scripts/audio/format_wav_scp.sh wants it
@@ -227,33 +226,14 @@ class Checker:
             return
         entries = self.read("votes.scp")
         self.check_ids("votes.scp", entries, utterances)
-        low, high = score_range
         for utt_id, (number, text) in entries.items():
             if not text:
                 continue
+            source = f"{self.path('votes.scp')}:{number}"
             try:
-                votes = json.loads(text)
-                good = isinstance(votes, list) and all(
-                    isinstance(vote, list)
-                    and len(vote) == 2
-                    and isinstance(vote[0], str)
-                    and vote[0] != ""
-                    and isinstance(vote[1], (int, float))
-                    and not isinstance(vote[1], bool)
-                    and math.isfinite(vote[1])
-                    and low <= vote[1] <= high
-                    for vote in votes
-                )
-            except (ValueError, RecursionError):
-                good = False
-            if not good:
-                self.add(
-                    utt_id,
-                    f"{self.path('votes.scp')}:{number}: utterance {utt_id} has "
-                    f"{text}, expected a list of listeners and their scores from "
-                    f'{low:g} to {high:g} such as [["listener1", 4]]; correct the '
-                    "line.",
-                )
+                parse_votes(text, utt_id, source, score_range)
+            except DataError as error:
+                self.add(utt_id, str(error))
 
 
 def check_data(

@@ -10,6 +10,7 @@ from typing import List, Optional, Sequence
 
 import torch
 
+from espnet2_distilmos.bin.predict import add_corpus_argument
 from espnet2_distilmos.bin.tool import start_logging
 from espnet2_distilmos.fileio.datadir import DataError, atomic_write
 from espnet2_distilmos.fileio.trained_model import open_trained_model
@@ -39,6 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--opset", type=int, default=17, help="version of ONNX's operators (17)"
     )
+    add_corpus_argument(parser)
     return parser
 
 
@@ -91,6 +93,7 @@ def export(args: argparse.Namespace) -> None:
     try:
         with open_trained_model(args.model) as files:
             model, _ = load_model(files.train_config, files.model_file)
+        model.hear_as(args.corpus)
         graph = to_onnx(model, args.opset)
     except (OSError, ValueError) as error:
         raise DataError(f"{args.model} cannot be exported: {error}") from error

@@ -18,6 +18,7 @@ import numpy as np
 from espnet2.utils.config_argparse import ArgumentParser
 from espnet2.utils.types import str2bool
 
+from espnet2_distilmos.bin.predict import add_corpus_argument
 from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
 from espnet2_distilmos.fileio.batches import AudioBatches
 from espnet2_distilmos.fileio.datadir import (
@@ -51,6 +52,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write_frames", type=str2bool, default=True, help="write frame scores too"
     )
+    add_corpus_argument(parser)
     return parser
 
 
@@ -70,7 +72,9 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
     """
     device = get_device(args.ngpu)
     try:
-        predictor = MOSPredictor(args.train_config, args.model_file, device)
+        predictor = MOSPredictor(
+            args.train_config, args.model_file, device, corpus=args.corpus
+        )
     except OSError as error:
         # torch's own message need not say which file it was reading
         raise DataError(

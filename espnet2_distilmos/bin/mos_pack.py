@@ -68,13 +68,17 @@ def public_config(config: Any) -> Any:
     """A configuration without what it tells of the trainer's machine.
 
     Of an absolute path, and of one that leads out of the recipe, the last name stays.
-    Hosts and accounts go.
+    Hosts and accounts go, and listeners, who may be people with names, get numbers.
     """
     if isinstance(config, dict):
-        return {
+        public = {
             key: None if key in _PRIVATE_OPTIONS else public_config(value)
             for key, value in config.items()
         }
+        if isinstance(config.get("listener_list"), list):
+            count = len(config["listener_list"])
+            public["listener_list"] = [f"unnamed_{n}" for n in range(count)]
+        return public
     if isinstance(config, (list, tuple)):
         return [public_config(value) for value in config]
     if isinstance(config, str):

@@ -126,6 +126,17 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="longer files are scored in overlapping windows (default: %(default)s)",
     )
+    add_corpus_argument(parser)
+
+
+def add_corpus_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of whatever scores or exports with a trained model."""
+    parser.add_argument(
+        "--corpus",
+        metavar="NAME",
+        help="score as one of the corpora of a training with corpus_embedding "
+        "(default: as the mean over them)",
+    )
 
 
 # Records
@@ -590,6 +601,7 @@ def predict(args: argparse.Namespace) -> int:
         batch_seconds=args.batch_seconds,
         scale=args.scale,
         calibration=args.calibration,
+        corpus=args.corpus,
     )
     for sentence in _about_confidence(predictor.confidence, args):
         print(sentence, file=sys.stderr)

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import os
-from typing import IO, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import IO, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 
 class DataError(ValueError):
@@ -117,6 +117,52 @@ def parse_metric(
             "or give the scale with --score_range."
         )
     return value
+
+
+def parse_votes(
+    text: str,
+    utt_id: str,
+    source: str,
+    score_range: Optional[Tuple[float, float]] = None,
+) -> List[Tuple[str, float]]:
+    """Parse the votes of one utterance, a JSON list such as ``[["listener1", 4]]``.
+
+    Args:
+        text: The JSON list; ``[]`` is an utterance without votes.
+        utt_id: Utterance id, named in error messages.
+        source: File (and line) of the votes, named in error messages.
+        score_range: Lowest and highest allowed score, or None for any number.
+
+    Returns:
+        Pairs of listener and score, in their order.
+
+    Raises:
+        DataError: The text is not a list of such pairs, or a score is not a finite
+            number within ``score_range``.
+    """
+    low, high = score_range or (-math.inf, math.inf)
+    try:
+        votes = json.loads(text)
+        good = isinstance(votes, list) and all(
+            isinstance(vote, list)
+            and len(vote) == 2
+            and isinstance(vote[0], str)
+            and vote[0] != ""
+            and isinstance(vote[1], (int, float))
+            and not isinstance(vote[1], bool)
+            and math.isfinite(vote[1])
+            and low <= vote[1] <= high
+            for vote in votes
+        )
+    except (ValueError, OverflowError, RecursionError):
+        good = False
+    if not good:
+        scale = "" if score_range is None else f" from {low:g} to {high:g}"
+        raise DataError(
+            f"{source}: utterance {utt_id} has {text}, expected a list of listeners "
+            f'and their scores{scale} such as [["listener1", 4]]; correct the line.'
+        )
+    return [(listener, float(score)) for listener, score in votes]
 
 
 def read_metric_scp(

@@ -152,8 +152,9 @@ def build_model(config: Mapping[str, Any], load_pretrained: bool) -> ESPnetMOSMo
 
     Args:
         config: with ``frontend``, ``frontend_conf``, ``head``, ``head_conf``,
-            ``losses``, ``token_info`` (contents of tokens.json, or None) and
-            ``model_conf``, as in an experiment's ``config.yaml``.
+            ``losses``, ``token_info`` (contents of tokens.json, or None),
+            ``listener_list``, ``corpus_list`` and ``model_conf``, as in an experiment's
+            ``config.yaml``.
         load_pretrained: True to start from the upstream's weights (training), False
             when the trained weights follow (inference): then neither files nor
             network are needed.
@@ -169,6 +170,8 @@ def build_model(config: Mapping[str, Any], load_pretrained: bool) -> ESPnetMOSMo
         ),
         losses=build_losses(config.get("losses") or {}),
         token_columns=columns,
+        listeners=config.get("listener_list") or (),
+        corpora=config.get("corpus_list") or (),
         **(config.get("model_conf") or {}),
     )
 

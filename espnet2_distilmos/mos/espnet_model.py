@@ -13,6 +13,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2_distilmos.mos.ema import EMATarget
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.condition import Condition, Heard
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
@@ -35,9 +36,16 @@ class ESPnetMOSModel(AbsESPnetModel):
             are not needed and cost a forward pass.
         mask: options of :class:`~espnet2_distilmos.mos.span_mask.SpanMask`, for losses
             of the masked view.
+        listeners: names of the listeners in the training set.
+        corpora: names of the corpora in the training set.
+        listener_embedding: whether votes are heard as their listeners hear; see
+            :class:`~espnet2_distilmos.mos.head.condition.Condition`.
+        corpus_embedding: whether utterances are heard as of their corpora.
+        corpus_dropout: of ``Condition``.
 
     Raises:
-        ValueError: when a loss wants what the head or the frontend does not have.
+        ValueError: when a loss wants what the head or the frontend does not have, or
+            an embedding what the head does not take.
     """
 
     def __init__(
@@ -48,6 +56,11 @@ class ESPnetMOSModel(AbsESPnetModel):
         token_columns: Sequence[TokenColumn] = (),
         extract_feats_in_collect_stats: bool = False,
         mask: Optional[Mapping[str, Any]] = None,
+        listeners: Sequence[str] = (),
+        corpora: Sequence[str] = (),
+        listener_embedding: bool = False,
+        corpus_embedding: bool = False,
+        corpus_dropout: float = 0.2,
     ):
         super().__init__()
         if extract_feats_in_collect_stats:
@@ -81,6 +94,16 @@ class ESPnetMOSModel(AbsESPnetModel):
             view: [name for name, loss in active.items() if loss.view == view]
             for view in (CLEAN, MASKED)
         }
+        self.condition: Optional[Condition] = None
+        if listener_embedding or corpus_embedding:
+            self.condition = _make_condition(
+                head,
+                listeners if listener_embedding else None,
+                corpora if corpus_embedding else None,
+                corpus_dropout,
+            )
+        # As which corpus inference hears; None is the mean over them.
+        self.corpus: Optional[str] = None
         head.set_token_training(bool(self._columns))
         masks = bool(self._views[MASKED]) and self.span_mask.start_prob > 0
         frontend.set_mask_training(masks)
@@ -93,6 +116,9 @@ class ESPnetMOSModel(AbsESPnetModel):
         tokens: Optional[torch.Tensor] = None,
         noisy: Optional[torch.Tensor] = None,
         utt_id: Optional[Sequence[str]] = None,
+        votes: Optional[torch.Tensor] = None,
+        listeners: Optional[torch.Tensor] = None,
+        corpus: Optional[torch.Tensor] = None,
         **kwargs,
     ) -> Dict[str, object]:
         """Compute the weighted sum of the losses.
@@ -107,6 +133,10 @@ class ESPnetMOSModel(AbsESPnetModel):
             noisy: (B, N) waveforms for the masked view, in time with ``speech``; None
                 takes ``speech``.
             utt_id: ids, which masks depend on; None takes the places in the batch.
+            votes: scores of single listeners, (B, V); losses that read labels alone
+                hear them as further utterances, each against its vote.
+            listeners: whose votes they are, (B, V) long; negative is no vote.
+            corpus: of each utterance, (B,) or (B, 1) long; negative is the mean.
             kwargs: lengths that are not needed.
 
         Returns:
@@ -127,8 +157,15 @@ class ESPnetMOSModel(AbsESPnetModel):
             if not names:
                 continue
             columns = self._columns_of(view)
+            of_votes = None
             if view == CLEAN:
-                prediction = self._predict(speech, speech_lengths, columns)
+                voters = listeners if "mos" in target else None
+                heard = self._heard(len(speech), voters, corpus)
+                prediction = self._predict(speech, speech_lengths, columns, heard)
+                if heard is not None and heard.item is not None:
+                    labels = torch.cat([target["mos"], votes[listeners >= 0]])
+                    of_votes = (prediction, dict(target, mos=labels))
+                    prediction = prediction.first(len(speech))
                 if prediction.utt_mos is not None:
                     utt_mos = prediction.utt_mos.detach()
             else:
@@ -143,7 +180,10 @@ class ESPnetMOSModel(AbsESPnetModel):
                 )
             for name in names:
                 loss, chosen = self.losses[name], self._columns.get(name)
-                read = _select(prediction, target, columns, chosen)
+                if of_votes is not None and loss.needs == {"mos"}:
+                    read = of_votes
+                else:
+                    read = _select(prediction, target, columns, chosen)
                 value = loss(*read)
                 total = total + loss.weight * value
                 stats[name] = value.detach()
@@ -186,14 +226,45 @@ class ESPnetMOSModel(AbsESPnetModel):
             target["tokens"] = tokens
         return target
 
+    def _heard(
+        self,
+        batch_size: int,
+        listeners: Optional[torch.Tensor],
+        corpus: Optional[torch.Tensor],
+    ) -> Optional[Heard]:
+        if self.condition is None:
+            return None
+        corpus = None if corpus is None else corpus.reshape(-1)
+        return self.condition(batch_size, listeners, corpus)
+
+    def hear_as(self, corpus: Optional[str]) -> None:
+        """Say as which corpus of the training inference hears.
+
+        Args:
+            corpus: its name; None for the mean over all, which is the default.
+
+        Raises:
+            ValueError: the model was not trained with a corpus of this name.
+        """
+        if corpus is not None:
+            if self.condition is None or self.condition.corpus is None:
+                raise ValueError(
+                    f"found the corpus {corpus} for a model without corpora, expected "
+                    "one that was trained with model_conf.corpus_embedding=true"
+                )
+            self.condition.index(corpus)
+        self.corpus = corpus
+
     def _predict(
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         token_indices: Sequence[int] = (),
+        heard: Optional[Heard] = None,
     ) -> MOSPrediction:
         hidden_states, lengths = self.frontend(speech, speech_lengths)
-        return self.head(hidden_states, lengths, token_indices)
+        options = {} if heard is None else {"heard": heard}
+        return self.head(hidden_states, lengths, token_indices, **options)
 
     def _mask(
         self, speech_lengths: torch.Tensor, utt_ids: Sequence[str]
@@ -255,13 +326,43 @@ class ESPnetMOSModel(AbsESPnetModel):
         # A batch can be longer than its longest item.
         speech = speech[:, : speech_lengths.max()]
         with torch.set_grad_enabled(grad):
-            return self._predict(speech, speech_lengths, token_columns)
+            heard = None
+            if self.corpus is not None:
+                index = self.condition.index(self.corpus)
+                heard = self._heard(
+                    len(speech), None, torch.full_like(speech_lengths, index)
+                )
+            return self._predict(speech, speech_lengths, token_columns, heard)
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
     ) -> Dict[str, torch.Tensor]:
         """Nothing to collect beyond shapes; see ``extract_feats_in_collect_stats``."""
         return {"speech": speech, "speech_lengths": speech_lengths}
+
+
+def _make_condition(
+    head: AbsMOSHead,
+    listeners: Optional[Sequence[str]],
+    corpora: Optional[Sequence[str]],
+    corpus_dropout: float,
+) -> Condition:
+    """The embeddings that are asked for; None is not asked for, empty is missing."""
+    if not head.condition_size:
+        raise ValueError(
+            f"found a listener or corpus embedding with {type(head).__name__}, which "
+            "takes none: use --head distilmos or ssl_mos"
+        )
+    for names, kind in ((listeners, "listener"), (corpora, "corpus")):
+        if names is not None and not names:
+            raise ValueError(
+                f"found model_conf.{kind}_embedding=true and no {kind}_list, expected "
+                "the names in the configuration: training with the data of "
+                f"{'votes' if kind == 'listener' else 'corpora'} writes them there"
+            )
+    return Condition(
+        head.condition_size, listeners or (), corpora or (), corpus_dropout
+    )
 
 
 def _select(

@@ -29,6 +29,7 @@ _HEAD = "head."
 # Of a loss with parameters: those of another training may be left behind.
 _LOSSES = "losses."
 _PREDICTORS = f"{_HEAD}{TOKEN_PREDICTORS}."
+_CONDITION = "condition."
 _MEND = "state no other network than the model's in frontend_conf and head_conf"
 
 
@@ -43,7 +44,9 @@ class InitModel:
     * adapters (``lora``) are the model's too, or new where it has none;
     * so is the head, unless the configuration states another one, which is new then;
     * a token predictor is the model's where it predicts the same column of the same
-      codebooks, else it is new: the numbers of other clusters mean other sounds.
+      codebooks, else it is new: the numbers of other clusters mean other sounds;
+    * the listeners and corpora are those of the training; the embeddings of those that
+      the model knows, too, start from the model's.
 
     Args:
         train_config: ``config.yaml`` of the model.
@@ -168,6 +171,8 @@ class InitModel:
                 return key if same_head else None
             if key.startswith(_LOSSES):
                 return key if key in self.states else None
+            if key.startswith(_CONDITION):
+                return None
             return self._in_frontend(key)
 
         used = self._load(model, origin)
@@ -175,7 +180,10 @@ class InitModel:
         if same_head:
             left = {k for k in left if k.startswith(_PREDICTORS)}
         left |= {k for k in self.states if k not in used and k.startswith(_LOSSES)}
+        left |= {k for k in self.states if k.startswith(_CONDITION)}
         self._refuse_rest(self.states, used | left)
+        if same_head:
+            left -= self._take_condition(model)
         new = {key for key in model.state_dict() if origin(key) is None}
         self._tell(config, same_head, new, left)
         return model
@@ -216,6 +224,25 @@ class InitModel:
                 states[key] = self.states[name]
                 used.add(name)
         module.load_state_dict(states, strict=True)
+        return used
+
+    def _take_condition(self, model: ESPnetMOSModel) -> Set[str]:
+        """Start from the model's listeners and corpora; returns the tensors used."""
+        used = set()
+        for kind in ("listener", "corpus"):
+            key, names = f"{_CONDITION}{kind}", self.config.get(f"{kind}_list")
+            own = getattr(model.condition, kind, None)
+            if own is None or key not in self.states or not names:
+                continue
+            where = f"{self.name} ({self.model_file})"
+            wanted = own.new_zeros(len(names), own.size(1))
+            check_tensor(self.states, key, wanted, where, _MEND)
+            count = model.condition.take_rows(kind, names, self.states[key])
+            logging.info(
+                f"{count} of {len(own)} rows of {key} start from {self.name}, which "
+                f"has {len(names)}"
+            )
+            used.add(key)
         return used
 
     def _refuse_rest(self, states, known: Set[str]) -> None:

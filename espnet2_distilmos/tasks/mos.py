@@ -16,6 +16,7 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
+    Set,
     Tuple,
 )
 
@@ -32,10 +33,15 @@ from espnet2.tasks.abs_task import (
 )
 from espnet2.train.class_choices import ClassChoices
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import float_or_none, str2bool, str_or_none
+from espnet2.utils.types import float_or_none, int_or_none, str2bool, str_or_none
 from typeguard import typechecked
 
-from espnet2_distilmos.fileio.datadir import DataError, read_metric_scp, read_scp
+from espnet2_distilmos.fileio.datadir import (
+    DataError,
+    parse_votes,
+    read_metric_scp,
+    read_scp,
+)
 from espnet2_distilmos.fileio.train_config import refuse_experiment_as_config
 from espnet2_distilmos.fileio.trained_model import keep_files
 from espnet2_distilmos.mos.build import (
@@ -136,6 +142,20 @@ class MOSTask(AbsTask):
             help="utt2sys of the validation set, for system-level metrics",
         )
         group.add_argument(
+            "--listener_list",
+            type=str_or_none,
+            default=None,
+            help="Text file with the listeners that get an embedding (model_conf."
+            "listener_embedding), one a line; None: all in the training votes. The "
+            "names go into config.yaml",
+        )
+        group.add_argument(
+            "--corpus_list",
+            type=str_or_none,
+            default=None,
+            help="As --listener_list, for the corpora (model_conf.corpus_embedding)",
+        )
+        group.add_argument(
             "--model_conf",
             action=NestedDictAction,
             default={"extract_feats_in_collect_stats": False},
@@ -205,6 +225,14 @@ class MOSTask(AbsTask):
             help="The keyword arguments for train.noisy_view.NoisyView, such as "
             "noise_prob=0.4: what the losses of the masked view hear in training. "
             "None: the true signal",
+        )
+
+        group.add_argument(
+            "--votes_per_utterance",
+            type=int_or_none,
+            default=None,
+            help="Votes of an utterance, drawn at random, that a training step hears, "
+            "with model_conf.listener_embedding. None: all",
         )
 
         for class_choices in cls.class_choices_list:
@@ -286,6 +314,7 @@ class MOSTask(AbsTask):
                 "such as --losses mos_l1.weight=1"
             )
         check_sampling(args)
+        check_conditions(args)
         check_labels(args, [k for k, v in active.items() if "mos" in v.needs])
         if args.noisy_view is not None:
             if not any(loss.view == MASKED for loss in active.values()):
@@ -353,6 +382,9 @@ class MOSTask(AbsTask):
             max_seconds=args.max_seconds,
             crop_seconds=args.crop_seconds,
             token_info=read_token_info(args.token_info),
+            listeners=args.listener_list or (),
+            corpora=args.corpus_list or (),
+            votes_per_utterance=args.votes_per_utterance,
         )
 
     @classmethod
@@ -365,7 +397,7 @@ class MOSTask(AbsTask):
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
-        return ("tokens",) if inference else ("mos", "tokens")
+        return ("tokens",) if inference else ("mos", "tokens", "votes", "corpus")
 
     @classmethod
     @typechecked
@@ -533,6 +565,85 @@ def build_noisy_view(options: Mapping[str, Any], paths: Dict[str, str]) -> Noisy
         return NoisyView(**options, wav_paths=paths)
     except TypeError as error:
         raise ValueError(f"noisy_view: {error}") from error
+
+
+# Data, its type and the file of a data directory, by what is embedded.
+CONDITIONS = {
+    "listener": ("votes", "text", "votes.scp"),
+    "corpus": ("corpus", "text", "utt2domain"),
+}
+
+
+def check_conditions(args: argparse.Namespace) -> None:
+    """Read who listens and in which corpora, and refuse what cannot be embedded.
+
+    ``args.listener_list`` and ``args.corpus_list`` become lists of names, as
+    config.yaml and the model have them.
+
+    Raises:
+        ValueError: one sentence; a DataError names the file and the utterance.
+    """
+    count = args.votes_per_utterance
+    if count is not None and count < 1:
+        raise ValueError(
+            f"found --votes_per_utterance {count}, expected 1 or more, or none for all"
+        )
+    for kind, (data, data_type, file) in CONDITIONS.items():
+        wanted = bool(args.model_conf.get(f"{kind}_embedding"))
+        names = getattr(args, f"{kind}_list")
+        given = [
+            (path, found_type)
+            for path, name, found_type in args.train_data_path_and_name_and_type
+            if name == data
+        ]
+        if not wanted and (given or names is not None):
+            raise ValueError(
+                f"found training data of the name {data} or a --{kind}_list, but "
+                f"model_conf.{kind}_embedding is not true, expected both or neither"
+            )
+        if not wanted or (args.collect_stats and not given):
+            # Shapes alone are wanted.
+            continue
+        option = f"--train_data_path_and_name_and_type {file},{data},{data_type}"
+        if not given or given[0][1] != data_type:
+            raise ValueError(
+                f"found model_conf.{kind}_embedding=true without training data of the "
+                f"name {data}, expected {option}"
+            )
+        found = _read_condition(given[0][0], kind, args)
+        if names is None:
+            names = sorted(found)
+        elif isinstance(names, str):
+            lines = read_scp(names, need_value=False)
+            names = [f"{word} {rest}".strip() for word, rest in lines.items()]
+        if not found & set(names):
+            raise DataError(
+                f"{given[0][0]}: found no {data} of those in --{kind}_list, expected "
+                "some to train on"
+            )
+        setattr(args, f"{kind}_list", names)
+
+
+def _read_condition(path: str, kind: str, args: argparse.Namespace) -> Set[str]:
+    """Listeners or corpora of the training set; each utterance needs a line.
+
+    Raises:
+        DataError: names the file and the utterance.
+    """
+    lines = read_scp(path)
+    speech = [p for p, n, _ in args.train_data_path_and_name_and_type if n == "speech"]
+    ids = read_scp((args.train_shape_file or speech)[0], need_value=False)
+    for utt_id in ids:
+        if utt_id not in lines:
+            example = "[]" if kind == "listener" else "its_corpus"
+            raise DataError(
+                f"{path}: found no line for utterance {utt_id}, expected one for each: "
+                f"write '{utt_id} {example}'"
+            )
+    if kind == "corpus":
+        return {lines[utt_id] for utt_id in ids}
+    votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
+    return {listener for some in votes for listener, _ in some}
 
 
 def keep_upstream_files(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:

@@ -13,11 +13,13 @@ from espnet2_distilmos.mos.loss.token import NO_TOKEN
 
 
 class MOSCollateFn(CommonCollateFn):
-    """Pad audio with zeros and tokens with ``NO_TOKEN``; labels are one number."""
+    """Pad audio with zeros, tokens and listeners with -1; labels are one number."""
 
     def __init__(self):
         super().__init__(
-            float_pad_value=0.0, int_pad_value=NO_TOKEN, not_sequence=["mos"]
+            float_pad_value=0.0,
+            int_pad_value=NO_TOKEN,
+            not_sequence=["mos", "corpus"],
         )
 
     def __call__(
@@ -30,6 +32,8 @@ class MOSCollateFn(CommonCollateFn):
 
         Returns:
             Ids; and ``speech`` (B, N), ``speech_lengths`` (B,), ``mos`` (B, 1),
-            ``tokens`` (B, T, S), ``tokens_lengths`` (B,), ``noisy`` (B, N).
+            ``tokens`` (B, T, S), ``tokens_lengths`` (B,), ``noisy`` (B, N), ``votes``
+            and ``listeners`` (B, V) and their lengths, ``corpus`` (B, 1), as far as
+            they are there.
         """
         return super().__call__(data)

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from espnet2.train.preprocessor import AbsPreprocessor
 
-from espnet2_distilmos.fileio.datadir import DataError, parse_metric
+from espnet2_distilmos.fileio.datadir import DataError, parse_metric, parse_votes
 from espnet2_distilmos.train.noisy_view import NoisyView
 
 # Frames by which tokens and audio may differ: upstreams pad their ends differently.
@@ -34,6 +34,9 @@ class MOSPreprocessor(AbsPreprocessor):
         token_info: contents of tokens.json, or None without tokens.
         noisy_view: makes a second, distorted waveform of each training utterance;
             None without.
+        listeners: names of those who have an embedding; votes of others are left out.
+        corpora: names of those that have an embedding.
+        votes_per_utterance: as many votes, drawn at random, are heard; None for all.
 
     Raises:
         DataError: one sentence: utterance, found, expected, what mends it.
@@ -50,6 +53,9 @@ class MOSPreprocessor(AbsPreprocessor):
         crop_seconds: Optional[float] = None,
         token_info: Optional[Mapping] = None,
         noisy_view: Optional[NoisyView] = None,
+        listeners: Sequence[str] = (),
+        corpora: Sequence[str] = (),
+        votes_per_utterance: Optional[int] = None,
     ):
         super().__init__(train)
         self.sample_rate = sample_rate
@@ -59,6 +65,9 @@ class MOSPreprocessor(AbsPreprocessor):
         self.max_seconds = max_seconds
         self.crop_seconds = crop_seconds
         self.token_info = token_info
+        self.listeners = {name: index for index, name in enumerate(listeners)}
+        self.corpora = {name: index for index, name in enumerate(corpora)}
+        self.votes_per_utterance = votes_per_utterance
         if crop_seconds is not None and crop_seconds < min_seconds:
             raise ValueError(
                 f"found crop_seconds={crop_seconds}, expected at least "
@@ -73,11 +82,16 @@ class MOSPreprocessor(AbsPreprocessor):
         Args:
             uid: utterance id.
             data: ``speech`` (N,) or (N, channels); optional ``mos``, a JSON text
-                such as ``{"mos": 3.5}``; optional ``tokens`` (T, S).
+                such as ``{"mos": 3.5}``; optional ``tokens`` (T, S); optional
+                ``votes``, a JSON text such as ``[["listener1", 4]]``; optional
+                ``corpus``, a name.
 
         Returns:
             ``speech`` (N,) float32, ``mos`` (1,) float32 (NaN if unlabelled),
-            ``tokens`` (T, S) int64, ``noisy`` (N,) float32 if there is such a view.
+            ``tokens`` (T, S) int64, ``noisy`` (N,) float32 if there is such a view; in
+            training also ``votes`` (V,) float32, ``listeners`` (V,) int64 and
+            ``corpus`` (1,) int64. A validation hears as inference does, with the mean
+            listener and as the mean over the corpora.
         """
         prepared = {"speech": self._speech(uid, data["speech"])}
         if "mos" in data:
@@ -91,12 +105,38 @@ class MOSPreprocessor(AbsPreprocessor):
             tokens = np.asarray(data["tokens"]).astype(np.int64)
             self._check_tokens(uid, tokens, len(prepared["speech"]))
             prepared["tokens"] = tokens
+        if self.train and "votes" in data:
+            prepared["votes"], prepared["listeners"] = self._votes(uid, data["votes"])
+        if self.train and "corpus" in data:
+            prepared["corpus"] = self._corpus(uid, data["corpus"])
         if self.train and self.crop_seconds is not None:
             self._crop(prepared)
         if self.train and self.noisy_view is not None:
             generator = np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
             prepared["noisy"] = self.noisy_view(uid, prepared["speech"], generator)
         return prepared
+
+    def _votes(self, uid: str, text: str) -> Tuple[np.ndarray, np.ndarray]:
+        votes = [
+            (score, self.listeners[listener])
+            for listener, score in parse_votes(text, uid, "votes.scp", self.score_range)
+            if listener in self.listeners
+        ]
+        count = self.votes_per_utterance
+        if count is not None and len(votes) > count:
+            generator = np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
+            chosen = generator.choice(len(votes), count, replace=False)
+            votes = [votes[i] for i in chosen]
+        scores = np.array([score for score, _ in votes], dtype=np.float32)
+        return scores, np.array([index for _, index in votes], dtype=np.int64)
+
+    def _corpus(self, uid: str, corpus: str) -> np.ndarray:
+        if corpus not in self.corpora:
+            raise DataError(
+                f"utterance {uid}: found the corpus {corpus!r}, expected one of "
+                f"{', '.join(self.corpora)}: correct utt2domain or --corpus_list"
+            )
+        return np.array([self.corpora[corpus]], dtype=np.int64)
 
     def _speech(self, uid: str, speech) -> np.ndarray:
         self._check_rate(uid)

@@ -586,6 +586,34 @@ def test_fingerprints(scorer_dir, tmp_path):
         assert other.fingerprint != found[0].fingerprint
 
 
+# Corpora
+
+
+def test_scores_are_of_the_mean_over_the_corpora_or_of_one(scorer_dir, corpora_dir):
+    wave = syllables()
+    plain = MOSPredictor.from_pretrained(str(scorer_dir))(wave, 16000)
+    mean = MOSPredictor.from_pretrained(str(corpora_dir))
+    assert mean(wave, 16000).score == plain.score
+    one = MOSPredictor.from_pretrained(str(corpora_dir), corpus="b")
+    assert abs(one(wave, 16000).score - plain.score) > 1e-3
+    # By hand: the offset added to what the decoder takes.
+    table = one.model.condition.corpus
+    offset = table[1] - table.mean(dim=0)
+    hook = mean.model.head.feature_processor.register_forward_hook(
+        lambda module, inputs, output: (output[0] + offset, output[1])
+    )
+    expected = mean(wave, 16000).score
+    hook.remove()
+    assert one(wave, 16000).score == pytest.approx(expected, abs=1e-6)
+    # A calibration of the one is none of the other.
+    assert one.model_fingerprint != mean.model_fingerprint
+    assert one.fingerprint != mean.fingerprint
+    with pytest.raises(ValueError, match="found the corpus d, expected one of a, b, c"):
+        MOSPredictor.from_pretrained(str(corpora_dir), corpus="d")
+    with pytest.raises(ValueError, match="the corpus b for a model without corpora"):
+        MOSPredictor.from_pretrained(str(scorer_dir), corpus="b")
+
+
 # Imports
 
 

@@ -40,6 +40,7 @@ min_wav_duration=0.1   # Shortest utterance in training and validation, seconds.
 max_wav_duration=30    # Longest utterance in training and validation, seconds.
 score_range="1 5"      # Lowest and highest label; data/<set>/score_range says so of one test set.
 need_systems=true      # Whether every utterance must have a system in utt2sys.
+map_scores=false       # Map labels of sets of --train_sets on another scale linearly to score_range.
 calibration_share=0    # Share of the validation set that calibrates intervals and does not choose the checkpoint.
 
 # Tokens
@@ -57,6 +58,8 @@ tag=                   # Name of the experiment; made from the two above if empt
 mos_exp=               # Directory of the experiment; if given, tag is not used.
 mos_stats_dir=         # Directory of the statistics.
 audio_fold_length=256000 # Used by batch_type "folded" only, samples.
+use_votes=false        # Give votes.scp to the training, for model_conf.listener_embedding.
+use_corpora=false      # Give utt2domain to the training, for model_conf.corpus_embedding.
 
 # Inference and scoring
 inference_config=      # Configuration of the inference.
@@ -69,6 +72,7 @@ results_notes=conf/results_notes.txt # A line of it becomes a note in RESULTS.md
 
 # Data sets
 train_set=             # Training set.
+train_sets=            # Several instead, each with its sampling weight or none with one: "train:1 somos/train:0.5".
 valid_set=             # Validation set.
 test_sets=             # Test sets, in-domain and out-of-domain.
 
@@ -96,6 +100,29 @@ fi
 . ./path.sh
 . ./cmd.sh
 
+# Several training sets become one, whose name says which they are.
+train_parts=${train_set}
+train_weights= # JSON
+if [ -n "${train_sets}" ]; then
+    train_parts=
+    for part in ${train_sets}; do
+        name=${part%%:*}
+        train_parts+="${train_parts:+ }${name}"
+        [ "${part}" = "${name}" ] || train_weights+="${train_weights:+, }\"${name}\": ${part#*:}"
+        [[ "${part#"${name}"}" =~ ^(:[0-9]*\.?[0-9]+)?$ ]] || \
+            fail "--train_sets has ${part}, expected a name, or a name and a weight such as ${name}:0.5."
+    done
+    _weighted=$(grep -o ':' <<< "${train_sets}" | wc -l)
+    [ "${_weighted}" -eq 0 ] || [ "${_weighted}" -eq "$(wc -w <<< "${train_sets}")" ] || \
+        fail "--train_sets '${train_sets}' has weights for some, expected one for each or for none."
+    [ "$(tr ' ' '\n' <<< "${train_parts}" | sort -u | wc -l)" -eq "$(wc -w <<< "${train_parts}")" ] || \
+        fail "--train_sets '${train_sets}' names a set twice, expected each once."
+    train_set=${train_parts//\//-}
+    train_set=${train_set// /+}
+    [ "${train_set}" != "${train_parts}" ] || fail "--train_sets '${train_sets}' is one set; give it as --train_set."
+    [ -z "${train_weights}" ] || train_weights="{${train_weights}}"
+fi
+
 # A corpus with test sets only has neither; stages 4 to 7 have nothing to do then.
 test_only=false
 if ${skip_train} && [ -z "${train_set}${valid_set}" ]; then
@@ -120,7 +147,7 @@ for directory in "${dumpdir}" "${expdir}"; do
 done
 
 data_feats="${dumpdir}/raw"
-utt_extra_files="utt2spk text metric.scp utt2sys utt2src utt2domain votes.scp"
+utt_extra_files="utt2spk text metric.scp utt2sys utt2src utt2domain utt2set votes.scp"
 
 # Names: what is made from a setting carries the setting in its name.
 suffix_of() { # options as a piece of a file name
@@ -129,6 +156,11 @@ suffix_of() { # options as a piece of a file name
 config_name=$(basename "${train_config:-train}" .yaml)
 if [ -z "${tag}" ]; then
     tag="${config_name}_raw$(suffix_of "${train_args}")"
+    if [ -n "${train_sets}" ]; then
+        _name=${train_sets//\//-}
+        _name=${_name//:/}
+        tag+="_${_name// /+}"
+    fi
 fi
 if [ -z "${tokens_tag}" ]; then
     if [ -n "${import_km}" ]; then
@@ -145,7 +177,7 @@ if [ -z "${inference_tag}" ]; then
     [ -z "${inference_config}" ] || inference_tag=$(basename "${inference_config}" .yaml)
     inference_tag+="$(suffix_of "${inference_args}")_${inference_model%.pth}"
 fi
-mos_stats_dir=${mos_stats_dir:-${expdir}/mos_stats_raw}
+mos_stats_dir=${mos_stats_dir:-${expdir}/mos_stats_raw${train_sets:+_${train_set}}}
 mos_exp=${mos_exp:-${expdir}/mos_${tag}}
 tokens_dir="${dumpdir}/tokens/${tokens_tag}"
 
@@ -181,13 +213,13 @@ range_of() { # range_of SET DIR: lowest and highest label of the set, formatted 
 }
 # The directory where stage 2 writes a set: stage 4 filters training and validation.
 formatted_dir() {
-    case "$1" in
-        "${train_set}"|"${valid_set}") echo "${data_feats}/org/$1" ;;
+    case " ${train_parts} ${valid_set} " in
+        *" $1 "*) echo "${data_feats}/org/$1" ;;
         *) echo "${data_feats}/$1" ;;
     esac
 }
 # shellcheck disable=SC2086  # test_sets are several names
-all_sets=$(printf '%s\n' "${train_set}" "${valid_set}" ${test_sets} | awk '!seen[$0]++')
+all_sets=$(printf '%s\n' ${train_parts:-""} "${valid_set}" ${test_sets} | awk '!seen[$0]++')
 
 # The part of the validation set that is kept back for the calibration.
 calibration_set="${valid_set}_calibration"
@@ -299,6 +331,11 @@ if ! ${skip_data_prep}; then
         log "Stage 1: Data preparation for $(sed '/^$/d; s#^#data/#' <<< "${all_sets}" | paste -sd " ")"
         # shellcheck disable=SC2086  # several options in one string
         local/data.sh ${local_data_opts}
+        for dset in ${train_sets:+${train_parts}}; do
+            [[ "${dset}" == */* ]] || continue # of this recipe
+            [ -n "$(scripts/utils/prepare_test_sets.sh --skip_bad "${skip_bad}" "${dset}")" ] || \
+                fail "--train_sets names ${dset}, which cannot be prepared; see the sentence above."
+        done
     fi
 
     if in_stage 2; then
@@ -373,7 +410,8 @@ if ! ${skip_data_prep}; then
 
     if in_stage 4 && ! ${test_only}; then
         log "Stage 4: Filter by duration (${min_wav_duration} s to ${max_wav_duration} s): ${data_feats}/org -> ${data_feats}"
-        for dset in "${train_set}" "${valid_set}"; do
+        # shellcheck disable=SC2086  # train_parts are several names
+        for dset in $(printf '%s\n' ${train_parts} "${valid_set}" | awk '!seen[$0]++'); do
             _org="${data_feats}/org/${dset}"
             _dir="${data_feats}/${dset}"
             need "${_org}/wav.scp" 2
@@ -399,6 +437,20 @@ if ! ${skip_data_prep}; then
             select_set "${_org}" "${_dir}"
             log "${dset}: $(num_lines "${_dir}/wav.scp") of $(num_lines "${_org}/wav.scp") utterances kept"
         done
+        if [ -n "${train_sets}" ]; then
+            _opts=()
+            for dset in ${train_parts}; do
+                rm -f "${data_feats}/${dset}/score_range"
+                if [ -e "${data_feats}/org/${dset}/score_range" ]; then
+                    cp "${data_feats}/org/${dset}/score_range" "${data_feats}/${dset}"
+                fi
+                _opts+=("${dset}=${data_feats}/${dset}")
+            done
+            # shellcheck disable=SC2086  # score_range is two numbers
+            "${python}" -m espnet2_distilmos.bin.combine_data --output_dir "${data_feats}/${train_set}" \
+                --score_range ${score_range} --map_scores "${map_scores}" "${_opts[@]}" \
+                || fail "stage 4 cannot combine ${train_sets}; see the sentence above."
+        fi
     fi
 
     if in_stage 5 && ! ${test_only}; then
@@ -550,6 +602,22 @@ if ! ${skip_train}; then
             _opts+=(--token_info "${tokens_dir}/${train_set}/tokens.json")
             _opts+=(--train_data_path_and_name_and_type "${tokens_dir}/${train_set}/tokens.scp,tokens,npy")
             _opts+=(--valid_data_path_and_name_and_type "${tokens_dir}/${valid_set}/tokens.scp,tokens,npy")
+        fi
+        if ${use_votes}; then
+            # ESPnet wants a line for every utterance.
+            need "${_train_dir}/votes.scp" 1
+            mkdir -p "${mos_exp}"
+            awk 'NR == FNR { votes[$1] = $0; next } { print ($1 in votes) ? votes[$1] : $1 " []" }' \
+                "${_train_dir}/votes.scp" "${_train_dir}/wav.scp" > "${mos_exp}/votes.scp.tmp"
+            replace "${mos_exp}/votes.scp"
+            _opts+=(--train_data_path_and_name_and_type "${mos_exp}/votes.scp,votes,text")
+        fi
+        if ${use_corpora}; then
+            need "${_train_dir}/utt2domain" 1
+            _opts+=(--train_data_path_and_name_and_type "${_train_dir}/utt2domain,corpus,text")
+        fi
+        if [ -n "${train_weights}" ]; then
+            _opts+=(--sampling_categories "${_train_dir}/utt2set" --sampling_weights "${train_weights}")
         fi
         if [ -s "${_valid_dir}/utt2sys" ]; then
             _opts+=(--valid_utt2sys "${_valid_dir}/utt2sys")

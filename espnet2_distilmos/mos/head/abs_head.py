@@ -4,10 +4,12 @@
 """What every head must offer: scores from the hidden states of all layers."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
+
+from espnet2_distilmos.mos.head.condition import Heard
 
 # A head with token predictors keeps one module a column in a list of this name.
 TOKEN_PREDICTORS = "predictors"
@@ -36,6 +38,16 @@ class MOSPrediction:
     embedding: torch.Tensor
     frame_stride: int = 1
     hidden_states: Optional[List[torch.Tensor]] = None
+
+    def first(self, rows: int) -> "MOSPrediction":
+        """Scores of the first rows only; the token logits stay."""
+        return replace(
+            self,
+            utt_mos=self.utt_mos[:rows],
+            frame_mos=self.frame_mos[:rows],
+            lengths=self.lengths[:rows],
+            embedding=self.embedding[:rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,9 @@ class AbsMOSHead(torch.nn.Module, ABC):
     # trained model that training starts from fixes them.
     training_options: Tuple[str, ...] = ()
 
+    # Size C of the offsets that the part behind the tokens takes; 0 if it takes none.
+    condition_size: int = 0
+
     # False of a head for pretraining, which knows tokens only.
     predicts_scores: bool = True
 
@@ -93,6 +108,7 @@ class AbsMOSHead(torch.nn.Module, ABC):
         hidden_states: List[torch.Tensor],
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
+        heard: Optional[Heard] = None,
     ) -> MOSPrediction:
         """Score a batch.
 
@@ -101,9 +117,11 @@ class AbsMOSHead(torch.nn.Module, ABC):
             lengths: valid frames, (B,).
             token_columns: indices of the columns whose logits are wanted; none at
                 inference, where they cost nothing.
+            heard: who hears each utterance; only for a head with ``condition_size``.
 
         Returns:
-            The prediction; scores do not depend on the padding.
+            The prediction; scores do not depend on the padding. With ``heard`` it has
+            R rows, as this says, but for the token logits, which no listener changes.
         """
         raise NotImplementedError
 

@@ -8,6 +8,7 @@ from typing import Dict, List, Optional, Sequence
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.condition import Heard
 from espnet2_distilmos.mos.head.layer_mix import LayerMix
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
 from espnet2_distilmos.mos.head.masked_lstm import MaskedBiLSTM
@@ -194,6 +195,7 @@ class DistilMOSHead(AbsMOSHead):
             input_size, hidden_dim, downsample_kernels, downsample_strides
         )
         self.decoder = Decoder(hidden_dim, dropout)
+        self.condition_size = hidden_dim
         self.linear = torch.nn.Linear(hidden_dim, 1)
         torch.nn.init.constant_(self.linear.bias, init_score)
         # Last, so that with or without tokens the rest starts from one seed.
@@ -209,16 +211,22 @@ class DistilMOSHead(AbsMOSHead):
         hidden_states: List[torch.Tensor],
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
+        heard: Optional[Heard] = None,
     ) -> MOSPrediction:
-        """See :meth:`AbsMOSHead.forward`."""
+        """See :meth:`AbsMOSHead.forward`; who hears z_t is added to it."""
         z, lengths, mask = self._fuse(hidden_states, lengths)
+        token_logits = [self.predictors[i](z) for i in token_columns] or None
+        if heard is not None:
+            if heard.item is not None:
+                z, lengths, mask = (x[heard.item] for x in (z, lengths, mask))
+            z = z + heard.offset.to(z.dtype).unsqueeze(1)
         decoded = self.decoder(z, lengths, mask)
         frame_mos = self.linear(decoded).squeeze(-1).masked_fill(~mask, 0.0)
         return MOSPrediction(
             utt_mos=masked_mean(frame_mos, mask),
             frame_mos=frame_mos,
             lengths=lengths,
-            token_logits=[self.predictors[i](z) for i in token_columns] or None,
+            token_logits=token_logits,
             embedding=masked_mean(decoded, mask),
             frame_stride=self.frame_stride,
         )

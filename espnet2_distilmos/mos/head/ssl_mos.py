@@ -8,6 +8,7 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.condition import Heard
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
 
@@ -43,6 +44,7 @@ class SSLMOSHead(AbsMOSHead):
                 f"found head_conf.layer={layer}, expected 0 to {num_layers}"
             )
         self.score_range = score_range
+        self.condition_size = hidden_dim
         self.dnn = torch.nn.Sequential(
             torch.nn.Linear(input_size, hidden_dim), torch.nn.ReLU()
         )
@@ -53,10 +55,17 @@ class SSLMOSHead(AbsMOSHead):
         hidden_states: List[torch.Tensor],
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
+        heard: Optional[Heard] = None,
     ) -> MOSPrediction:
-        """See :meth:`AbsMOSHead.forward`."""
+        """See :meth:`AbsMOSHead.forward`; who hears is added before the ReLU."""
         self.set_token_training(bool(token_columns))
-        x = self.dnn(hidden_states[self.layer])
+        linear, activation = self.dnn
+        x = linear(hidden_states[self.layer])
+        if heard is not None:
+            if heard.item is not None:
+                x, lengths = x[heard.item], lengths[heard.item]
+            x = x + heard.offset.to(x.dtype).unsqueeze(1)
+        x = activation(x)
         mask = frame_mask(lengths, x.size(1))
         frame_mos = self.linear(x).squeeze(-1)
         if self.score_range is not None:

@@ -144,6 +144,14 @@ def test_upstream_files_go_in(exp, tmp_path, capsys):
     assert (tmp_path / "out" / "upstream_files" / "b.pt").read_text() == "b.pt"
 
 
+def test_listeners_lose_their_names():
+    config = {"listener_list": ["Ann", "Bob"], "corpus_list": ["bvcc", "somos"]}
+    public = public_config(config)
+    assert public["listener_list"] == ["unnamed_0", "unnamed_1"]
+    assert public["corpus_list"] == ["bvcc", "somos"]
+    assert config["listener_list"] == ["Ann", "Bob"]
+
+
 def test_public_config():
     private = {
         "output_dir": "exp/x",

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet2_distilmos.mos.build import build_model
+from espnet2_distilmos.mos.head.condition import Heard
 
 FRAMES = 12  # of 4000 samples
 
@@ -419,3 +420,141 @@ def test_only_the_masked_view_hears_the_noise(mos_corpus):
             assert torch.equal(found[name], plain[name])
     assert value(found["masked_token_ce"]) != value(plain["masked_token_ce"])
     assert value(other["mos_l1"]) != value(plain["mos_l1"])
+
+
+# --- listeners and corpora ------------------------------------------------------------
+
+NAMES = {"listener_list": ["x", "y", "z"], "corpus_list": ["a", "b"]}
+BOTH = {"listener_embedding": True, "corpus_embedding": True, "corpus_dropout": 0.0}
+
+
+def make_condition(mos_corpus, **changes):
+    model = make(mos_corpus, model_conf=BOTH, **NAMES, **changes)
+    with torch.no_grad():
+        for table in (model.condition.listener, model.condition.corpus):
+            table.copy_(torch.randn(table.shape))
+    return model
+
+
+def voted(mos=(3.0, math.nan, 4.5)):
+    votes = {
+        "votes": torch.tensor([[2.0, 4.0], [1.5, 0.0], [0.0, 0.0]]),
+        "listeners": torch.tensor([[2, 0], [1, -1], [-1, -1]]),
+        "corpus": torch.tensor([[0], [1], [-1]]),
+    }
+    return {**batch(mos), **votes}
+
+
+def test_off_is_as_if_there_were_none(mos_corpus):
+    plain, off = make(mos_corpus), make(mos_corpus, model_conf={}, **NAMES)
+    on = make(mos_corpus, model_conf=BOTH, **NAMES)
+    assert list(off.state_dict()) == list(plain.state_dict())
+    extra = set(on.state_dict()) - set(plain.state_dict())
+    assert extra == {"condition.listener", "condition.corpus"}
+    for key, tensor in plain.state_dict().items():
+        assert torch.equal(off.state_dict()[key], tensor)
+        assert torch.equal(on.state_dict()[key], tensor)
+    # Nor do votes that come all the same change anything.
+    expected = plain(**batch())
+    found = off(**{**voted(), **batch()})
+    assert torch.equal(found["loss"], expected["loss"])
+    assert list(found["stats"]) == list(expected["stats"])
+
+
+def test_losses_hear_each_vote(mos_corpus):
+    losses = {name: {"weight": 1.0} for name in ("mos_l1", "frame_mse", "token_ce")}
+    losses["frame_mse"]["tau"] = 0.0
+    model = make_condition(mos_corpus, losses=losses)
+    data = voted()
+    result = model(**data)
+    offset = torch.zeros(3, 16)
+    corpora = model.condition.corpus - model.condition.corpus.mean(dim=0)
+    offset[:2] = corpora
+    rows = [(0, None, 3.0), (2, None, 4.5), (0, 2, 2.0), (0, 0, 4.0), (1, 1, 1.5)]
+    l1, mse = [], []
+    for item, listener, label in rows:
+        length = data["speech_lengths"][item]
+        hidden, frames = model.frontend(
+            data["speech"][item : item + 1, :length], length[None]
+        )
+        own = offset[item]
+        if listener is not None:
+            own = own + model.condition.listener[listener]
+        prediction = model.head(hidden, frames, heard=Heard(own[None]))
+        l1.append((prediction.utt_mos - label).abs().mean())
+        mse.append((prediction.frame_mos - label).square().mean())
+        if listener is None:
+            mean = result["utt_mos"][item : item + 1]
+            torch.testing.assert_close(mean, prediction.utt_mos, atol=1e-5, rtol=0)
+    assert value(result["stats"]["mos_l1"]) == pytest.approx(
+        torch.stack(l1).mean().item(), abs=1e-5
+    )
+    assert value(result["stats"]["frame_mse"]) == pytest.approx(
+        torch.stack(mse).mean().item(), abs=1e-5
+    )
+    assert result["utt_mos"].shape == (3,)
+    # What is no matter of listeners stays as it is without.
+    plain = make(mos_corpus, losses=losses)(**batch((3.0, math.nan, 4.5)))
+    for name in ("token_ce", "token_acc_hubert_l01"):
+        torch.testing.assert_close(result["stats"][name], plain["stats"][name])
+
+
+def test_votes_train_their_listeners_and_run_the_upstream_once(mos_corpus):
+    model = make_condition(mos_corpus)
+    batches = []
+    model.frontend.register_forward_hook(
+        lambda module, inputs, output: batches.append(len(inputs[0]))
+    )
+    found = gradients(model, voted())
+    assert batches == [3]
+    assert found["condition.listener"].abs().sum(dim=1).gt(0).tolist() == [True] * 3
+    assert found["condition.corpus"].any()
+    again = {"votes": torch.ones(3, 1), "listeners": torch.tensor([[1], [1], [-1]])}
+    found = gradients(model, {**voted(), **again})
+    heard = found["condition.listener"].abs().sum(dim=1).gt(0)
+    assert heard.tolist() == [False, True, False]
+
+
+@torch.no_grad()
+def test_inference_hears_as_the_mean_or_as_one_corpus(mos_corpus):
+    model, plain = make_condition(mos_corpus), make(mos_corpus)
+    speech, lengths = batch()["speech"], batch()["speech_lengths"]
+    expected = plain.inference(speech, lengths).utt_mos
+    assert torch.equal(model.inference(speech, lengths).utt_mos, expected)
+    scores = {}
+    for corpus in ("a", "b"):
+        model.hear_as(corpus)
+        scores[corpus] = model.inference(speech, lengths).utt_mos
+        assert (scores[corpus] - expected).abs().min() > 1e-3
+        told = model(**{**batch(), "corpus": torch.full((3,), "ab".index(corpus))})
+        torch.testing.assert_close(told["utt_mos"], scores[corpus])
+        alone = model.inference(speech[2:, :3000], lengths[2:]).utt_mos
+        torch.testing.assert_close(alone, scores[corpus][2:], atol=1e-5, rtol=0)
+    model.hear_as(None)
+    assert torch.equal(model.inference(speech, lengths).utt_mos, expected)
+    with pytest.raises(ValueError, match="found the corpus c, expected one of a, b,"):
+        model.hear_as("c")
+    with pytest.raises(ValueError, match="the corpus a for a model without corpora"):
+        plain.hear_as("a")
+
+
+def test_votes_without_labels_and_without_a_loss_for_them(mos_corpus):
+    data = {key: value for key, value in voted().items() if key != "mos"}
+    model = make_condition(mos_corpus, losses={"token_ce": {"weight": 1.0}})
+    assert model(**data)["utt_mos"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model_conf": {"listener_embedding": True}}, "=true and no listener_list"),
+        ({"model_conf": {"corpus_embedding": True}}, "=true and no corpus_list"),
+        (
+            {"model_conf": BOTH, "head": "token", "head_conf": {}, **NAMES},
+            "embedding with TokenHead, which takes none",
+        ),
+    ],
+)
+def test_refused_embeddings(changes, message, mos_corpus):
+    with pytest.raises(ValueError, match=message):
+        make(mos_corpus, losses={"token_ce": {"weight": 1.0}}, **changes)

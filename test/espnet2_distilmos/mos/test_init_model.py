@@ -351,3 +351,41 @@ def test_other_adapters_are_refused(trained, mos_corpus):
     ):
         with pytest.raises(ValueError, match=message):
             start(trained, mos_corpus, frontend_conf={key: value})
+
+
+# --- listeners and corpora ------------------------------------------------------------
+
+CONDITIONS = {"listener_embedding": True, "corpus_embedding": True}
+
+
+def test_known_listeners_and_corpora_keep_their_rows(mos_corpus, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    lists = {"listener_list": ["x", "y"], "corpus_list": ["a", "b"]}
+    config = config_of(mos_corpus, model_conf=CONDITIONS, **lists)
+    model = build_model(config, load_pretrained=True)
+    config["frontend_conf"] = model.frontend.resolved_conf()
+    states = {k: torch.rand_like(v.float()) for k, v in model.state_dict().items()}
+    old = save(tmp_path, config, states)
+    lists = {"listener_list": ["new", "y", "more"], "corpus_list": ["b", "c"]}
+    model, _ = start(old, mos_corpus, model_conf=CONDITIONS, **lists)
+    listener, corpus = states["condition.listener"], states["condition.corpus"]
+    assert torch.equal(model.condition.listener[1], listener[1])
+    assert not model.condition.listener[[0, 2]].any()
+    assert torch.equal(model.condition.corpus[0], corpus[1])
+    torch.testing.assert_close(model.condition.corpus[1], corpus.mean(dim=0))
+    assert "1 of 3 rows of condition.listener start from exp/old, which has 2" in (
+        caplog.text
+    )
+    # Without them the rest starts as ever, and they are left in the model.
+    caplog.clear()
+    model, _ = start(old, mos_corpus)
+    assert model.condition is None
+    assert "left in the model: condition.corpus (1 tensors), condition.l" in caplog.text
+
+
+def test_embeddings_are_new_where_the_model_has_none(trained, mos_corpus, caplog):
+    caplog.set_level(logging.INFO)
+    lists = {"listener_list": ["x"], "corpus_list": ["a", "b"]}
+    model, _ = start(trained, mos_corpus, model_conf=CONDITIONS, **lists)
+    assert not any(table.any() for table in model.condition.parameters())
+    assert "Deliberately new: condition.corpus (1 tensors), cond" in caplog.text

@@ -14,6 +14,7 @@ import torch
 import yaml
 from espnet2.train.distributed_utils import DistributedOption
 
+from espnet2_distilmos.fileio.datadir import DataError
 from espnet2_distilmos.fileio.train_config import read_frontend_conf
 from espnet2_distilmos.mos.build import build_frontend, load_model
 from espnet2_distilmos.tasks import mos as task_module
@@ -294,13 +295,109 @@ def test_weights_need_categories(mos_corpus, tmp_path):
         check(mos_corpus, tmp_path, sampling_weights={"few": 1})
 
 
+# --- listeners and corpora ------------------------------------------------------------
+
+
+@pytest.fixture
+def votes(mos_corpus, tmp_path):
+    """Options for votes of a harsh and a lenient listener, and for two corpora."""
+    lines = {"votes.scp": [], "utt2domain": []}
+    for k in range(24):
+        utt = f"train{k:02d}"
+        mos = mos_corpus.labels[utt]
+        pairs = [["lenient", min(mos + 0.5, 5)], ["harsh", max(mos - 0.5, 1)]]
+        lines["votes.scp"].append(f"{utt} {json.dumps(pairs[: k % 3])}")
+        lines["utt2domain"].append(f"{utt} {'ab'[k % 2]}")
+    for file, content in lines.items():
+        (tmp_path / file).write_text("\n".join(content) + "\n")
+    option = "--train_data_path_and_name_and_type"
+    return {
+        "listener": [option, f"{tmp_path}/votes.scp,votes,text"],
+        "corpus": [option, f"{tmp_path}/utt2domain,corpus,text"],
+    }
+
+
+EMBEDDINGS = {"listener_embedding": True, "corpus_embedding": True}
+
+
+def test_training_with_listeners_and_corpora(votes, mos_corpus, tmp_path):
+    """The names stand in config.yaml, the rows have moved, a resumption goes on."""
+    options = [*votes["listener"], *votes["corpus"]]
+    changes = {"model_conf": EMBEDDINGS, "votes_per_utterance": 1}
+    exp = mos_corpus.train(tmp_path / "exp", *options, **changes)
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert config["listener_list"] == ["harsh", "lenient"]
+    assert config["corpus_list"] == ["a", "b"]
+    model, _ = load_model(exp / "config.yaml", exp / "1epoch.pth")
+    assert model.condition.listener.abs().sum(dim=1).gt(0).all()
+    assert model.condition.corpus.abs().sum() > 0
+    mos_corpus.train(exp, *options, "--max_epoch", "2", **changes)
+    assert (exp / "2epoch.pth").exists()
+
+
+def test_lists_may_be_given(votes, mos_corpus, tmp_path):
+    names = tmp_path / "names"
+    names.write_text("lenient\nsomebody else\n")
+    options = [*votes["listener"], "--listener_list", names]
+    conf = {"listener_embedding": True}
+    args = check(mos_corpus, tmp_path, *map(str, options), model_conf=conf)
+    assert args.listener_list == ["lenient", "somebody else"]
+    preprocess = MOSTask.build_preprocess_fn(args, train=True)
+    assert preprocess.listeners == {"lenient": 0, "somebody else": 1}
+
+
+@pytest.mark.parametrize(
+    "kind, conf, options, message",
+    [
+        ("", EMBEDDINGS, [], "listener_embedding=true without training data .* votes"),
+        ("", {"corpus_embedding": True}, [], "true without .*utt2domain,corpus,text"),
+        ("listener", {}, [], "name votes .*listener_embedding is not true"),
+        ("corpus", {}, [], "name corpus .*corpus_embedding is not true"),
+        ("", {}, ["--corpus_list", "x"], "corpus_embedding is not true"),
+        ("", {}, ["--votes_per_utterance", "0"], "votes_per_utterance 0, expected 1"),
+    ],
+)
+def test_refused_embeddings(kind, conf, options, message, votes, mos_corpus, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        check(mos_corpus, tmp_path, *votes.get(kind, []), *options, model_conf=conf)
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        ("listener", ("train05 ", "train5 "), "votes.scp: .* utterance train05, exp"),
+        ("listener", ("harsh", ""), "votes.scp: utterance train02 has .* a list of"),
+        ("listener", ("train02 [[", "train02 [[3, "), "votes.scp: utterance train02"),
+        ("corpus", ("train05 b", ""), "utt2domain: .*train05, .* 'train05 its_corpus'"),
+    ],
+)
+def test_bad_votes_are_named(kind, change, message, votes, mos_corpus, tmp_path):
+    path = tmp_path / votes[kind][1].split("/")[-1].split(",")[0]
+    path.write_text(path.read_text().replace(*change))
+    conf = {f"{kind}_embedding": True}
+    with pytest.raises(DataError, match=message):
+        check(mos_corpus, tmp_path, *votes[kind], model_conf=conf)
+
+
+def test_a_list_of_strangers_is_refused(votes, mos_corpus, tmp_path):
+    (tmp_path / "names").write_text("nobody\n")
+    options = [*votes["listener"], "--listener_list", str(tmp_path / "names")]
+    with pytest.raises(DataError, match="found no votes of those in --listener_list"):
+        check(mos_corpus, tmp_path, *options, model_conf={"listener_embedding": True})
+
+
+def test_shapes_need_no_votes(mos_corpus, tmp_path):
+    check(mos_corpus, tmp_path, "--collect_stats", "true", model_conf=EMBEDDINGS)
+
+
 # --- hooks ----------------------------------------------------------------------------
 
 
 def test_data_names():
-    assert MOSTask.required_data_names(train=True) == ("speech", "mos")
+    assert MOSTask.required_data_names(train=True) == ("speech",)
     assert MOSTask.required_data_names(inference=True) == ("speech",)
-    assert MOSTask.optional_data_names() == ("tokens",)
+    assert MOSTask.optional_data_names() == ("mos", "tokens", "votes", "corpus")
+    assert MOSTask.optional_data_names(inference=True) == ("tokens",)
 
 
 def test_preprocessor_takes_the_options(mos_corpus, tmp_path):

@@ -52,3 +52,26 @@ def test_one_utterance_without_tokens_needs_an_empty_array():
     del data[1][1]["tokens"]
     with pytest.raises(AssertionError):
         MOSCollateFn()(data)
+
+
+def test_votes_are_padded_with_no_listener():
+    votes = [([2.0, 3.0], [0, 4]), ([], []), ([5.0], [1])]
+    data = [
+        (
+            f"u{k}",
+            {
+                "speech": np.ones(4, dtype=np.float32),
+                "votes": np.array(scores, dtype=np.float32),
+                "listeners": np.array(who, dtype=np.int64),
+                "corpus": np.array([k], dtype=np.int64),
+            },
+        )
+        for k, (scores, who) in enumerate(votes)
+    ]
+    _, batch = MOSCollateFn()(data)
+    assert batch["listeners"].tolist() == [[0, 4], [-1, -1], [1, -1]]
+    assert batch["votes"][batch["listeners"] >= 0].tolist() == [2.0, 3.0, 5.0]
+    assert batch["corpus"].tolist() == [[0], [1], [2]]
+    assert batch["listeners"].dtype == batch["corpus"].dtype == torch.long
+    _, none = MOSCollateFn()(data[1:2])
+    assert none["listeners"].shape == none["votes"].shape == (1, 0)

@@ -301,3 +301,51 @@ def test_workers_draw_the_same_noise_in_any_number():
         return set(torch.cat(list(loader)).tolist())
 
     assert len(seeds(1)) == 1 and seeds(1) == seeds(2)
+
+
+# --- listeners and corpora ------------------------------------------------------------
+
+VOTES = '[["x", 2], ["unknown", 1], ["y", 4.5], ["z", 3]]'
+
+
+def test_votes_and_corpus_of_training():
+    options = dict(listeners=["z", "y", "x"], corpora=["b", "a"])
+    data = {"speech": noise(), "votes": VOTES, "corpus": "a"}
+    found = preprocessor(train=True, **options)("utt1", data)
+    assert found["votes"].tolist() == [2.0, 4.5, 3.0]
+    assert found["listeners"].tolist() == [2, 1, 0]
+    assert found["corpus"].tolist() == [1]
+    assert found["votes"].dtype == np.float32
+    assert found["listeners"].dtype == found["corpus"].dtype == np.int64
+    none = preprocessor(train=True, **options)("utt1", {**data, "votes": "[]"})
+    assert none["votes"].shape == none["listeners"].shape == (0,)
+    # A validation hears as inference does.
+    assert set(preprocessor(train=False, **options)("utt1", data)) == {"speech"}
+
+
+def test_votes_are_drawn_anew_and_without_replacement():
+    prepare = preprocessor(train=True, listeners=["x", "y", "z"], votes_per_utterance=2)
+    pairs = {"x": 2.0, "y": 4.5, "z": 3.0}
+    drawn = set()
+    for epoch in range(20):
+        torch.manual_seed(epoch)
+        found = prepare("utt1", {"speech": noise(), "votes": VOTES})
+        names = ["xyz"[i] for i in found["listeners"]]
+        assert len(set(names)) == 2
+        assert [pairs[name] for name in names] == found["votes"].tolist()
+        drawn.add(frozenset(names))
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"votes": '[["x", 6]]'}, "votes.scp: utterance utt1 has .* from 1 to 5"),
+        ({"votes": "x 3"}, "votes.scp: utterance utt1 has x 3, expected a list"),
+        ({"corpus": "c"}, "utterance utt1: found the corpus 'c', expected one of a"),
+    ],
+)
+def test_bad_votes_and_corpora(data, message):
+    prepare = preprocessor(train=True, listeners=["x"], corpora=["a"])
+    with pytest.raises(DataError, match=message):
+        prepare("utt1", {"speech": noise(), **data})
