@@ -126,7 +126,15 @@ def parse(path, tmp_path):
     labels = "".join(f"{u} {json.dumps({'mos': s})}\n" for u, s in (("a", 2), ("b", 4)))
     (tmp_path / "metric.scp").write_text(labels)
     (tmp_path / "utt2sys").write_text("a x\nb y\n")
+    (tmp_path / "votes.scp").write_text('a [["l1", 1], ["l2", 3]]\nb []\n')
+    (tmp_path / "utt2domain").write_text("a bvcc\nb somos\n")
     command = ["--config", path, "--output_dir", tmp_path]
+    model_conf = yaml.safe_load(Path(path).read_text()).get("model_conf") or {}
+    option = "--train_data_path_and_name_and_type"
+    if model_conf.get("listener_embedding"):
+        command += [option, f"{tmp_path}/votes.scp,votes,text"]
+    if model_conf.get("corpus_embedding"):
+        command += [option, f"{tmp_path}/utt2domain,corpus,text"]
     for name in ("train", "valid"):
         option = f"--{name}_data_path_and_name_and_type"
         command += [option, f"{tmp_path}/wav.scp,speech,sound"]
@@ -186,6 +194,11 @@ def test_training_configuration_runs_dry(name, tmp_path, no_network):
         frames = model.frontend.num_frames(8000)
         columns = len(args.token_info["columns"])
         batch["tokens"] = torch.randint(5, (2, frames, columns))
+    if args.listener_list:
+        batch["votes"] = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
+        batch["listeners"] = torch.tensor([[0, 1], [-1, -1]])
+    if args.corpus_list:
+        batch["corpus"] = torch.tensor([[0], [1]])
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     output = model(**batch)
     assert torch.isfinite(output["loss"]) and output["utt_mos"].shape == (2,)
@@ -197,7 +210,7 @@ def test_training_configuration_runs_dry(name, tmp_path, no_network):
     if scheduler is not None:
         scheduler.step()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
-    for part in ("frontend", "head"):
+    for part in ("frontend", "head", "condition"):
         trainable = [
             n
             for n, p in model.named_parameters()

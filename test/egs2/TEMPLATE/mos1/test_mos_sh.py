@@ -246,6 +246,10 @@ def test_a_stage_2_that_was_killed_leaves_no_half_files_and_goes_on(recipe):
             ["--calibration_share", ".3", "--test_sets", "dev_calibration"],
             "the set dev_calibration is asked for",
         ),
+        (["--train_sets", "a:x b:1"], "--train_sets has a:x, expected a name, or a"),
+        (["--train_sets", "a b:1"], "has weights for some, expected one for each or"),
+        (["--train_sets", "a:2 a:1"], "names a set twice"),
+        (["--train_sets", "train:2"], "is one set; give it as --train_set"),
         (["surplus"], "'surplus' is not an option"),
         (["--dumpdir", "cmd.sh"], "cmd.sh cannot be written; choose another --dumpdir"),
     ],
@@ -265,6 +269,7 @@ def test_help_lists_every_option(recipe):
         *("test_sets", "download_model", "hf_repo", "num_clusters", "token_layers"),
         *("max_frames", "import_km", "tokens_tag", "score_range", "skip_bad"),
         *("min_wav_duration", "max_wav_duration", "calibration_share"),
+        *("train_sets", "map_scores", "use_votes", "use_corpora"),
     ):
         assert f"  --{name} (" in text
 
@@ -300,6 +305,46 @@ def test_tokens_and_shapes_cover_every_utterance(finished):
             assert tokens.min() >= 0 and tokens.max() < 4
     assert len(recipe.lines("exp/mos_stats_raw/train/speech_shape")) == 6
     assert len(recipe.lines("exp/mos_stats_raw/valid/speech_shape")) == 3
+
+
+def test_several_training_sets_with_listeners_and_corpora(recipe):
+    """From all directories to scores; the other test gave 0 to 100."""
+    shutil.copytree(recipe.dir / "source" / "train", recipe.dir / "source" / "other")
+    for file in ("wav.scp", "utt2spk", "utt2sys", "metric.scp"):
+        lines = recipe.lines(f"source/train/{file}")[:2]
+        recipe.write("other", file, [f"other_{line}" for line in lines])
+    labels = ['other_train0 {"mos": 0}', 'other_train1 {"mos": 50.0}']
+    recipe.write("other", "metric.scp", labels)
+    recipe.write("other", "score_range", ["0 100"])
+    votes = [f'train{i} [["l{i % 3}", {1.5 + 0.5 * i}]]' for i in range(5)]
+    recipe.write("train", "votes.scp", votes)
+    recipe.write("other", "votes.scp", ['other_train1 [["l1", 100]]'])
+    options = ["--train_sets", "train:1 other:1.0", "--use_tokens", "false"]
+    options += ["--nj", 1, "--inference_nj", 1]
+    result = recipe.run(*options, "--stop_stage", 4, code=1)
+    assert "dump/raw/other/score_range is '0 100', and the training is told" in (
+        result.stderr
+    )
+    options += ["--map_scores", "true", "--use_votes", "true", "--use_corpora", "true"]
+    args = "--max_epoch 1 --losses token_ce.weight=0"
+    for kind in ("listener", "corpus"):
+        args += f" --model_conf {kind}_embedding=true"
+    options += ["--train_args", args, "--tag", "several"]
+    recipe.run(*options, "--stage", 4, "--inference_args", "--corpus other")
+    combined = recipe.lines("dump/raw/train+other/metric.scp")
+    assert combined[:2] == ['other_train0 {"mos": 1.0}', 'other_train1 {"mos": 3.0}']
+    exp = recipe.dir / "exp" / "mos_several"
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert config["listener_list"] == ["other/l1", "train/l0", "train/l1", "train/l2"]
+    assert config["corpus_list"] == ["other", "train"]
+    # 8 utterances, half of the draws from each set.
+    log = (exp / "train.log").read_text()
+    assert "Epoch 1 draws 4 of other, 4 of train in 4 batches" in log
+    assert (exp / "votes.scp").read_text().count(" []\n") == 2
+    inference = "inference_corpusother_valid.utt_mse.best"
+    predictions = recipe.lines(f"exp/mos_several/{inference}/test/metric.scp")
+    assert [line.split()[0] for line in predictions] == ["test0", "test1", "test2"]
+    assert (exp / "RESULTS.md").exists()
 
 
 def test_scoring_again_gives_the_same_metrics(finished):
