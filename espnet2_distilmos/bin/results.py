@@ -56,8 +56,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--list",
         metavar="FILE",
         help="score the runs of this file and put them into the table: lines `METHOD "
-        "SEED TEST_SET DATA_DIR METRIC.SCP`, SEED is - for a method of one run; # "
-        "begins a comment",
+        "SEED TEST_SET DATA_DIR METRIC.SCP`, or `METHOD SEED EXP` for an experiment "
+        "after stage 9; SEED is - for a method of one run; # begins a comment",
     )
     parser.add_argument(
         "--metrics",
@@ -232,7 +232,9 @@ def read_list(
     Args:
         path: File with lines ``METHOD SEED TEST_SET REF_DIR PRED``: the names of the
             method, its run (``-`` for a method of one run) and the test set, the data
-            directory with the labels, the predicted metric.scp. ``#`` begins a comment.
+            directory with the labels, the predicted metric.scp; or ``METHOD SEED EXP``
+            with the directory of an experiment that was scored, whose results.json is
+            taken. ``#`` begins a comment.
         score_range: Scale of the predictions.
 
     Returns:
@@ -240,8 +242,8 @@ def read_list(
         a sentence for each line that was left out.
 
     Raises:
-        DataError: The file cannot be read, a line has not five fields, or nothing is
-            left.
+        DataError: The file cannot be read, a line has neither three nor five fields,
+            or nothing is left.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -257,36 +259,64 @@ def read_list(
         if not fields:
             continue
         where = f"{path}, line {number_of_line}"
-        if len(fields) != 5:
+        if len(fields) not in (3, 5):
             raise DataError(
                 f"{where} has {len(fields)} fields, expected five: method, seed, test "
-                "set, data directory, metric.scp; correct the line."
+                "set, data directory, metric.scp; or three: method, seed, directory of "
+                "an experiment; correct the line."
             )
-        method, seed, test_set, reference, prediction = fields
-        if (method, seed, test_set) in rows:
-            problems.append(
-                f"{where} names the run {seed} of {method} on {test_set} again, "
-                "expected it once; the first was kept."
-            )
-            continue
+        method, seed = fields[:2]
         try:
-            pairs = load_pairs(reference, prediction)
+            found = (
+                _scored_before(fields[2])
+                if len(fields) == 3
+                else [_score_line(*fields[2:], problems, where, score_range)]
+            )
         except DataError as error:
             problems.append(f"{where}: left out: {error}")
             continue
-        problems += [f"{where}: {sentence}" for sentence in pairs["problems"]]
-        rows[method, seed, test_set] = {
-            "model": method if seed == "-" else f"{method}_seed{seed}",
-            "test_set": test_set,
-            **score(pairs, 0, 0, score_range),
-            "files": {"reference": reference, "prediction": prediction},
-            "method": method,
-            "run": seed,
-        }
+        for row in found:
+            key = (method, seed, row["test_set"])
+            if key in rows:
+                problems.append(
+                    f"{where} names the run {seed} of {method} on {row['test_set']} "
+                    "again, expected it once; the first was kept."
+                )
+                continue
+            model = method if seed == "-" else f"{method}_seed{seed}"
+            rows[key] = {**row, "model": model, "method": method, "run": seed}
     if not rows:
         raise DataError(" ".join([f"{path} has no run that can be scored.", *problems]))
     document = {"results": list(rows.values()), "notes": []}
     return document, problems
+
+
+def _score_line(
+    test_set: str,
+    reference: str,
+    prediction: str,
+    problems: List[str],
+    where: str,
+    score_range: Sequence[float],
+) -> Dict[str, Any]:
+    """Score one file for ``read_list``."""
+    pairs = load_pairs(reference, prediction)
+    problems += [f"{where}: {sentence}" for sentence in pairs["problems"]]
+    files = {"reference": reference, "prediction": prediction}
+    return {"test_set": test_set, **score(pairs, 0, 0, score_range), "files": files}
+
+
+def _scored_before(directory: str) -> List[Dict[str, Any]]:
+    """Take an experiment's own rows from its results.json for ``read_list``."""
+    path = os.path.join(directory, "results.json")
+    model = os.path.basename(os.path.normpath(directory))
+    found = [row for row in read_results(path)["results"] if row["model"] == model]
+    if not found:
+        raise DataError(
+            f"{path} has no results of the model {model}, expected those that stage 9 "
+            "writes into an experiment's directory; run stage 9 again."
+        )
+    return found
 
 
 def methods_of(

@@ -13,6 +13,7 @@ import torch
 import yaml
 from espnet2.tasks.abs_task import scheduler_classes
 
+from espnet2_distilmos.bin.ablation_runs import read_runs
 from espnet2_distilmos.bin.mos_inference import get_parser as get_inference_parser
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.tasks.mos import MOSTask
@@ -316,3 +317,56 @@ def test_families_differ_by_the_upstream_alone(family):
     frontend, name = FAMILIES[family]
     expected = {"frontend": frontend, "frontend_conf.upstream": name}
     assert upstream == {**expected, "upstream_lr": 2e-5}
+
+
+@pytest.mark.parametrize("recipe", ["bvcc", "mini_mos"])
+@pytest.mark.parametrize(
+    "name, changed",
+    [
+        ("lambda0", {"losses.token_ce.weight": 0.0}),
+        ("frozen", {"frontend_conf.freeze": "all"}),
+    ],
+)
+def test_baselines_differ_in_what_they_are_named_after(recipe, name, changed):
+    conf = ROOT / "egs2" / recipe / "mos1" / "conf"
+    default = flat(yaml.safe_load((conf / "train_distilmos.yaml").read_text()))
+    path = conf / "tuning" / f"train_distilmos_{name}.yaml"
+    assert flat(yaml.safe_load(path.read_text())) == {**default, **changed}
+
+
+LISTS = sorted((ROOT / "egs2").glob("*/mos1/conf/ablation/*.txt"))
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.parts[-5])
+def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
+    monkeypatch.chdir(path.parents[2])
+    runs = {run.name: run for run in read_runs(str(path))}
+    options = MOSTask.get_parser()
+    trained = {}
+    for run in runs.values():
+        command = ["--config", run.config, *run.train_args.split()]
+        args = options.parse_args([*command, "--output_dir", "none"])
+        # A run without tokens has no use for them, nor another without a loss of them.
+        assert run.use_tokens == ("token_ce" in args.losses), run.name
+        trained[run.name] = json.dumps(
+            [run.tokens_tag, args.losses, args.frontend_conf, args.head], default=str
+        )
+    assert len(set(trained.values())) == len(runs)  # no two are the same
+    assert next(iter(runs)) == "distilmos" and {"lambda0", "frozen", "ssl_mos"} < set(
+        runs
+    )
+    # What trains on the same upstream with the same settings shares the tokens.
+    assert runs["lambda0"].tokens_tag == runs["distilmos"].tokens_tag
+    assert runs["frozen"].tokens_tag == runs["distilmos"].tokens_tag
+
+
+def test_the_papers_comparisons_are_all_there(monkeypatch):
+    monkeypatch.chdir(ROOT / "egs2/bvcc/mos1")
+    runs = {run.name: run for run in read_runs("conf/ablation/paper.txt")}
+    tags = [runs[name].tokens_tag for name in ("k50", "k100", "distilmos", "k500")]
+    layers = [runs[f"{name}"].tokens_tag for name in ("last_layer", "upper_half")]
+    assert len({*tags, *layers, runs["lower_half"].tokens_tag}) == 7
+    weights = [runs[f"lambda{w}"].train_args for w in ("0.01", "0.03", "0.3", "1")]
+    assert weights == [f"--losses token_ce.weight={w}" for w in (0.01, 0.03, 0.3, 1)]
+    assert runs["lambda1"].tokens_tag == runs["distilmos"].tokens_tag
+    assert runs["wav2vec2"].tokens_tag != runs["distilmos"].tokens_tag

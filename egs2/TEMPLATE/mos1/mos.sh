@@ -68,6 +68,7 @@ inference_tag=         # Name of the directory of predictions.
 inference_model=valid.sys_srcc.best.pth # Model file in the experiment.
 download_model=        # Use this model instead: a packed .zip file or a name in the model zoo.
 bootstrap=1000         # Resamples for the 95 % intervals.
+baselines=true         # Whether local/baselines.sh, if there, adds models to the table.
 results_notes=conf/results_notes.txt # A line of it becomes a note in RESULTS.md.
 
 # Data sets
@@ -762,7 +763,7 @@ if ! ${skip_eval}; then
         [ ${#_opts[@]} -gt 0 ] || fail "--test_sets is empty; name the sets to score."
         # Models to compare with: lines "NAME DIRECTORY_OF_PREDICTIONS".
         rm -f "${mos_exp}/extra_predictions"
-        if [ -x local/baselines.sh ]; then
+        if ${baselines} && [ -x local/baselines.sh ]; then
             log "Baselines: local/baselines.sh ${mos_exp}"
             local/baselines.sh --python "${python}" --data_feats "${data_feats}" --train_set "${train_set}" \
                 --test_sets "${test_sets}" --nj "${inference_nj}" "${mos_exp}"

@@ -142,9 +142,9 @@ def recipe(tmp_path):
     return Recipe(tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A recipe after the stages 1 to 9, and what the run of it printed."""
+    """A recipe after the stages 1 to 9, to be copied, and what its run printed."""
     recipe = Recipe(tmp_path_factory.mktemp("finished"))
     result = recipe.run("--nj", 1, "--inference_nj", 1)
     return recipe, result

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# DistilMOS against its baselines, several seeds: conf/ablation/mini.txt, see README.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/mos_ablation.sh --list conf/ablation/mini.txt "$@"
