@@ -381,3 +381,35 @@ def test_options_reach_mos_sh(recipes, options, code, words):
     options = ["--stage", 2, *options]
     result = recipes.run("bvcc", "./run.sh", *options, code=code)
     assert words in result.stdout + result.stderr
+
+
+# The paper's comparisons
+
+
+def test_the_ablation_reaches_mos_sh_through_run_sh(recipes):
+    folder = recipes.add("bvcc")
+    (folder / "mos.sh").unlink()
+    (folder / "mos.sh").write_text('#!/bin/sh\nIFS="|"; echo "$*" >> calls\n')
+    (folder / "mos.sh").chmod(0o755)
+    ood = ("--ood", "somos/test", "--only", "lower_half lambda0", "--seeds", "0 1")
+    recipes.run("bvcc", "local/run_ablation.sh", *ood, "--stop_stage", 8)
+    calls = []
+    for line in (folder / "calls").read_text().splitlines():
+        words = line.split("|")
+        calls.append(dict(zip(words[::2], words[1::2])))
+    stages = [call["--stage"] for call in calls]
+    assert stages == ["1", "6", "5", "5", *["7"] * 4]
+    for call in calls:
+        assert call["--train_set"] == "train" and "--all_models" not in call
+    runs = {call["--mos_exp"]: call for call in calls[4:]}
+    assert sorted(runs) == [
+        f"exp/ablation_paper/{name}/seed{seed}"
+        for name in ("lambda0", "lower_half")
+        for seed in (0, 1)
+    ]
+    run = runs["exp/ablation_paper/lower_half/seed1"]
+    assert run["--train_args"].split() == ["--seed", "1"]
+    assert run["--token_layers"] == "1,2,3,4,5,6"
+    assert run["--tokens_tag"] in {call.get("--tokens_tag") for call in calls[2:4]}
+    other = runs["exp/ablation_paper/lambda0/seed0"]
+    assert other["--train_config"] == "conf/tuning/train_distilmos_lambda0.yaml"
