@@ -157,6 +157,9 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
         "codebook_fingerprint": codebooks.fingerprint(),
         "upstream_fingerprint": codebooks.upstream_fingerprint,
     }
+    if frontend.frame_centre != (frontend.minimum_samples - 1) / 2:
+        # Networks that pad their input.
+        info["frame_centre"] = frontend.frame_centre
     batches = AudioBatches(
         args.wav_scp,
         args.batch_seconds,

@@ -56,7 +56,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--layers",
         default="all",
         help="`all` transformer layers (1 to L), or a list such as 1,3,5; 0 is what "
-        "enters the first layer",
+        "enters the first layer, and all that `frontend: mfcc` has",
     )
     parser.add_argument(
         "--max_frames", type=int, default=100000, help="frames to fit to"
@@ -87,7 +87,8 @@ def parse_layers(text: str, num_layers: int) -> Tuple[int, ...]:
         DataError: Not a list of different layers between 0 and ``num_layers``.
     """
     if text == "all":
-        return tuple(range(1, num_layers + 1))
+        # A frontend without layers, such as mfcc, has its input alone.
+        return tuple(range(1, num_layers + 1)) or (0,)
     try:
         layers = [int(part) for part in text.split(",")]
     except ValueError:

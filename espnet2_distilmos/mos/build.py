@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
 from espnet2_distilmos.mos.frontend.s3prl import S3PRLFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, TokenColumn
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
@@ -57,7 +58,7 @@ TOKEN_FORMAT_VERSION = 1
 # Folder beside config.yaml: files without which some upstreams cannot be rebuilt.
 UPSTREAM_FILES = "upstream_files"
 
-FRONTENDS = {"hf": HFFrontend, "s3prl": S3PRLFrontend}
+FRONTENDS = {"hf": HFFrontend, "mfcc": MFCCFrontend, "s3prl": S3PRLFrontend}
 HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead, "token": TokenHead}
 LOSSES = {
     loss.name: loss

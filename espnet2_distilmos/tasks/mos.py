@@ -121,6 +121,14 @@ class MOSTask(AbsTask):
             help="Refuse tokens that another upstream made",
         )
         group.add_argument(
+            "--token_source",
+            type=str_or_none,
+            default=None,
+            help="Upstream that the tokens are meant to be of, where it is not the "
+            "frontend: its stream (mfcc, hubert) or fingerprint, as tokens.json has "
+            "them. Any other is refused",
+        )
+        group.add_argument(
             "--upstream_lr",
             type=float_or_none,
             default=None,
@@ -443,7 +451,11 @@ class MOSTask(AbsTask):
         with starting_model(vars(args)) as model:
             if args.token_info:
                 check_token_frames(args.token_info, model.frontend)
-                if args.check_token_upstream:
+                if args.token_source is not None:
+                    check_token_source(
+                        args.token_info, model.frontend, args.token_source
+                    )
+                elif args.check_token_upstream:
                     check_token_upstream(args.token_info, model.frontend)
             keep_upstream_files(args, model.frontend)
         args.mos_format_version = MODEL_FORMAT_VERSION
@@ -813,5 +825,40 @@ def check_token_upstream(token_info: dict, frontend: AbsLayerFrontend) -> None:
         raise ValueError(
             f"found tokens made by another upstream (fingerprint {found}), expected "
             f"those of {frontend.name} as configured ({expected}): rerun stage 5 with "
-            "this configuration, or set --check_token_upstream false if it is meant"
+            "this configuration, or name their upstream with --token_source if it is "
+            "meant"
+        )
+
+
+def check_token_source(
+    token_info: dict, frontend: AbsLayerFrontend, token_source: str
+) -> None:
+    """Refuse tokens that are not of the source named, or lie between the frames.
+
+    Args:
+        token_info: contents of tokens.json.
+        frontend: what is trained.
+        token_source: a stream of the tokens, or the fingerprint of their upstream.
+
+    Raises:
+        ValueError: one sentence on what to rerun.
+    """
+    streams = sorted({column["stream"] for column in token_info["columns"]})
+    fingerprint = token_info.get("upstream_fingerprint")
+    if [token_source] != streams and token_source != fingerprint:
+        raise ValueError(
+            f"found tokens of {', '.join(streams)} (fingerprint {fingerprint}), "
+            f"expected those of --token_source {token_source}: give their tokens.json, "
+            "or correct the option"
+        )
+    # Older files say no more than the receptive field.
+    field = token_info.get("minimum_samples", token_info["frame_shift"])
+    centre = token_info.get("frame_centre", (field - 1) / 2)
+    apart = abs(centre - frontend.frame_centre)
+    if apart > frontend.frame_shift / 2:
+        raise ValueError(
+            f"found tokens whose frames lie {apart:g} samples from those of "
+            f"{frontend.name}, expected at most half a frame: make them with a "
+            f"frontend of its grid (mfcc: frontend_conf.receptive_field "
+            f"{frontend.minimum_samples})"
         )

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from espnet2_distilmos.bin.dump_tokens import get_parser, main, token_path
 from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
 from espnet2_distilmos.fileio.audio import read_audio
 from espnet2_distilmos.fileio.datadir import read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.tokens.codebook import Codebooks
 
 
@@ -76,6 +78,37 @@ def test_tokens_are_the_nearest_centroids_of_single_files(corpus, codebooks, tin
         "codebook_fingerprint": Codebooks.load(str(codebooks)).fingerprint(),
         "upstream_fingerprint": frontend.fingerprint(),
     }
+
+
+def test_tokens_of_mfcc(corpus):
+    (corpus / "train.yaml").write_text(
+        "frontend: mfcc\nfrontend_conf: {receptive_field: 930}\n"
+    )
+    assert learn(corpus) == 0
+    code, out = dump(corpus)
+    assert code == 0
+    info = json.loads((out / "tokens.json").read_text())
+    assert info["columns"] == [{"stream": "mfcc", "layer": 0, "K": 6}]
+    assert (info["frame_shift"], info["minimum_samples"]) == (320, 930)
+    centroids = Codebooks.load(f"{corpus}/codebooks.npz").centroids[0]
+    for utt_id, path in read_scp(corpus / "wav.scp").items():
+        # 265 samples before the first window and after the last.
+        speech = torch.from_numpy(read_audio(path))[105:]
+        ceps = torchaudio.compliance.kaldi.mfcc(speech[None], use_energy=False).T
+        delta = torchaudio.functional.compute_deltas(ceps)
+        both = [ceps, delta, torchaudio.functional.compute_deltas(delta)]
+        features = torch.cat(both).T[1::2].numpy()
+        distance = ((features[:, None] - centroids) ** 2).sum(-1)
+        found = load(out)[utt_id][:, 0]
+        assert 0 <= len(features) - len(found) <= 1
+        assert (distance.argmin(1)[: len(found)] == found).mean() > 0.98
+
+
+def test_networks_that_pad_say_where_their_frames_lie(corpus, monkeypatch):
+    assert learn(corpus) == 0
+    monkeypatch.setattr(HFFrontend, "frame_centre", 42.0)
+    _, out = dump(corpus)
+    assert json.loads((out / "tokens.json").read_text())["frame_centre"] == 42.0
 
 
 def test_split_jobs_equal_one_job(corpus, codebooks):

@@ -56,7 +56,7 @@ def speech():
 
 
 def test_registries():
-    assert set(FRONTENDS) == {"hf", "s3prl"}
+    assert set(FRONTENDS) == {"hf", "mfcc", "s3prl"}
     assert set(HEADS) == {"distilmos", "ssl_mos", "token"}
     assert set(LOSSES) == {
         "mos_l1",

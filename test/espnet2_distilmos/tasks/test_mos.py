@@ -231,6 +231,34 @@ def test_tokens_of_another_upstream(mos_corpus, tmp_path):
     build(mos_corpus, tmp_path, "--check_token_upstream", "false", frontend_conf=other)
 
 
+def test_tokens_of_a_stated_source(mos_corpus, tmp_path):
+    mfcc = [{"stream": "mfcc", "layer": 0, "K": 5}] * 2
+    info = dict(mos_corpus.token_info, columns=mfcc, upstream_fingerprint="f00d")
+    # In the middle of 400 samples; the network's frames hear 165.
+    info["minimum_samples"] = 400
+    path = tmp_path / "tokens.json"
+    path.write_text(json.dumps(info))
+    options = ["--token_info", path]
+    with pytest.raises(ValueError, match="another upstream.*f00d.*--token_source"):
+        build(mos_corpus, tmp_path, *options)
+    for source in ("hubert", "mfc", "f00"):
+        with pytest.raises(ValueError, match=f"tokens of mfcc .*source {source}:"):
+            build(mos_corpus, tmp_path, *options, "--token_source", source)
+    for source in ("mfcc", "f00d"):
+        build(mos_corpus, tmp_path, *options, "--token_source", source)
+    # The frontend itself is a source like any other.
+    build(mos_corpus, tmp_path, "--token_source", "hubert")
+    options += ["--token_source", "mfcc"]
+    for moved in ({"minimum_samples": 930}, {"frame_centre": 464.5}):
+        path.write_text(json.dumps({**info, **moved}))
+        with pytest.raises(ValueError, match="lie 382.5 samples.*receptive_field 165"):
+            build(mos_corpus, tmp_path, *options)
+    # Frames twice as dense are refused whatever is stated.
+    path.write_text(json.dumps({**info, "frame_shift": 160}))
+    with pytest.raises(ValueError, match="every 160 samples"):
+        build(mos_corpus, tmp_path, *options)
+
+
 def test_tokens_on_another_time_grid(mos_corpus, tmp_path):
     info = dict(mos_corpus.token_info, frame_shift=160)
     (tmp_path / "tokens.json").write_text(json.dumps(info))
