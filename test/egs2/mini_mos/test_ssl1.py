@@ -1,0 +1,282 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet2_distilmos.fileio.datadir import read_scp
+from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
+from espnet2_distilmos.mos.span_mask import SpanMask
+
+ROOT = Path(__file__).resolve().parents[3]
+SSL1 = ROOT / "egs2" / "mini_mos" / "ssl1"
+
+
+def load_module(name):
+    spec = importlib.util.spec_from_file_location(name, SSL1 / "local" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def probe():
+    return load_module("probe")
+
+
+@pytest.fixture(scope="module")
+def prepare_speech():
+    return load_module("prepare_speech")
+
+
+def write_speech(root, speakers=3, utterances=4, seconds=1.2):
+    """Folders of speakers, each with noises of a colour of its own."""
+    generator = np.random.default_rng(0)
+    for s in range(speakers):
+        for u in range(utterances):
+            path = root / f"speaker{s}" / f"utt{u}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = generator.normal(size=round((seconds + 0.1 * u) * 16000))
+            soundfile.write(path, 0.05 * np.convolve(noise, np.ones(s + 1)), 16000)
+
+
+# --- data -----------------------------------------------------------------------------
+
+
+def test_speakers_are_folders_or_what_the_manifest_says(prepare_speech, tmp_path):
+    write_speech(tmp_path, utterances=2)
+    found = prepare_speech.find_speech(str(tmp_path))
+    assert {u.speaker for u in found} == {"speaker0", "speaker1", "speaker2"}
+    assert {u.utt_id for u in found if u.speaker == "speaker1"} == {
+        "speaker1_utt0",
+        "speaker1_utt1",
+    }
+    (tmp_path / "manifest.csv").write_text(
+        "utt,wav,speaker\na,speaker0/utt0.wav,Ann B\nb,speaker1/utt0.wav,Bob\n"
+    )
+    found = prepare_speech.find_speech(str(tmp_path))
+    assert [(u.utt_id, u.speaker) for u in found] == [
+        ("Ann_B_utt0", "Ann_B"),
+        ("Bob_utt0", "Bob"),
+    ]
+    (tmp_path / "manifest.csv").write_text("wav,speaker\nno.wav,Ann\n")
+    with pytest.raises(ValueError, match="names 1 files that are not there.*no.wav"):
+        prepare_speech.find_speech(str(tmp_path))
+
+
+def test_held_out_speakers_are_whole_and_drawn(prepare_speech):
+    names = [f"s{k}" for k in range(40)]
+    held_out = prepare_speech.hold_out(names, 0.1, 0)
+    assert len(held_out) == 4
+    assert held_out == prepare_speech.hold_out(names[::-1], 0.1, 0)
+    assert held_out != prepare_speech.hold_out(names, 0.1, 1)
+    assert len(prepare_speech.hold_out(["a", "b"], 0.01, 0)) == 1
+    assert len(prepare_speech.hold_out(["a", "b"], 1.0, 0)) == 1
+    with pytest.raises(ValueError, match="the only speaker a"):
+        prepare_speech.hold_out(["a"], 0.5, 0)
+
+
+# --- probes ---------------------------------------------------------------------------
+
+
+def test_silence_stands_where_the_masked_frames_listen(probe):
+    frontend = MFCCFrontend()
+    mask = torch.zeros(1, 49, dtype=torch.bool)
+    mask[0, 10:20] = True
+    silenced = probe.silence_spans(torch.ones(1, 16000), mask, frontend)
+    gone = torch.nonzero(silenced[0] == 0)[:, 0]
+    # Centres 199.5 + 320 t, half a frame to either side.
+    assert (int(gone[0]), len(gone)) == (40 + 3200, 3200)
+
+
+def test_classifier_against_scikit_learn(probe):
+    from sklearn.linear_model import LogisticRegression
+
+    generator = np.random.default_rng(0)
+    centres = 2 * generator.normal(size=(5, 8))
+    y = generator.integers(5, size=4000)
+    x = centres[y] + generator.normal(size=(4000, 8)) * [1, 1, 1, 1, 9, 9, 9, 9]
+    x = x.astype(np.float32)
+    found = probe.classifier_accuracy(x[:3000], y[:3000], x[3000:], y[3000:], 5)
+    expected = LogisticRegression(max_iter=1000).fit(x[:3000], y[:3000])
+    assert found == pytest.approx(expected.score(x[3000:], y[3000:]), abs=0.02)
+    assert 0.5 < found < 1
+
+
+def test_ridge_never_sees_the_talker_that_it_is_scored_on(probe):
+    generator = np.random.default_rng(0)
+    talkers = np.repeat(["a", "b", "c", "d"], 30)
+    quality = generator.uniform(1, 5, size=120)
+    level = np.repeat(generator.normal(size=4), 30) * 5
+    # What the talkers share predicts; a clip's own number does not.
+    pooled = np.stack([quality + generator.normal(size=120), level], 1)[:, None]
+    rated = probe.Ratings(np.repeat(pooled, 2, 1), quality, talkers)
+    own = probe.Ratings(rated.pooled, np.repeat([1.0, 2, 3, 4], 30), talkers)
+    held_out, zero_shot = probe.ridge_srcc(rated, rated, 1)
+    assert 0.6 < held_out < 0.95 and zero_shot > held_out - 0.1
+    # A label that only the talker decides cannot be told of a new talker.
+    assert probe.ridge_srcc(own, None, 0)[0] < 0.5
+
+
+def test_mutual_information_of_tokens(probe):
+    generator = np.random.default_rng(0)
+    centres = 20 * generator.normal(size=(4, 3))
+    labels = generator.integers(4, size=600)
+    states = (centres[labels] + generator.normal(size=(600, 3))).astype(np.float32)
+    tokens = probe.tokens_like(states[:300], states[300:], 4, 0)
+    share = np.bincount(labels[300:]) / 300
+    entropy = -(share * np.log(share)).sum()
+    assert probe.mutual_information(tokens, labels[300:]) == pytest.approx(entropy)
+
+
+# --- the recipe -----------------------------------------------------------------------
+
+
+def test_the_network_and_its_first_tokens_have_one_grid():
+    train = yaml.safe_load((SSL1 / "conf" / "train_hubert.yaml").read_text())
+    tokens = yaml.safe_load((SSL1 / "conf" / "tokens_mfcc.yaml").read_text())
+    network = build_frontend(train["frontend"], train["frontend_conf"])
+    mfcc = build_frontend(tokens["frontend"], tokens["frontend_conf"])
+    assert mfcc.frame_centre == network.frame_centre
+    assert mfcc.normalize_waveform == network.normalize_waveform
+    assert all(mfcc.num_frames(n) == network.num_frames(n) for n in (930, 48000))
+    assert sum(p.numel() for p in network.parameters()) < 3e6
+    SpanMask(**train["model_conf"]["mask"])
+
+
+TOY = dict(
+    conv_dim=[8, 8, 8, 8, 8],
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    num_conv_pos_embeddings=8,
+    num_conv_pos_embedding_groups=2,
+)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The recipe, with links to what it does not own, in a tree of its own."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "activate_python.sh").write_text(
+        f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
+    )
+    (tmp_path / "tools" / "extra_path.sh").write_text("")
+    folder = tmp_path / "egs2" / "mini_mos" / "ssl1"
+    folder.mkdir(parents=True)
+    (tmp_path / "egs2" / "TEMPLATE").symlink_to(ROOT / "egs2" / "TEMPLATE")
+    for path in SSL1.iterdir():
+        if path.name in ("data", "dump", "exp"):
+            continue
+        if path.is_symlink():
+            (folder / path.name).symlink_to(os.readlink(path))
+        else:
+            (folder / path.name).symlink_to(path)
+    config = yaml.safe_load((SSL1 / "conf" / "train_hubert.yaml").read_text())
+    config["frontend_conf"]["upstream_config"].update(TOY)
+    config.update(batch_bins=48000, num_iters_per_epoch=2, max_epoch=2)
+    config.update(use_matplotlib=False, use_tensorboard=False)
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def run(recipe, *options, **variables):
+    """Run ssl.sh; what it makes stays out of the repository's own folders."""
+    top = recipe.parents[2]
+    command = ["./ssl.sh", "--nj", "1", "--train_threads", "1", *options]
+    command += ["--train_config", str(top / "toy.yaml"), "--num_clusters", "5"]
+    command += ["--dumpdir", str(top / "dump"), "--expdir", str(top / "exp")]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), **variables)
+    return subprocess.run(
+        command, cwd=recipe, env=environment, capture_output=True, text=True
+    )
+
+
+def test_from_speech_to_an_upstream(recipe, tmp_path):
+    write_speech(tmp_path / "speech")
+    opts = f"--speech_dir {tmp_path}/speech"
+    options = ["--python", sys.executable, "--local_data_opts", opts]
+    result = run(recipe, *options, "--stop_stage", "5")
+    logs = [*tmp_path.glob("dump/*/*/*.log"), *tmp_path.glob("exp/*/*.log")]
+    tails = "".join(path.read_text()[-2000:] for path in logs)
+    assert result.returncode == 0, result.stdout + result.stderr + tails
+
+    # Whole speakers are held out.
+    speakers = [
+        set(read_scp(recipe / "data" / name / "spk2utt")) for name in ("train", "dev")
+    ]
+    assert [len(names) for names in speakers] == [2, 1]
+    assert not speakers[0] & speakers[1]
+    info = json.loads((tmp_path / "dump/tokens/iteration1/tokens.json").read_text())
+    assert info["columns"] == [{"stream": "mfcc", "layer": 0, "K": 5}]
+    upstream = HFFrontend(upstream=str(tmp_path / "exp/hubert_iteration1/upstream"))
+    trained = torch.load(tmp_path / "exp/hubert_iteration1/valid.loss.best.pth")
+    for key, value in upstream.state_dict().items():
+        assert torch.equal(value, trained[f"frontend.{key}"].half().float())
+    # Training moved them from where they began.
+    conf = yaml.safe_load((tmp_path / "toy.yaml").read_text())["frontend_conf"]
+    assert upstream.fingerprint() != build_frontend("hf", conf).fingerprint()
+
+
+def test_the_second_iteration_goes_on_from_the_first(recipe, tmp_path):
+    """Its commands: what each does is tested where it lies."""
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\necho "$*" >> "$CALLS"\n'
+        'while [ $# -gt 0 ]; do [ "$1" != --output_dir ] || touch "$2/tokens.scp"; '
+        "shift; done\n"
+    )
+    (tmp_path / "python").chmod(0o755)
+    for name in ("train", "dev"):
+        folder = tmp_path / "dump" / "raw" / name
+        folder.mkdir(parents=True)
+        (folder / "wav.scp").write_text(f"{name}1 {name}.wav\n")
+    upstream = tmp_path / "exp" / "hubert_iteration1" / "upstream"
+    upstream.mkdir(parents=True)
+    (upstream / "config.json").write_text('{\n  "model_type": "wavlm"\n}\n')
+    tokens = tmp_path / "dump" / "tokens" / "iteration2"
+    tokens.mkdir(parents=True)
+    (tokens / "tokens.scp").write_text("dev1 x.npy\n")
+    options = ["--python", str(tmp_path / "python"), "--stage", "6"]
+    options += ["--stop_stage", "6", "--token_layer", "2"]
+    options += ["--later_train_args", "--noisy_view noise_prob=0.5"]
+    result = run(recipe, *options, CALLS=str(tmp_path / "calls"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    learn, dump, train, export = (tmp_path / "calls").read_text().splitlines()
+    conf = yaml.safe_load((tokens / "frontend.yaml").read_text())
+    assert conf == {"frontend": "hf", "frontend_conf": {"upstream": str(upstream)}}
+    assert f"learn_codebooks --config {tokens}/frontend.yaml" in learn
+    assert "--layers 2" in learn
+    assert f"--codebooks {tokens}/codebooks.npz" in dump
+    assert (tokens / "wav.scp").read_text() == "dev1 dev.wav\ntrain1 train.wav\n"
+    # Tokens of this stream and no other.
+    assert "--token_source wavlm " in train
+    assert "--noisy_view noise_prob=0.5" in train
+    first = f"{tmp_path}/exp/hubert_iteration1/valid.loss.best.pth"
+    assert f"--init_param {first}:frontend:frontend" in train
+    assert f"--output_dir {tmp_path}/exp/hubert_iteration2" in train
+    assert export.endswith(
+        f"exp/hubert_iteration2 {tmp_path}/exp/hubert_iteration2/upstream"
+    )
+
+
+def test_options_are_checked(recipe):
+    result = run(recipe, "--help")
+    assert result.returncode == 0 and "--token_layer (3)" in result.stdout
+    result = run(recipe, "--nj", "many")
+    assert result.returncode == 1 and "not a whole number" in result.stderr
+    options = ["--stage", "3", "--stop_stage", "3", "--python", sys.executable]
+    result = run(recipe, *options)
+    assert result.returncode == 1 and "run stage 2 first" in result.stderr
