@@ -213,6 +213,10 @@ def test_failed_and_killed_runs_are_made_up_for(made_up):
     assert (folder / "images" / "utt_mos_srcc.png").stat().st_size > 0
     page = (folder / "RESULTS.md").read_text()
     assert "Minus first [95 %]" in page and "--only 'first other'" in page
+    # The table alone, against another run.
+    made_up.run("--stage", 9, "--baseline", "other")
+    assert "Minus other [95 %]" in (folder / "RESULTS.md").read_text()
+    assert made_up.calls() == []
 
 
 def test_tokens_are_made_once_for_those_who_need_the_same(made_up):

@@ -151,5 +151,12 @@ def test_comparison():
     assert first.get_xlim() == second.get_xlim()
     # The first model is above.
     assert first.get_ylim()[0] > first.get_ylim()[1]
+    # The runs behind a mean are small, below it; a single run is the mean.
+    of_runs = [{**rows[0], "runs": {"m": [0.7, None, 0.9]}}, {**rows[1]}]
+    of_runs[1]["runs"] = {"m": [0.6]}
+    (axes, *_) = comparison_figure(of_runs, "m").axes
+    small = [line for line in axes.lines if line.get_fillstyle() == "none"]
+    assert [list(line.get_xdata()) for line in small] == [[0.7, 0.9]]
+    assert min(small[0].get_ydata()) > 0
     with pytest.raises(ValueError, match="found no result with utt_mos_lcc"):
         comparison_figure(rows, "utt_mos_lcc")
