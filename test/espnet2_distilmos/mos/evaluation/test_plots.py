@@ -154,7 +154,7 @@ def test_comparison():
     # The runs behind a mean are small, below it; a single run is the mean.
     of_runs = [{**rows[0], "runs": {"m": [0.7, None, 0.9]}}, {**rows[1]}]
     of_runs[1]["runs"] = {"m": [0.6]}
-    (axes, *_) = comparison_figure(of_runs, "m").axes
+    axes, *_ = comparison_figure(of_runs, "m").axes
     small = [line for line in axes.lines if line.get_fillstyle() == "none"]
     assert [list(line.get_xdata()) for line in small] == [[0.7, 0.9]]
     assert min(small[0].get_ydata()) > 0
