@@ -113,8 +113,8 @@ if [ -n "${train_sets}" ]; then
         [[ "${part#"${name}"}" =~ ^(:[0-9]*\.?[0-9]+)?$ ]] || \
             fail "--train_sets has ${part}, expected a name, or a name and a weight such as ${name}:0.5."
     done
-    _weighted=$(grep -o ':' <<< "${train_sets}" | wc -l)
-    [ "${_weighted}" -eq 0 ] || [ "${_weighted}" -eq "$(wc -w <<< "${train_sets}")" ] || \
+    _weighted=${train_sets//[^:]/}
+    [ -z "${_weighted}" ] || [ "${#_weighted}" -eq "$(wc -w <<< "${train_sets}")" ] || \
         fail "--train_sets '${train_sets}' has weights for some, expected one for each or for none."
     [ "$(tr ' ' '\n' <<< "${train_parts}" | sort -u | wc -l)" -eq "$(wc -w <<< "${train_parts}")" ] || \
         fail "--train_sets '${train_sets}' names a set twice, expected each once."

@@ -9,6 +9,7 @@ from espnet2_distilmos.fileio.datadir import (
     DataError,
     atomic_write,
     parse_metric,
+    parse_votes,
     read_metric_scp,
     read_scp,
     write_metric_scp,
@@ -89,6 +90,25 @@ def test_bad_label_gives_one_sentence(tmp_path, text, found):
 
 def test_without_range_any_finite_number_passes():
     assert parse_metric('{"mos": -70}', "u", "m") == -70
+
+
+def test_parse_votes():
+    found = parse_votes('[["ann", 3], ["bob b.", 4.5]]', "u", "votes.scp", (1, 5))
+    assert found == [("ann", 3.0), ("bob b.", 4.5)]
+    assert parse_votes("[]", "u", "votes.scp") == []
+    assert parse_votes('[["ann", -70]]', "u", "votes.scp") == [("ann", -70.0)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "3", "ann 3", '["ann", 3]', '[["ann"]]', '[["", 3]]', "[[1, 3]]"]
+    + ['[["ann", "3"]]', '[["ann", true]]', '[["ann", NaN]]', '[["ann", 6]]']
+    + ['[["ann", 1' + "0" * 400 + "]]", "[" * 100000],
+)
+def test_bad_votes_give_one_sentence(text):
+    with pytest.raises(DataError, match="from 1 to 5 such as") as error:
+        parse_votes(text, "utt7", "data/votes.scp:3", (1, 5))
+    assert str(error.value).startswith("data/votes.scp:3: utterance utt7 has ")
 
 
 def test_write_scp_sorts_as_the_c_locale(tmp_path):

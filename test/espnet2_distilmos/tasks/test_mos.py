@@ -299,6 +299,25 @@ def test_batches_follow_the_weights(batch_type, halves, mos_corpus, tmp_path):
     assert sum(len(ids) for ids, _ in valid.build_iter(1)) == 11
 
 
+def test_processes_share_the_batches(halves, mos_corpus, tmp_path, monkeypatch):
+    args = check(mos_corpus, tmp_path, *halves, sampling_weights={"few": 1, "many": 1})
+
+    def batches(distributed):
+        option = DistributedOption(distributed=distributed)
+        factory = MOSTask.build_iter_factory(args, option, "train")
+        return [ids for ids, _ in factory.build_iter(3)]
+
+    whole = batches(False)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        parts.append(batches(True))
+    for together, first, second in zip(whole, *parts):
+        assert (first, second) == (together[::2], together[1::2])
+    assert len(whole) == len(parts[0]) == len(parts[1])
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -250,6 +250,10 @@ def test_a_stage_2_that_was_killed_leaves_no_half_files_and_goes_on(recipe):
         (["--train_sets", "a b:1"], "has weights for some, expected one for each or"),
         (["--train_sets", "a:2 a:1"], "names a set twice"),
         (["--train_sets", "train:2"], "is one set; give it as --train_set"),
+        (
+            ["--train_sets", "train no/train", "--stop_stage", 1],
+            "--train_sets names no/train, which cannot be prepared; see",
+        ),
         (["surplus"], "'surplus' is not an option"),
         (["--dumpdir", "cmd.sh"], "cmd.sh cannot be written; choose another --dumpdir"),
     ],
@@ -319,12 +323,13 @@ def test_several_training_sets_with_listeners_and_corpora(recipe):
     votes = [f'train{i} [["l{i % 3}", {1.5 + 0.5 * i}]]' for i in range(5)]
     recipe.write("train", "votes.scp", votes)
     recipe.write("other", "votes.scp", ['other_train1 [["l1", 100]]'])
-    options = ["--train_sets", "train:1 other:1.0", "--use_tokens", "false"]
-    options += ["--nj", 1, "--inference_nj", 1]
-    result = recipe.run(*options, "--stop_stage", 4, code=1)
+    options = ["--nj", 1, "--inference_nj", 1, "--use_tokens", "false"]
+    sets = ["--train_sets", "train other", "--stop_stage", 4]
+    result = recipe.run(*options, *sets, code=1)
     assert "dump/raw/other/score_range is '0 100', and the training is told" in (
         result.stderr
     )
+    options += ["--train_sets", "train:1 other:1.0"]
     options += ["--map_scores", "true", "--use_votes", "true", "--use_corpora", "true"]
     args = "--max_epoch 1 --losses token_ce.weight=0"
     for kind in ("listener", "corpus"):
