@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""CPU time of a training step under several configurations, on random audio."""
+
+import argparse
+import statistics
+import sys
+import time
+from typing import Any, Dict, List, Mapping, Optional
+
+import numpy as np
+import torch
+import yaml
+
+from espnet2_distilmos.mos.build import build_losses, build_model
+from espnet2_distilmos.train.noisy_view import NoisyView
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Time training steps (forward, backward, AdamW; the noisy view, if "
+        "there is one) of training configurations, in turns, in one thread. Weights, "
+        "audio and tokens are random: other speakers are left out of the noisy view.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("configs", nargs="+", help="train*.yaml; the first is the base")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--clusters", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=5, help="the median counts")
+    return parser
+
+
+class Training:
+    """A model, its optimizer, and what a step of it is."""
+
+    def __init__(self, config: Mapping[str, Any], clusters: int):
+        frontend_conf = dict(config["frontend_conf"])
+        if "upstream_config" not in frontend_conf:
+            raise ValueError("found no upstream_config, expected a network to build")
+        layers = frontend_conf["upstream_config"]["num_hidden_layers"]
+        columns = [
+            {"stream": "any", "layer": layer, "K": clusters}
+            for layer in range(1, layers + 1)
+        ]
+        tokens = {"format_version": 1, "columns": columns}
+        torch.manual_seed(0)
+        self.columns, self.clusters = layers, clusters
+        self.model = build_model({**config, "token_info": tokens}, False).train()
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+        for ema in self.model.ema_targets():
+            ema.follow(self.optimizer, self.model.frontend)
+        options = config.get("noisy_view")
+        self.view: Optional[NoisyView] = None
+        if options is not None:
+            self.view = NoisyView(**{**options, "speech_prob": 0.0})
+
+    def step(self, batch_size: int, seconds: float, seed: int) -> Dict[str, float]:
+        """CPU seconds of one step, and of the noisy view alone."""
+        generator = np.random.default_rng(seed)
+        samples = int(16000 * seconds)
+        speech = generator.normal(0, 0.1, (batch_size, samples)).astype(np.float32)
+        frames = self.model.frontend.num_frames(samples)
+        shape = (batch_size, frames, self.columns)
+        batch = {
+            "speech": torch.from_numpy(speech),
+            "speech_lengths": torch.full((batch_size,), samples),
+            "mos": torch.from_numpy(generator.uniform(1, 5, batch_size)).float(),
+            "tokens": torch.from_numpy(generator.integers(self.clusters, size=shape)),
+            "utt_id": [str(i) for i in range(batch_size)],
+        }
+        start = time.process_time()
+        if self.view is not None:
+            noisy = [
+                self.view(str(i), wave, generator) for i, wave in enumerate(speech)
+            ]
+            batch["noisy"] = torch.from_numpy(np.stack(noisy))
+        view = time.process_time() - start
+        self.model(**batch)["loss"].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"step": time.process_time() - start, "view": view}
+
+
+def read_config(path: str) -> Dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        config = yaml.safe_load(file)
+    build_losses(config["losses"])
+    return config
+
+
+def main(cmd: Optional[List[str]] = None) -> int:
+    args = get_parser().parse_args(cmd)
+    torch.set_num_threads(1)
+    trainings = [Training(read_config(path), args.clusters) for path in args.configs]
+    found: List[List[Dict[str, float]]] = [[] for _ in trainings]
+    for step in range(-1, args.steps):
+        # In turns, so that a change of the machine's pace meets all alike.
+        for training, times in zip(trainings, found):
+            times.append(training.step(args.batch_size, args.seconds, step + 1))
+    base = None
+    print(
+        "| configuration | s a step | of it noisy view | ratio |\n|---|---:|---:|---:|"
+    )
+    for path, times in zip(args.configs, found):
+        # The first step warms up.
+        median = {
+            key: statistics.median(entry[key] for entry in times[1:])
+            for key in ("step", "view")
+        }
+        base = base or median["step"]
+        print(
+            f"| {path} | {median['step']:.3f} | {median['view']:.3f} | "
+            f"{median['step'] / base:.2f} |"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
