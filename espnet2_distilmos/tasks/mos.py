@@ -306,7 +306,7 @@ class MOSTask(AbsTask):
             **(args.model_conf or {}),
         }
         for option, value in vars(args).items():
-            if option == "losses" or option.endswith("_conf"):
+            if option in ("losses", "noisy_view") or option.endswith("_conf"):
                 check_numbers(option, value)
         decay = args.upstream_lr_decay
         if decay is not None and not 0 < decay <= 1:
@@ -321,9 +321,14 @@ class MOSTask(AbsTask):
                 f"found no loss of weight above 0 among {list(losses)}, expected one, "
                 "such as --losses mos_l1.weight=1"
             )
-        check_sampling(args)
+        if not args.collect_stats:
+            # The stage of statistics gets --train_args, too, but not the weights.
+            check_sampling(args)
         check_conditions(args)
         check_labels(args, [k for k, v in active.items() if "mos" in v.needs])
+        if args.collect_stats:
+            # Shapes alone: neither criteria nor tokens matter yet.
+            return
         if args.noisy_view is not None:
             if not any(loss.view == MASKED for loss in active.values()):
                 raise ValueError(
@@ -332,9 +337,6 @@ class MOSTask(AbsTask):
                 )
             paths = wav_paths_of(args.train_data_path_and_name_and_type)
             build_noisy_view(args.noisy_view, paths)
-        if args.collect_stats:
-            # Shapes alone: neither criteria nor tokens matter yet.
-            return
         columns = token_columns_of(read_token_info(args.token_info))
         reported = list(active)
         for loss in active.values():

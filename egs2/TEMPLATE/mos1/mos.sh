@@ -74,6 +74,7 @@ results_notes=conf/results_notes.txt # A line of it becomes a note in RESULTS.md
 # Data sets
 train_set=             # Training set.
 train_sets=            # Several instead, each with its sampling weight or none with one: "train:1 somos/train:0.5".
+unlabelled_sets=       # Sets of audio alone that train besides, with weights or without: "unlab:1" (the labelled set has 1 then).
 valid_set=             # Validation set.
 test_sets=             # Test sets, in-domain and out-of-domain.
 
@@ -100,6 +101,20 @@ fi
 
 . ./path.sh
 . ./cmd.sh
+
+# Unlabelled sets are training sets whose labels, if any, are not read.
+unlabelled_names=
+if [ -n "${unlabelled_sets}" ]; then
+    [ -n "${train_sets}${train_set}" ] || fail "--unlabelled_sets has no labelled set beside it; give --train_set."
+    if [ -z "${train_sets}" ]; then
+        train_sets=${train_set}
+        if [[ "${unlabelled_sets}" == *:* ]]; then train_sets+=":1"; fi
+    fi
+    for part in ${unlabelled_sets}; do
+        unlabelled_names+=" ${part%%:*} "
+        train_sets+=" ${part}"
+    done
+fi
 
 # Several training sets become one, whose name says which they are.
 train_parts=${train_set}
@@ -363,7 +378,13 @@ if ! ${skip_data_prep}; then
             utils/filter_scp.pl --exclude "${_dir}/wav.scp" "${_keys}" > "${_dir}/logs/refused"
             filter_set --exclude "${_dir}/logs/refused" "data/${dset}" "${_dir}"
             rm -f "${_dir}/score_range"
-            if [ -e "data/${dset}/score_range" ]; then cp "data/${dset}/score_range" "${_dir}"; fi
+            if [[ "${unlabelled_names}" == *" ${dset} "* ]]; then
+                rm -f "${_dir}/votes.scp"
+                awk '{ print $1 " {}" }' "${_dir}/wav.scp" > "${_dir}/metric.scp.tmp"
+                replace "${_dir}/metric.scp"
+            elif [ -e "data/${dset}/score_range" ]; then
+                cp "data/${dset}/score_range" "${_dir}"
+            fi
             if [ -s "${_dir}/errors.txt" ]; then
                 cp "${_dir}/errors.txt" "${_dir}/errors_stage2.txt"
             else
@@ -388,9 +409,14 @@ if ! ${skip_data_prep}; then
                 log "${dset} has no utt2sys: it is scored by utterances only"
                 _need_systems=false
             fi
+            _need_labels=true
+            if [[ "${unlabelled_names}" == *" ${dset} "* ]]; then
+                _need_labels=false
+                _need_systems=false
+            fi
             # shellcheck disable=SC2086  # it is two numbers
             if "${python}" -m espnet2_distilmos.bin.check_data --data_dir "${_dir}" \
-                --score_range ${_range} --need_systems "${_need_systems}" \
+                --score_range ${_range} --need_systems "${_need_systems}" --need_labels "${_need_labels}" \
                 --good_list "${_dir}/logs/good" --bad_exit_code 3 \
                 2> "${_dir}/logs/check_data.log"; then
                 tail -n 1 "${_dir}/logs/check_data.log"

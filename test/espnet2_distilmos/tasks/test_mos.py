@@ -337,6 +337,12 @@ def test_refused_sampling(changes, message, halves, mos_corpus, tmp_path):
         check(mos_corpus, tmp_path, *halves, **changes)
 
 
+def test_the_stage_of_statistics_needs_no_weights(mos_corpus, tmp_path):
+    """It gets --train_args, and mos.sh gives the weights to the training."""
+    options = ["--sampling_epoch", "few", "--collect_stats", "true"]
+    check(mos_corpus, tmp_path, *options)
+
+
 def test_weights_need_categories(mos_corpus, tmp_path):
     with pytest.raises(ValueError, match="without --sampling_categories"):
         check(mos_corpus, tmp_path, sampling_weights={"few": 1})

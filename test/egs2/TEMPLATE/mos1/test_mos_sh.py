@@ -273,7 +273,7 @@ def test_help_lists_every_option(recipe):
         *("test_sets", "download_model", "hf_repo", "num_clusters", "token_layers"),
         *("max_frames", "import_km", "tokens_tag", "score_range", "skip_bad"),
         *("min_wav_duration", "max_wav_duration", "calibration_share"),
-        *("train_sets", "map_scores", "use_votes", "use_corpora"),
+        *("train_sets", "unlabelled_sets", "map_scores", "use_votes", "use_corpora"),
     ):
         assert f"  --{name} (" in text
 
@@ -350,6 +350,35 @@ def test_several_training_sets_with_listeners_and_corpora(recipe):
     predictions = recipe.lines(f"exp/mos_several/{inference}/test/metric.scp")
     assert [line.split()[0] for line in predictions] == ["test0", "test1", "test2"]
     assert (exp / "RESULTS.md").exists()
+
+
+def test_unlabelled_sets_train_besides(recipe):
+    """A folder of audio with its wav.scp, and labels that are not read."""
+    shutil.copytree(recipe.dir / "source" / "train", recipe.dir / "source" / "unlab")
+    for file in ("wav.scp", "utt2spk"):
+        lines = recipe.lines(f"source/train/{file}")[:4]
+        recipe.write("unlab", file, [f"unlab_{line}" for line in lines])
+    (recipe.dir / "source" / "unlab" / "utt2sys").unlink()
+    options = ["--unlabelled_sets", "unlab:3", "--nj", 1, "--stop_stage", 4]
+    recipe.run(*options)
+    labels = recipe.lines("dump/raw/train+unlab/metric.scp")
+    assert [line for line in labels if line.endswith(" {}")] == [
+        f"unlab_train{i} {{}}" for i in range(4)
+    ]
+    assert len(labels) == 10
+    categories = recipe.lines("dump/raw/train+unlab/utt2set")
+    assert categories.count("unlab_train0 unlab") == 1 and "train0 train" in categories
+    # without a labelled set there is nothing to train besides
+    command = [part if part != "train" else "" for part in recipe.command(*options)]
+    result = subprocess.run(
+        command,
+        cwd=recipe.dir,
+        env=recipe.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "--unlabelled_sets has no labelled set beside it" in result.stderr
 
 
 def test_scoring_again_gives_the_same_metrics(finished):
