@@ -7,7 +7,7 @@ A test set's bootstrap interval is about one trained model; whether a method is 
 than another is a question about its runs. The runs of one method are a sample, mostly
 of three to ten: means get t intervals (Student, Biometrika 6, 1908). For both sources
 of chance at once there are ``crossed_summary`` and ``crossed_difference``, which
-``compare_methods`` takes, and a hierarchical bootstrap, which draws runs and items.
+``compare_methods`` takes.
 """
 
 import math
@@ -28,9 +28,6 @@ import numpy as np
 from espnet2_distilmos.mos.evaluation.bootstrap import (
     Interval,
     Resampler,
-    centre,
-    draw_clusters,
-    percentile_interval,
 )
 from espnet2_distilmos.mos.evaluation.metrics import (
     LOWER_IS_BETTER,
@@ -39,11 +36,7 @@ from espnet2_distilmos.mos.evaluation.metrics import (
     check_metrics,
     evaluate,
 )
-from espnet2_distilmos.mos.evaluation.paired import (
-    PairedDifference,
-    bootstrap_p_value,
-    holm,
-)
+from espnet2_distilmos.mos.evaluation.paired import holm
 
 
 class SeedSummary(NamedTuple):
@@ -188,105 +181,6 @@ def seed_difference(
     return SeedDifference(difference, interval, p, freedom)
 
 
-def hierarchical_bootstrap(
-    preds_a: Sequence[Sequence[float]],
-    preds_b: Sequence[Sequence[float]],
-    true: Sequence[float],
-    systems: Optional[Sequence[Optional[str]]] = None,
-    clusters: Optional[Sequence[Hashable]] = None,
-    metrics: Sequence[str] = tuple(METRICS),
-    paired: bool = True,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    resample: str = "clusters",
-) -> Dict[str, PairedDifference]:
-    """Compare two methods over runs and items by one bootstrap.
-
-    Each resample draws runs with replacement and, independently, items; all its runs
-    are evaluated on the same items, and the metrics are averaged over the runs. So the
-    interval holds the chance of training and that of the test set (runs and items are
-    crossed: Owen, Ann. Appl. Stat. 1, 2007, who shows that such intervals are rather
-    too wide than too narrow where both matter). Drawing n runs takes their variance for
-    (n - 1) / n of what it is. In a simulation it rejected a true null hypothesis at
-    0.05 in 3, 1 and 2 % of the samples (3 runs and 60 items, 5 and 60, 10 and 400), but
-    in 10 % where few runs meet many items (3 or 5 and 400): there take
-    ``seed_difference``.
-
-    Args:
-        preds_a: Predictions of each run of method a (S_a, n), finite.
-        preds_b: Predictions of each run of method b (S_b, n), finite.
-        true: Labels (n,), finite.
-        systems: System of each utterance (n,), None where it has none; or None.
-        clusters: Cluster of each utterance (n,), such as its sentence.
-        metrics: Names from ``metrics.ALL_METRICS``.
-        paired: Whether the i-th runs belong together and are drawn together.
-        num_resamples: Number of resamples.
-        confidence: Coverage of the interval.
-        seed: Seed of the resampling.
-        resample: What items are drawn, one of ``bootstrap.RESAMPLES``.
-
-    Returns:
-        The difference of the means over the runs, by the keys of ``evaluate``; None
-        with a reason where a run leaves the metric undefined, or with fewer than 2
-        runs or units to draw.
-
-    Raises:
-        ValueError: The lengths differ, a value is not finite, paired runs are of
-            different number, or ``resample`` needs systems and there are none.
-    """
-    groups = [
-        [np.asarray(p, np.float64) for p in preds] for preds in (preds_a, preds_b)
-    ]
-    sizes = [len(group) for group in groups]
-    if paired and sizes[0] != sizes[1]:
-        raise ValueError(
-            f"{sizes[0]} runs of a and {sizes[1]} of b, expected equally many where "
-            "they are paired."
-        )
-    if min(sizes) == 0:
-        raise ValueError("there are no runs of a method.")
-    true = np.asarray(true, dtype=np.float64)
-    resampler = Resampler(len(true), systems, clusters, resample, num_resamples, seed)
-    streams = np.random.SeedSequence([seed, 1]).spawn(2)
-    if paired:
-        streams = [streams[0], streams[0]]
-    means, estimates = [], []
-    for group, stream in zip(groups, streams):
-        drawn = draw_clusters(len(group), num_resamples, stream) / len(group)
-        samples = [resampler(pred, true, metrics) for pred in group]
-        values = [evaluate(pred, true, resampler.systems, metrics) for pred in group]
-        means.append(
-            {
-                key: sum(drawn[:, i] * run[key] for i, run in enumerate(samples))
-                for key in samples[0]
-            }
-        )
-        estimates.append({key: [v[key] for v in values] for key in samples[0]})
-
-    result = {}
-    for key in means[0]:
-        runs = [_runs(values[key], name) for values, name in zip(estimates, "ab")]
-        reason = runs[0][1] or runs[1][1]
-        if reason:
-            result[key] = PairedDifference(None, None, None, reason)
-            continue
-        difference = float(runs[0][0].mean() - runs[1][0].mean())
-        if min(sizes) < 2 or resampler.num_units < 2:
-            reason = "fewer than 2 runs of a method or units to draw"
-            result[key] = PairedDifference(difference, None, None, reason)
-            continue
-        differences = means[0][key] - means[1][key]
-        if resample == "within_systems":
-            differences = centre(differences, difference)
-        interval = percentile_interval(differences, confidence)
-        p = bootstrap_p_value(differences)
-        if interval is None:
-            reason = "undefined in more than half of the resamples"
-        result[key] = PairedDifference(difference, interval, p, reason)
-    return result
-
-
 def _item_variance(
     groups: Sequence[Tuple[float, np.ndarray]], num_units: int
 ) -> Tuple[Optional[float], Optional[str]]:
@@ -392,9 +286,9 @@ def crossed_difference(
 
     Simulated (SRCC, two methods equally good, 300 samples, 300 resamples), it rejected
     at 0.05 in 2 to 4 % (3 and 5 runs, 60 items), 2 to 6 % (5 and 10 runs, 400 items)
-    and 8 to 11 % of the samples (3 runs, 400 items), where ``hierarchical_bootstrap``
-    did in 1 to 4, 1 to 12 and 5 to 21 %, and ``seed_difference``, which takes the items
-    as they are, in 4 to 30, 6 to 30 and 8 to 12 %.
+    and 8 to 11 % of the samples (3 runs, 400 items), where a bootstrap that draws runs
+    and items did in 1 to 4, 1 to 12 and 5 to 21 %, and ``seed_difference``, which takes
+    the items as they are, in 4 to 30, 6 to 30 and 8 to 12 %.
 
     Args:
         values_a: The metric of each run of method a (n_a,).

@@ -7,7 +7,7 @@
 There are two sources of chance: clips (of few talkers or sources, which are what the
 bootstrap draws) and training runs (seeds; on an out-of-domain set also folds, since the
 model of each fold scores every clip). A method that has no seeds, such as ridge
-regression, takes part with the same scores in every run.
+regression, has one run, or one a fold.
 """
 
 import argparse
@@ -22,12 +22,13 @@ from espnet2_distilmos.fileio.datadir import DataError, atomic_write
 from espnet2_distilmos.mos.evaluation.metrics import evaluate
 from espnet2_distilmos.mos.evaluation.paired import holm
 from espnet2_distilmos.mos.evaluation.seeds import (
-    hierarchical_bootstrap,
+    compare_methods,
     seed_difference,
     summarise_seeds,
 )
 
 METRICS = ("srcc", "lcc")
+TEST = ("difference", "interval", "p_value", "p_holm")
 
 
 class Scores(NamedTuple):
@@ -78,47 +79,35 @@ def of_runs(values: Sequence[Optional[float]]) -> str:
 
 
 def differences(
-    methods: Dict[str, Scores], key: str, seed: int = 0, num_resamples: int = 1000
+    methods: Dict[str, Scores], num_resamples: int = 1000
 ) -> Dict[str, Dict[str, Any]]:
-    """Compare every method with the first by the hierarchical bootstrap.
+    """Compare every method's utterance SRCC with the first's, over runs and clips.
 
     Args:
         methods: Predictions of one set.
-        key: Such as ``utt_mos_srcc``.
-        seed: Of the resampling.
-        num_resamples: Number of resamples.
+        num_resamples: Number of resamples of the clusters.
 
     Returns:
-        ``difference``, ``interval``, ``p_value`` and ``p_holm`` (over the methods) by
-        method.
+        ``difference`` (method minus first), ``interval``, ``p_value`` and ``p_holm`` by
+        method, as ``seeds.compare_methods`` finds them.
     """
-    base, *others = methods
-    first = methods[base]
-    found = {}
-    for name in others:
-        runs = methods[name].runs
-        if len(runs) == 1:
-            runs = {run: next(iter(runs.values())) for run in first.runs}
-        result = hierarchical_bootstrap(
-            [first.runs[run] for run in first.runs],
-            [runs[run] for run in first.runs],
-            first.true,
-            first.systems,
-            first.clusters,
-            metrics=(key.split("_mos_")[1],),
-            num_resamples=num_resamples,
-            seed=seed,
-        )[key]
-        found[name] = result
-    corrected = holm([result.p_value for result in found.values()])
+    first = next(iter(methods))
+    _, compared = compare_methods(
+        {
+            name: {"/".join(map(str, run)): pred for run, pred in scores.runs.items()}
+            for name, scores in methods.items()
+        },
+        methods[first].true,
+        methods[first].systems,
+        methods[first].clusters,
+        metrics=("srcc",),
+        baseline=first,
+        num_resamples=num_resamples,
+    )
     return {
-        name: {
-            "difference": result.difference,
-            "interval": result.interval and list(result.interval),
-            "p_value": result.p_value,
-            "p_holm": p,
-        }
-        for (name, result), p in zip(found.items(), corrected)
+        row["method"]: {k: row[k] for k in TEST}
+        for row in compared
+        if row["metric"] == "utt_mos_srcc"
     }
 
 
@@ -147,7 +136,7 @@ def talker_tests(
     base, *others = within
     first = by_talker(within[base])
     found = {
-        name: seed_difference(first, by_talker(within[name]), paired=True)
+        name: seed_difference(by_talker(within[name]), first, paired=True)
         for name in others
     }
     corrected = holm([result.p_value for result in found.values()])
@@ -163,7 +152,7 @@ def talker_tests(
 
 
 def against(test: Optional[Dict[str, Any]]) -> str:
-    """Format the first method's lead."""
+    """Format a difference with its interval and p-value."""
     if test is None:
         return "–"
     text = f"{test['difference']:+.3f}"
@@ -190,7 +179,7 @@ def in_domain(
             }
             scores = read_runs(runs, f"{args.data}/test_{fold}")
             within[method][fold] = scores.values("utt_mos_srcc")
-    tests = differences(pooled, "utt_mos_srcc", num_resamples=args.bootstrap)
+    tests = differences(pooled, args.bootstrap)
     by_talker = talker_tests(within)
     rows, values = [], {}
     for method, scores in pooled.items():
@@ -214,9 +203,9 @@ def in_domain(
         )
     first = args.methods[0]
     titles = ["method", "utt SRCC, pooled", "utt LCC, pooled"]
-    titles += [f"{first} minus it: SRCC, talkers and seeds drawn"]
+    titles += [f"minus {first}: over talkers and seeds"]
     titles += ["utt SRCC within a test set: mean (range)"]
-    titles += [f"{first} minus it: paired t over talkers"]
+    titles += [f"minus {first}: paired t over talkers"]
     return markdown(titles, rows, num_names=1), values
 
 
@@ -239,16 +228,7 @@ def out_of_domain(
             {(s,): f"{exp}/pooled/seed{s}/{name}/metric.scp" for s in seeds[method]},
             f"{args.data}/{name}",
         )
-    # A method without seeds has a run a fold; it stands in for every seed.
-    for method, scores in single.items():
-        if seeds[method] != args.seeds:
-            runs = {
-                (s, fold): scores.runs[seeds[method][0], fold]
-                for s in args.seeds
-                for fold in args.folds
-            }
-            single[method] = scores._replace(runs=runs)
-    tests = differences(single, "utt_mos_srcc", num_resamples=args.bootstrap)
+    tests = differences(single, args.bootstrap)
     rows, values = [], {}
     for method, scores in single.items():
         keys = [f"{lvl}_mos_{m}" for lvl in ("utt", "sys") for m in METRICS]
@@ -270,7 +250,7 @@ def out_of_domain(
         )
     first = args.methods[0]
     titles = ["method", "utt SRCC", "utt LCC"]
-    titles += [f"{first} minus it: utt SRCC, sources and models drawn"]
+    titles += [f"minus {first}: over sources and models"]
     titles += ["sys SRCC", "sys LCC", "utt SRCC of the folds' mean scores"]
     return markdown(titles, rows, num_names=1), values
 

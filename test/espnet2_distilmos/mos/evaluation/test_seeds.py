@@ -11,7 +11,6 @@ from espnet2_distilmos.mos.evaluation.seeds import (
     compare_methods,
     crossed_difference,
     crossed_summary,
-    hierarchical_bootstrap,
     seed_difference,
     summarise_seeds,
 )
@@ -106,68 +105,6 @@ def test_coverage_of_the_intervals_of_three_runs():
 
 def runs(generator, true, noise, number):
     return [true + noise * generator.normal(size=len(true)) for _ in range(number)]
-
-
-def test_hierarchical_bootstrap_of_equal_runs_is_the_paired_bootstrap():
-    generator = np.random.default_rng(0)
-    true = generator.normal(size=80)
-    (a,), (b,) = runs(generator, true, 0.5, 1), runs(generator, true, 0.6, 1)
-    systems = [f"s{i % 8}" for i in range(80)]
-    clusters = [i // 2 for i in range(80)]
-    for resample in ("clusters", "within_systems", "systems"):
-        found = hierarchical_bootstrap(
-            [a] * 3, [b] * 3, true, systems, clusters, resample=resample
-        )
-        expected = paired_bootstrap(
-            a, b, true, systems, clusters, num_resamples=1000, resample=resample
-        )
-        assert set(found) == set(expected)
-        for key, paired in expected.items():
-            assert found[key].difference == pytest.approx(paired.difference)
-            assert found[key].interval == pytest.approx(paired.interval)
-
-
-def test_hierarchical_bootstrap_of_unlike_runs_is_about_the_runs():
-    # the items' part is small against that of runs with noise from 0.3 to 0.9
-    generator = np.random.default_rng(1)
-    true = generator.normal(size=800)
-    noise_a = np.array([0.3, 0.6, 0.9, 0.5, 0.7, 0.4])
-    noise_b = noise_a + np.array([0.3, 0.1, 0.2, 0.3, 0.2, 0.1])
-    a = [true + s * generator.normal(size=800) for s in noise_a]
-    b = [true + s * generator.normal(size=800) for s in noise_b]
-
-    def width(paired):
-        found = hierarchical_bootstrap(
-            a, b, true, metrics=["lcc"], paired=paired, num_resamples=500
-        )
-        difference, (low, high), p, _ = found["utt_mos_lcc"]
-        assert low < difference < high
-        return high - low
-
-    values = [np.array([lcc(p, true).value for p in group]) for group in (a, b)]
-    # the bootstrap's standard error of a mean has n, not n - 1, below
-    paired = 2 * 1.96 * np.std(values[0] - values[1]) / 6**0.5
-    unpaired = 2 * 1.96 * np.hypot(*(np.std(v) / 6**0.5 for v in values))
-    assert width(True) == pytest.approx(paired, rel=0.2)
-    assert width(False) == pytest.approx(unpaired, rel=0.2)
-    assert width(True) < 0.6 * width(False)
-
-
-def test_hierarchical_bootstrap_says_what_it_cannot_do():
-    true = [1, 2, 3, 4, 5]
-    good, constant = [1, 2, 3, 5, 4], [3.0] * 5
-    found = hierarchical_bootstrap([good, constant], [good, good], true)
-    assert found["utt_mos_srcc"].reason == "1 of 2 runs of a have no value"
-    assert found["utt_mos_mse"].interval is not None
-    found = hierarchical_bootstrap([good], [constant], true)
-    assert found["utt_mos_mse"].difference == pytest.approx(2 / 5 - 2)
-    assert found["utt_mos_mse"].interval is None
-    assert "fewer than 2 runs" in found["utt_mos_mse"].reason
-    with pytest.raises(ValueError, match="1 runs of a and 2 of b"):
-        hierarchical_bootstrap([good], [good, good], true)
-    assert hierarchical_bootstrap([good] * 3, [good] * 2, true, paired=False)
-    with pytest.raises(ValueError, match="no runs"):
-        hierarchical_bootstrap([], [], true)
 
 
 @pytest.mark.parametrize("paired", [True, False])
