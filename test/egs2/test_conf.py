@@ -87,6 +87,7 @@ STAND_INS = {
         "microsoft/unispeech-sat-base": dict(BASE, model_type="unispeech-sat"),
         "facebook/w2v-bert-2.0": dict(BERT, model_type="wav2vec2-bert"),
         "openai/whisper-tiny": whisper(4),
+        "upstream/hubert_tiny": dict(BASE, model_type="hubert", num_hidden_layers=4),
     }.items()
 }
 STAND_INS["s3prl", "wavlm_base_plus"] = {

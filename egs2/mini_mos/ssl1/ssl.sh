@@ -209,12 +209,15 @@ if in_stage 6; then
 fi
 
 if in_stage 7; then
-    log "Stage 7: Probes: ${expdir}/probes.md"
+    log "Stage 7: Curves and probes: ${expdir}/curves.png, ${expdir}/probes.md"
     opts=()
+    exps=()
     for n in $(seq "${iterations}"); do
         need "$(upstream_of "${n}")/config.json" 6
         opts+=("iteration_${n}=$(upstream_of "${n}")")
+        exps+=("$(exp_of "${n}")")
     done
+    "${python}" local/plot_curves.py --output "${expdir}/curves.png" "${exps[@]}"
     # shellcheck disable=SC2086  # several options in one string
     "${python}" local/probe.py --train_wav_scp "${data_feats}/train/wav.scp" \
         --dev_wav_scp "${data_feats}/dev/wav.scp" --mfcc_tokens "$(tokens_of 1)/tokens.scp" \
