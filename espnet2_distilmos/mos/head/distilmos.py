@@ -215,7 +215,7 @@ class DistilMOSHead(AbsMOSHead):
     ) -> MOSPrediction:
         """See :meth:`AbsMOSHead.forward`; who hears z_t is added to it."""
         z, lengths, mask = self._fuse(hidden_states, lengths)
-        token_logits = [self.predictors[i](z) for i in token_columns] or None
+        fused = z
         if heard is not None:
             if heard.item is not None:
                 z, lengths, mask = (x[heard.item] for x in (z, lengths, mask))
@@ -226,7 +226,9 @@ class DistilMOSHead(AbsMOSHead):
             utt_mos=masked_mean(frame_mos, mask),
             frame_mos=frame_mos,
             lengths=lengths,
-            token_logits=token_logits,
+            # After the decoder: gradients of z_t add up in one order, so trainings of
+            # before these options repeat to the last bit.
+            token_logits=[self.predictors[i](fused) for i in token_columns] or None,
             embedding=masked_mean(decoded, mask),
             frame_stride=self.frame_stride,
         )
