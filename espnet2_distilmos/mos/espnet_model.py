@@ -264,7 +264,8 @@ class ESPnetMOSModel(AbsESPnetModel):
     ) -> MOSPrediction:
         hidden_states, lengths = self.frontend(speech, speech_lengths)
         options = {} if heard is None else {"heard": heard}
-        return self.head(hidden_states, lengths, token_indices, **options)
+        with _without_autocast(hidden_states) as hidden_states:
+            return self.head(hidden_states, lengths, token_indices, **options)
 
     def _mask(
         self, speech_lengths: torch.Tensor, utt_ids: Sequence[str]
@@ -286,7 +287,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         hides = mask if self.span_mask.start_prob > 0 else None
         hidden_states, lengths = self.frontend(speech, speech_lengths, hides)
         # What inference normalises by is that of the true signal, if it was heard.
-        with _frozen_statistics(self.head, bool(self._views[CLEAN])):
+        frozen = _frozen_statistics(self.head, bool(self._views[CLEAN]))
+        with frozen, _without_autocast(hidden_states) as hidden_states:
             prediction = self.head.predict_tokens(hidden_states, lengths, token_indices)
         return dataclasses.replace(prediction, hidden_states=hidden_states)
 
@@ -402,6 +404,20 @@ def _accuracies(
         values = token_accuracy(prediction, tokens, columns)
         count = count_tokens(prediction, tokens)
         yield {f"{kind}{name}": value for name, value in values.items()}, count
+
+
+@contextlib.contextmanager
+def _without_autocast(hidden_states: List[torch.Tensor]):
+    """Hidden states for the head, which runs in fp32 also where the frontend does not.
+
+    Next to 4, bfloat16 knows a score every 1/32 only; and the head costs little.
+    """
+    device = hidden_states[0].device.type
+    if not torch.is_autocast_enabled(device):
+        yield hidden_states
+        return
+    with torch.autocast(device, enabled=False):
+        yield [states.float() for states in hidden_states]
 
 
 @contextlib.contextmanager

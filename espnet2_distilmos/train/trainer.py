@@ -55,17 +55,25 @@ class CountedModel(torch.nn.Module):
     and so is the count: both are right when averaged over processes by utterances, and
     :class:`CountedReporter` divides them. Wrapping leaves ESPnet's loop as it is.
 
+    Args:
+        model: to wrap.
+        use_amp: run in bfloat16 what autocast does so, on the CPU. ESPnet's own
+            autocast is for GPUs alone.
+
     Attributes:
         labelled, unlabelled: utterances of this process, counted.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, use_amp: bool = False):
         super().__init__()
         self.model = model
+        self.use_amp = use_amp
         self.labelled = self.unlabelled = 0
 
     def forward(self, **batch) -> Dict[str, Any]:
-        result = self.model(**batch)
+        on_cpu = batch["speech"].device.type == "cpu"
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.use_amp and on_cpu):
+            result = self.model(**batch)
         labelled = 0
         if "mos" in batch:
             labelled = int(torch.isfinite(batch["mos"]).sum())
@@ -87,8 +95,8 @@ class RecordScores(CountedModel):
     whole set.
     """
 
-    def __init__(self, model: torch.nn.Module):
-        super().__init__(model)
+    def __init__(self, model: torch.nn.Module, use_amp: bool = False):
+        super().__init__(model, use_amp)
         self.scores: Dict[str, float] = {}
         self.labels: Dict[str, float] = {}
 
@@ -233,14 +241,16 @@ class MOSTrainer(Trainer):
         model: torch.nn.Module,
         reporter: SubReporter,
         distributed_option: DistributedOption,
+        options: MOSTrainerOptions,
         **kwargs,
     ) -> bool:
         """Train as ESPnet does; say how many labelled and unlabelled utterances."""
-        counted = CountedModel(model)
+        counted = CountedModel(model, options.use_amp)
         invalid = super().train_one_epoch(
             model=counted,
             reporter=CountedReporter(reporter),
             distributed_option=distributed_option,
+            options=options,
             **kwargs,
         )
         counts = [counted.labelled, counted.unlabelled]
@@ -269,7 +279,7 @@ class MOSTrainer(Trainer):
         Registers ``{utt,sys}_{mse,lcc,srcc,ktau}``. Under DDP every process gathers
         all scores, since each decides on its own whether to stop early.
         """
-        recorder = RecordScores(model)
+        recorder = RecordScores(model, options.use_amp)
         counted = CountedReporter(reporter)
         super().validate_one_epoch(
             model=recorder,

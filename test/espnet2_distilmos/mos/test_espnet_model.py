@@ -558,3 +558,24 @@ def test_votes_without_labels_and_without_a_loss_for_them(mos_corpus):
 def test_refused_embeddings(changes, message, mos_corpus):
     with pytest.raises(ValueError, match=message):
         make(mos_corpus, losses={"token_ce": {"weight": 1.0}}, **changes)
+
+
+def test_the_head_stays_in_fp32_under_autocast(mos_corpus):
+    model = make(mos_corpus, {"mos_l1": {}, "token_ce": {}, "masked_token_ce": {}})
+    data = batch()
+    inputs = data["speech"], data["speech_lengths"]
+    with torch.autocast("cpu", torch.bfloat16):
+        result = model(**data)
+        hidden, frames = model.frontend(*inputs)
+        score = model.inference(*inputs).utt_mos
+    assert hidden[-1].dtype == torch.bfloat16
+    expected = model.head([states.float() for states in hidden], frames).utt_mos
+    assert torch.equal(score, expected) and torch.equal(result["utt_mos"], expected)
+    # near 3, bfloat16 knows every 1/64 only
+    assert not torch.equal(expected, expected.bfloat16().float())
+    plain = model(**data)
+    torch.testing.assert_close(result["loss"], plain["loss"], atol=0.05, rtol=0)
+    result["loss"].backward()
+    assert all(
+        p.grad.dtype == torch.float32 for p in model.head.predictors.parameters()
+    )

@@ -684,3 +684,53 @@ def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
     load_model(whole / "config.yaml", whole / "2epoch.pth")
     model = ["--init_model", str(whole), "--check_token_upstream", "false"]
     mos_corpus.train(tmp_path / "next", *model, max_epoch=1)
+
+
+@pytest.mark.parametrize("use_amp", [True, False])
+def test_mixed_precision_on_the_cpu(use_amp):
+    """ESPnet's own autocast is for GPUs alone."""
+    seen = []
+
+    class Model(torch.nn.Linear):
+        losses = {}
+
+        def forward(self, speech, utt_id, mos):
+            y = super().forward(speech)
+            seen.append((self.training, y.dtype))
+            loss = y.float().mean()
+            return dict(
+                loss=loss,
+                stats=dict(loss=loss.detach()[None]),
+                weight=torch.tensor([2.0]),
+                counts={},
+                utt_mos=torch.tensor([1.0, 2.0]),
+            )
+
+    model = Model(4, 1)
+    batch = dict(speech=torch.randn(2, 4), mos=torch.tensor([[1.0], [3.0]]))
+    fields = dict.fromkeys(MOSTrainerOptions.__dataclass_fields__)
+    fields |= dict(ngpu=0, use_amp=use_amp, no_forward_run=False, output_dir="nowhere")
+    fields |= dict(accum_grad=1, grad_clip=5.0, grad_clip_type=2.0, log_interval=1)
+    options = MOSTrainerOptions(**fields)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.weight.detach().clone()
+    reporter = Reporter(epoch=1)
+    shared = dict(options=options, distributed_option=DistributedOption())
+    with reporter.observe("train") as sub:
+        MOSTrainer.train_one_epoch(
+            model=model,
+            iterator=[(["a", "b"], batch)],
+            optimizers=[optimizer],
+            schedulers=[None],
+            scaler=torch.amp.GradScaler("cuda") if use_amp else None,
+            reporter=sub,
+            summary_writer=None,
+            **shared,
+        )
+    with reporter.observe("valid") as sub:
+        MOSTrainer.validate_one_epoch(
+            model=model, iterator=[(["a", "b"], batch)], reporter=sub, **shared
+        )
+    dtype = torch.bfloat16 if use_amp else torch.float32
+    assert seen == [(True, dtype), (False, dtype)]
+    assert not torch.equal(model.weight, before)

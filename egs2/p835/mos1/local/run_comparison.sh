@@ -21,6 +21,7 @@ seeds="0 1 2"
 folds=all        # Folds to run: all, or some of them such as "f2 m1".
 leave=talkers    # What is held out: talkers, or conditions (talkers and conditions).
 num_clusters=100 # Centroids a codebook.
+train_args=      # Options of every training, such as "--use_amp true".
 nj=1             # Trainings at a time, each with one CPU thread.
 expdir=exp
 dumpdir=dump
@@ -28,7 +29,7 @@ bootstrap=1000   # Resamples for the 95 % intervals.
 python=python3
 
 # shellcheck disable=SC2034  # parse_options.sh prints it
-help_message="Usage: $0 [--methods \"distilmos lambda0 frozen ssl_mos ridge distill-mos\"] [--seeds \"0 1 2\"] [--folds all|\"f1 f2\"] [--leave talkers|conditions] [--num_clusters K] [--nj N]"
+help_message="Usage: $0 [--methods \"distilmos lambda0 frozen ssl_mos ridge distill-mos\"] [--seeds \"0 1 2\"] [--folds all|\"f1 f2\"] [--leave talkers|conditions] [--num_clusters K] [--train_args OPTIONS] [--nj N]"
 # shellcheck source=/dev/null
 . utils/parse_options.sh
 # shellcheck source=/dev/null
@@ -52,7 +53,6 @@ tokens_tag=whisper_tiny_k${num_clusters}
 # settings_of METHOD: sets config, train_args and mos_args (an array)
 settings_of() {
     config=conf/tuning/train_$1.yaml
-    train_args=
     mos_args=()
     case "$1" in
         distilmos) config=conf/train_distilmos.yaml ;;
@@ -69,9 +69,10 @@ run_folds() {
     local method=$1
     shift
     settings_of "${method}"
-    ./run.sh --leave "${leave}" --train_config "${config}" --train_args "${train_args}" \
+    ./run.sh --leave "${leave}" --train_config "${config}" \
+        --train_args "--use_matplotlib false ${train_args}" \
         --tag "${method}" --expdir "${expdir}" --dumpdir "${dumpdir}" \
-        --bootstrap "${bootstrap}" --python "${python}" --tokens_tag "${tokens_tag}" \
+        --bootstrap 0 --python "${python}" --tokens_tag "${tokens_tag}" \
         --num_clusters "${num_clusters}" \
         --train_threads 1 "${mos_args[@]}" "$@"
 }
