@@ -51,6 +51,13 @@ max_frames=100000      # Frames of the training set that the codebooks are fitte
 import_km=             # Take ESPnet's k-means models instead of fitting: "6=km6.mdl 9=km9.mdl".
 tokens_tag=            # Name of the token directory; made from the settings if empty.
 
+# Adaptation of the upstream to audio without labels, before anything else is trained
+adapt_config=          # Configuration of that training, such as conf/tuning/adapt_wavlm.yaml; empty: no adaptation.
+adapt_args=            # Options that override it.
+adapt_sets=            # Sets whose audio it hears (labels are not read); the training set if empty.
+adapt_tokens=original  # Whose tokens the training on labels predicts: original or adapted.
+adapt_exp=             # Directory of the adaptation; made from the above if empty.
+
 # Training
 train_config=          # Configuration of the model and its training.
 train_args=            # Options that override it, e.g. "--seed 3" or "--init_model exp/mos_x" (fine-tuning).
@@ -85,8 +92,9 @@ hf_repo=               # Repository on the Hugging Face hub.
 help_message="Usage: $0 --train_set T --valid_set V --test_sets \"A B\" [--name value ...]
 
 Stages: 1 data preparation, 2 audio formatting, 3 check of labels and ids, 4 duration
-filter, 5 tokens (codebooks, then dump), 6 statistics, 7 training, 8 inference,
-9 scoring, 10 packing, 11 upload.
+filter, 5 tokens (codebooks, then dump; before them the adaptation of the upstream, if
+there is an --adapt_config), 6 statistics, 7 training, 8 inference, 9 scoring,
+10 packing, 11 upload.
 
 Options and their defaults (explained at the top of the script):
 $(sed -n '/^# General/,/^help_message/s/^\([a-z_]*\)=\("[^"]*"\|[^ #]*\) *# \(.*\)$/  --\1 (\2) \3/p' "$0")"
@@ -153,15 +161,19 @@ for number in stage stop_stage ngpu num_nodes nj inference_nj num_clusters max_f
 done
 [[ "${calibration_share}" =~ ^0?(\.[0-9]+)?$ && "${calibration_share}" =~ [0-9] ]] || \
     fail "--calibration_share ${calibration_share} is not a number from 0 to less than 1."
-if [ -n "${train_config}" ] && [ ! -r "${train_config}" ]; then
-    fail "--train_config ${train_config} cannot be read."
-fi
+for name in train_config adapt_config; do
+    [ -z "${!name}" ] || [ -r "${!name}" ] || fail "--${name} ${!name} cannot be read."
+done
 for directory in "${dumpdir}" "${expdir}"; do
     if ! mkdir -p "${directory}" 2> /dev/null || [ ! -w "${directory}" ]; then
         fail "${directory} cannot be written; choose another --dumpdir or --expdir, or change its permissions."
     fi
 done
 
+if [ -z "${train_threads}" ]; then
+    train_threads=1
+    [ "${ngpu}" -gt 0 ] || train_threads=$(nproc)
+fi
 data_feats="${dumpdir}/raw"
 utt_extra_files="utt2spk text metric.scp utt2sys utt2src utt2domain utt2set votes.scp"
 
@@ -170,8 +182,28 @@ suffix_of() { # options as a piece of a file name
     echo "$1" | sed -e 's/--/_/g' -e 's/[ |=/]//g'
 }
 config_name=$(basename "${train_config:-train}" .yaml)
+# The adapted upstream is a trained model, which the training on labels starts from.
+adapt_opts=  # What the training on labels is told of it.
+token_args=${train_args} # What the tokens depend on.
+if [ -n "${adapt_config}" ]; then
+    ! ${test_only} || fail "--adapt_config is given and --train_set is not; name the sets that train."
+    [[ "${train_args}" != *--init_model* ]] || \
+        fail "--adapt_config is given and --train_args has --init_model, expected one of them: both say what the training starts from."
+    adapt_sets=${adapt_sets:-${train_set}}
+    if [ -z "${adapt_exp}" ]; then
+        _name=${adapt_sets//\//-}
+        adapt_exp="${expdir}/$(basename "${adapt_config}" .yaml)_${_name// /+}$(suffix_of "${adapt_args}")"
+    fi
+    adapt_opts="--init_model ${adapt_exp}/valid.loss.best.pth"
+    case "${adapt_tokens}" in
+        adapted) token_args+=" ${adapt_opts}" ;;
+        original) ;;
+        *) fail "--adapt_tokens is '${adapt_tokens}', expected original or adapted." ;;
+    esac
+fi
 if [ -z "${tag}" ]; then
     tag="${config_name}_raw$(suffix_of "${train_args}")"
+    [ -z "${adapt_config}" ] || tag+="_$(basename "${adapt_exp}")_${adapt_tokens}_tokens"
     if [ -n "${train_sets}" ]; then
         _name=${train_sets//\//-}
         _name=${_name//:/}
@@ -185,7 +217,7 @@ if [ -z "${tokens_tag}" ]; then
         tokens_tag="${config_name}_k${num_clusters}_l${token_layers//,/-}"
     fi
     # Tokens depend on the frontend only, so that most of train_args changes nothing.
-    frontend_args=$(grep -o -e '--frontend[^ ]* [^ ]*' -e '--init_model[ =][^ ]*' <<< "${train_args}" || true)
+    frontend_args=$(grep -o -e '--frontend[^ ]* [^ ]*' -e '--init_model[ =][^ ]*' <<< "${token_args}" || true)
     tokens_tag+=$(suffix_of "${frontend_args//$'\n'/}")
 fi
 if [ -z "${inference_tag}" ]; then
@@ -236,6 +268,17 @@ formatted_dir() {
 }
 # shellcheck disable=SC2086  # test_sets are several names
 all_sets=$(printf '%s\n' ${train_parts:-""} "${valid_set}" ${test_sets} | awk '!seen[$0]++')
+# What the adaptation alone hears has no labels to be checked.
+adapt_only=
+if [ -n "${adapt_config}" ]; then
+    for dset in ${adapt_sets}; do
+        if [ "${dset}" != "${train_set}" ] && [[ $'\n'"${all_sets}"$'\n' != *$'\n'"${dset}"$'\n'* ]]; then
+            adapt_only+=" ${dset}"
+            all_sets+=$'\n'"${dset}"
+        fi
+    done
+    unlabelled_names+="${adapt_only// /  } "
+fi
 
 # The part of the validation set that is kept back for the calibration.
 calibration_set="${valid_set}_calibration"
@@ -347,10 +390,10 @@ if ! ${skip_data_prep}; then
         log "Stage 1: Data preparation for $(sed '/^$/d; s#^#data/#' <<< "${all_sets}" | paste -sd " ")"
         # shellcheck disable=SC2086  # several options in one string
         local/data.sh ${local_data_opts}
-        for dset in ${train_sets:+${train_parts}}; do
+        for dset in ${train_sets:+${train_parts}} ${adapt_only}; do
             [[ "${dset}" == */* ]] || continue # of this recipe
             [ -n "$(scripts/utils/prepare_test_sets.sh --skip_bad "${skip_bad}" "${dset}")" ] || \
-                fail "--train_sets names ${dset}, which cannot be prepared; see the sentence above."
+                fail "--train_sets or --adapt_sets names ${dset}, which cannot be prepared; see the sentence above."
         done
     fi
 
@@ -480,6 +523,33 @@ if ! ${skip_data_prep}; then
         fi
     fi
 
+    if in_stage 5 && [ -n "${adapt_config}" ]; then
+        log "Stage 5: Adapt the upstream to ${adapt_sets}: ${adapt_exp}"
+        for part in train valid; do
+            if [ "${part}" = train ]; then names=${adapt_sets}; else names=${valid_set}; fi
+            _dir="${adapt_exp}/data/${part}"
+            mkdir -p "${_dir}"
+            for f in wav.scp utt2num_samples; do
+                for dset in ${names}; do
+                    need "${data_feats}/${dset}/${f}" 4
+                    cat "${data_feats}/${dset}/${f}"
+                done | sort -u -k1,1 > "${_dir}/${f}.tmp"
+                replace "${_dir}/${f}"
+            done
+        done
+        # Which upstream it is may be said by --train_args; how it is trained is not meant.
+        _upstream=$(grep -o -e '--frontend_conf upstream=[^ ]*' <<< "${train_args}" || true)
+        scripts/pretrain_upstream.sh --train_scp "${adapt_exp}/data/train/wav.scp" \
+            --valid_scp "${adapt_exp}/data/valid/wav.scp" --exp "${adapt_exp}" \
+            --train_config "${adapt_config}" --train_args "${adapt_args} ${_upstream}" \
+            --tokens_args "${adapt_args} ${_upstream}" --token_layers "${token_layers}" \
+            --num_clusters "${num_clusters}" --max_frames "${max_frames}" \
+            --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
+            --fs "${fs}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --nj "${nj}" \
+            --train_threads "${train_threads}" --python "${python}" \
+            || fail "the upstream cannot be adapted; see the sentence above."
+    fi
+
     if in_stage 5 && ! ${test_only}; then
         if ! ${use_tokens}; then
             log "Stage 5: No tokens are asked for (--use_tokens false)"
@@ -506,7 +576,7 @@ if ! ${skip_data_prep}; then
             ${_cmd} "${tokens_dir}/learn_codebooks.log" \
                 "${python}" -m espnet2_distilmos.bin.learn_codebooks \
                     --config "${train_config}" \
-                    --train_args="${train_args}" \
+                    --train_args="${token_args}" \
                     --wav_scp "${data_feats}/${train_set}/wav.scp" \
                     --output "${_codebooks}" \
                     --nj "${nj}" \
@@ -540,7 +610,7 @@ if ! ${skip_data_prep}; then
                 ${_cmd} "JOB=1:${_nj}" "${_split}/dump_tokens.JOB.log" \
                     "${python}" -m espnet2_distilmos.bin.dump_tokens \
                         --config "${train_config}" \
-                        --train_args="${train_args}" \
+                        --train_args="${token_args}" \
                         --codebooks "${_codebooks}" \
                         --wav_scp "${_split}/wav.JOB.scp" \
                         --output_dir "${_split}/JOB" \
@@ -649,9 +719,12 @@ if ! ${skip_train}; then
         if [ -s "${_valid_dir}/utt2sys" ]; then
             _opts+=(--valid_utt2sys "${_valid_dir}/utt2sys")
         fi
-        if [ -z "${train_threads}" ]; then
-            train_threads=1
-            [ "${ngpu}" -gt 0 ] || train_threads=$(nproc)
+        if [ -n "${adapt_config}" ]; then
+            need "${adapt_exp}/valid.loss.best.pth" 5
+            if ${use_tokens} && [ "${adapt_tokens}" = original ]; then
+                # They are meant to be of the upstream that was adapted, and of no other.
+                _opts+=(--token_source "$(sed -n 's/.*"upstream_fingerprint": *"\([^"]*\)".*/\1/p' "${adapt_exp}/tokens/tokens.json")")
+            fi
         fi
         mkdir -p "${mos_exp}"
         echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${mos_exp}/run.sh"
@@ -682,7 +755,7 @@ if ! ${skip_train}; then
                 --train_shape_file "${mos_stats_dir}/train/speech_shape" \
                 --valid_shape_file "${mos_stats_dir}/valid/speech_shape" \
                 --output_dir "${mos_exp}" \
-                "${train_opts[@]}" "${_opts[@]}" ${train_args} \
+                "${train_opts[@]}" "${_opts[@]}" ${adapt_opts} ${train_args} \
             2> "${mos_exp}/launch.log" || _trained=false
         kill "${_show}" 2> /dev/null || true
         wait "${_show}" 2> /dev/null || true

@@ -92,64 +92,32 @@ tokens_of() { echo "${dumpdir}/tokens/iteration$1"; }
 exp_of() { echo "${expdir}/hubert_iteration$1"; }
 upstream_of() { echo "$(exp_of "$1")/upstream"; }
 
-make_tokens() { # make_tokens ITERATION: what it predicts
-    local dir conf dset gpu=0 layers=all
-    dir=$(tokens_of "$1")
-    conf="${dir}/frontend.yaml"
-    mkdir -p "${dir}"
-    if [ "$1" -eq 1 ]; then
-        cp "${first_tokens}" "${conf}"
-    else
-        need "$(upstream_of $(($1 - 1)))/config.json" 5
-        printf 'frontend: hf\nfrontend_conf: {upstream: "%s"}\n' "$(realpath "$(upstream_of $(($1 - 1)))")" > "${conf}"
-        layers=${token_layer}
-    fi
-    [ "${ngpu}" -eq 0 ] || gpu=1
-    log "Tokens of iteration $1, log: ${dir}/*.log"
-    ${train_cmd} "${dir}/learn_codebooks.log" \
-        "${python}" -m espnet2_distilmos.bin.learn_codebooks \
-            --config "${conf}" --wav_scp "${data_feats}/train/wav.scp" \
-            --output "${dir}/codebooks.npz" --num_clusters "${num_clusters}" \
-            --layers "${layers}" --max_frames "${max_frames}" --ngpu "${gpu}" \
-        || fail "the codebook cannot be made; see ${dir}/learn_codebooks.log."
-    # One pass over both sets, whose ids differ as their speakers do.
-    for dset in ${sets}; do cat "${data_feats}/${dset}/wav.scp"; done | sort -k1,1 > "${dir}/wav.scp"
-    ${train_cmd} "${dir}/dump_tokens.log" \
-        "${python}" -m espnet2_distilmos.bin.dump_tokens \
-            --config "${conf}" --wav_scp "${dir}/wav.scp" \
-            --codebooks "${dir}/codebooks.npz" --output_dir "${dir}" --ngpu "${gpu}" \
-        || fail "the tokens cannot be made; see ${dir}/dump_tokens.log."
-}
-
-pretrain() { # pretrain ITERATION
-    local dir exp source=mfcc dset opts=()
-    dir=$(tokens_of "$1")
-    exp=$(exp_of "$1")
-    need "${dir}/tokens.scp" 3
-    mkdir -p "${exp}"
-    # Whose tokens they are meant to be, said here and not read from their file.
-    if [ "$1" -eq 1 ]; then
+# iterate STEPS ITERATION [OPTIONS]: tokens, training or both of an iteration
+iterate() {
+    local config source layers=all args=() before=$(($2 - 1))
+    # Whose tokens they are meant to be is said here and not read from their file.
+    if [ "$2" -eq 1 ]; then
+        config=${first_tokens}
         source=$(sed -n 's/^frontend: *\([a-z0-9_]*\).*/\1/p' "${first_tokens}")
     else
-        source=$(sed -n 's/.*"model_type": *"\([^"]*\)".*/\1/p' "$(upstream_of $(($1 - 1)))/config.json")
+        need "$(upstream_of "${before}")/config.json" 5
+        config="$(tokens_of "$2")/frontend.yaml"
+        layers=${token_layer}
+        source=$(sed -n 's/.*"model_type": *"\([^"]*\)".*/\1/p' "$(upstream_of "${before}")/config.json")
+        mkdir -p "$(tokens_of "$2")"
+        printf 'frontend: hf\nfrontend_conf: {upstream: "%s"}\n' "$(realpath "$(upstream_of "${before}")")" > "${config}"
         if ${warm_start}; then
-            opts+=(--init_param "$(exp_of $(($1 - 1)))/valid.loss.best.pth:frontend:frontend")
+            args=(--init_param "$(exp_of "${before}")/valid.loss.best.pth:frontend:frontend")
         fi
     fi
-    for dset in ${sets}; do
-        _phase=${dset/dev/valid}
-        opts+=("--${_phase}_data_path_and_name_and_type" "${data_feats}/${dset}/wav.scp,speech,sound")
-        opts+=("--${_phase}_data_path_and_name_and_type" "${dir}/tokens.scp,tokens,npy")
-        opts+=("--${_phase}_shape_file" "${data_feats}/${dset}/speech_shape")
-    done
-    log "Pretraining, iteration $1, log: ${exp}/train.log"
-    # shellcheck disable=SC2086  # train_args are several options
-    OMP_NUM_THREADS=${train_threads} ${cuda_cmd} --gpu "${ngpu}" "${exp}/train.log" \
-        "${python}" -m espnet2_distilmos.bin.mos_train \
-            --config "${train_config}" --resume true --ngpu "${ngpu}" --output_dir "${exp}" \
-            --crop_seconds "${crop_seconds}" --token_info "${dir}/tokens.json" \
-            --token_source "${source}" "${opts[@]}" ${train_args} ${extra_args} \
-        || fail "training failed, see ${exp}/train.log; run the stage again: it resumes."
+    log "Iteration $2: $1"
+    scripts/pretrain_upstream.sh --steps "$1" --train_scp "${data_feats}/train/wav.scp" \
+        --valid_scp "${data_feats}/dev/wav.scp" --exp "$(exp_of "$2")" --tokens_dir "$(tokens_of "$2")" \
+        --tokens_config "${config}" --token_layers "${layers}" --num_clusters "${num_clusters}" \
+        --max_frames "${max_frames}" --train_config "${train_config}" --token_source "${source}" \
+        --train_args "${args[*]} ${train_args} ${*:3}" --crop_seconds "${crop_seconds}" \
+        --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}" \
+        --fs "${fs}" --ngpu "${ngpu}" --nj "${nj}" --train_threads "${train_threads}" --python "${python}"
 }
 
 export_upstream() { # export_upstream ITERATION
@@ -172,24 +140,19 @@ if in_stage 2; then
         scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" --fs "${fs}" --python "${python}" \
             --audio-format "${audio_format}" "data/${dset}/wav.scp" "${data_feats}/${dset}" \
             || log "Going on without the utterances above"
-        opts=()
-        [ "${dset}" != train ] || opts+=(--crop_seconds "${crop_seconds}")
-        "${python}" local/make_shapes.py --utt2num_samples "${data_feats}/${dset}/utt2num_samples" \
-            --output "${data_feats}/${dset}/speech_shape" --fs "${fs}" \
-            --min_seconds "${min_wav_duration}" --max_seconds "${max_wav_duration}" "${opts[@]}"
     done
 fi
 
-extra_args=
 if in_stage 3; then
     log "Stage 3: Tokens of ${first_tokens}"
-    for dset in ${sets}; do need "${data_feats}/${dset}/speech_shape" 2; done
-    make_tokens 1
+    for dset in ${sets}; do need "${data_feats}/${dset}/wav.scp" 2; done
+    iterate tokens 1
 fi
 
 if in_stage 4; then
     log "Stage 4: Pretraining"
-    pretrain 1
+    need "$(tokens_of 1)/tokens.scp" 3
+    iterate training 1
 fi
 
 if in_stage 5; then
@@ -200,10 +163,8 @@ fi
 
 if in_stage 6; then
     log "Stage 6: Iterations 2 to ${iterations}"
-    extra_args=${later_train_args}
     for n in $(seq 2 "${iterations}"); do
-        make_tokens "${n}"
-        pretrain "${n}"
+        iterate "tokens training" "${n}" "${later_train_args}"
         export_upstream "${n}"
     done
 fi

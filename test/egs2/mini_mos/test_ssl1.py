@@ -235,8 +235,10 @@ def test_the_second_iteration_goes_on_from_the_first(recipe, tmp_path):
     """Its commands: what each does is tested where it lies."""
     (tmp_path / "python").write_text(
         '#!/bin/sh\necho "$*" >> "$CALLS"\n'
-        'while [ $# -gt 0 ]; do [ "$1" != --output_dir ] || touch "$2/tokens.scp"; '
-        "shift; done\n"
+        'case "$*" in *dump_tokens*)\n'
+        'while [ $# -gt 0 ]; do [ "$1" != --output_dir ] || { mkdir -p "$2"; '
+        'echo "dev1 x.npy" > "$2/tokens.scp"; touch "$2/tokens.json"; }; '
+        "shift; done;; esac\n"
     )
     (tmp_path / "python").chmod(0o755)
     for name in ("train", "dev"):
@@ -247,14 +249,14 @@ def test_the_second_iteration_goes_on_from_the_first(recipe, tmp_path):
     upstream.mkdir(parents=True)
     (upstream / "config.json").write_text('{\n  "model_type": "wavlm"\n}\n')
     tokens = tmp_path / "dump" / "tokens" / "iteration2"
-    tokens.mkdir(parents=True)
-    (tokens / "tokens.scp").write_text("dev1 x.npy\n")
     options = ["--python", str(tmp_path / "python"), "--stage", "6"]
     options += ["--stop_stage", "6", "--token_layer", "2"]
     options += ["--later_train_args", "--noisy_view noise_prob=0.5"]
     result = run(recipe, *options, CALLS=str(tmp_path / "calls"))
     assert result.returncode == 0, result.stdout + result.stderr
-    learn, dump, train, export = (tmp_path / "calls").read_text().splitlines()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    learn, dump, shapes, _, train, export = calls
+    assert "crop_shapes" in shapes and "--crop_seconds 3" in shapes
     conf = yaml.safe_load((tokens / "frontend.yaml").read_text())
     assert conf == {"frontend": "hf", "frontend_conf": {"upstream": str(upstream)}}
     assert f"learn_codebooks --config {tokens}/frontend.yaml" in learn
