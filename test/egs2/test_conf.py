@@ -29,6 +29,7 @@ def recipes(pattern):
 
 
 TRAIN, DECODE = recipes("train*.yaml"), recipes("decode*.yaml")
+ADAPT = recipes("adapt*.yaml")
 
 # Networks of each family with its true number of layers, otherwise tiny.
 WAVEFORM = dict(
@@ -219,6 +220,43 @@ def test_training_configuration_runs_dry(name, tmp_path, no_network):
             if n.startswith(part) and p.requires_grad
         ]
         assert not trainable or moved & set(trainable), part
+
+
+@pytest.mark.parametrize("name", ADAPT)
+def test_adaptation_runs_dry(name, tmp_path, no_network):
+    args = parse(ADAPT[name], tmp_path)
+    network = args.frontend_conf
+    args.frontend_conf = stand_in(name, args.frontend, network)
+    args.token_info = tokens_of(args)
+    MOSTask.check_required_command_args(args)
+    # mos.sh takes the model of the least loss
+    assert args.best_model_criterion == [["valid", "loss", "min"]]
+    steps = args.max_epoch * args.num_iters_per_epoch
+    assert args.scheduler_conf["total_steps"] == steps
+
+    model = MOSTask.build_model(args).train()
+    (optimizer,) = MOSTask.build_optimizers(args, model)
+    frames = model.frontend.num_frames(8000)
+    tokens = torch.randint(5, (2, frames, len(args.token_info["columns"])))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    output = model(0.1 * torch.randn(2, 8000), torch.tensor([8000, 6000]), None, tokens)
+    output["loss"].backward()
+    optimizer.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    last = f"layers.{model.frontend.num_layers - 1}."
+    for part in ("frontend.", "head.", last):
+        assert any(part in n for n in moved), part
+    if (args.frontend_conf.get("freeze") or "none") in ("none", "cnn"):
+        embedding = "frontend.model.masked_spec_embed"
+        assert embedding in moved or embedding not in before
+
+    # Some training on labels starts from the same network, and is not refused.
+    def says(conf):
+        return conf.get("upstream"), conf.get("normalize_waveform")
+
+    recipe = name.split("/")[0]
+    trainings = [yaml.safe_load(p.read_text()) for n, p in TRAIN.items() if recipe in n]
+    assert says(network) in [says(config["frontend_conf"]) for config in trainings]
 
 
 @pytest.mark.parametrize("name", DECODE)

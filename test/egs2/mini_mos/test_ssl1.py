@@ -76,6 +76,105 @@ def test_speakers_are_folders_or_what_the_manifest_says(prepare_speech, tmp_path
         prepare_speech.find_speech(str(tmp_path))
 
 
+def test_speakers_of_the_corpora_known_by_name(prepare_speech, tmp_path):
+    """The owners' folders, with files that are no speech."""
+    layouts = {
+        "speechocean762": ["speechocean762/WAVE/SPEAKER0001/000010011.WAV"],
+        "librispeech": [
+            "dev-clean/LibriSpeech/dev-clean/1272/128104/1272-128104-0000.flac",
+            "dev-clean/LibriSpeech/dev-clean/1272/135031/1272-135031-0000.flac",
+        ],
+        "ljspeech": [
+            "LJSpeech-1.1/wavs/LJ001-0001.wav",
+            "LJSpeech-1.1/wavs/LJ002-0001.wav",
+        ],
+        "asterisk": [
+            "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU/digits/1.wav",
+            "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU/letters/1.wav",
+            "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU/silence/1.wav",
+        ],
+    }
+    found = {}
+    for name, paths in layouts.items():
+        for path in [*paths, "README.txt", "elsewhere.wav"]:
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).touch()
+        utterances = prepare_speech.find_corpus(name, str(tmp_path / name))
+        found[name] = [(u.speaker, u.utt_id) for u in utterances]
+    ru = "asterisk-ru_RU_f_IvrvoiceRU"
+    assert found == {
+        "speechocean762": [
+            (f"speechocean762-{s}", f"speechocean762-{s}_000010011")
+            for s in ["SPEAKER0001"]
+        ],
+        "librispeech": [
+            ("librispeech-1272", f"librispeech-1272_{c}_1272-{c}-0000")
+            for c in (128104, 135031)
+        ],
+        "ljspeech": [
+            ("ljspeech-LJ", f"ljspeech-LJ_{u}") for u in ("001-0001", "002-0001")
+        ],
+        "asterisk": [(ru, f"{ru}_{kind}_1") for kind in ("digits", "letters")],
+    }
+    with pytest.raises(ValueError, match="has vctk, expected some of speechocean762"):
+        prepare_speech.find_corpus("vctk", str(tmp_path))
+    with pytest.raises(ValueError, match="has no audio of ljspeech"):
+        prepare_speech.find_corpus("ljspeech", str(tmp_path / "asterisk"))
+
+
+def test_corpora_are_downloaded_once(recipe, tmp_path):
+    """From archives of the owners' layout, with what fetches them replaced."""
+    write_speech(tmp_path / "WAVE", speakers=1)
+    (tmp_path / "WAVE" / "speaker0").rename(tmp_path / "WAVE" / "SPEAKER0001")
+    write_speech(tmp_path / "sounds" / "it", speakers=1, utterances=1)
+    tar = ["tar", "-C", str(tmp_path), "-czf", str(tmp_path / "archive"), "WAVE"]
+    subprocess.run(tar, check=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, script in {
+        "curl": 'while [ "$1" != --output ]; do shift; done\n'
+        'echo "$3" >> "$CALLS"\ncp "$ARCHIVE" "$2"',
+        "apt-get": 'echo "$*" >> "$CALLS"\ntouch a.deb',
+        "dpkg-deb": 'cp -r "$SOUNDS" "$3"',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\nset -eu\n{script}\n")
+        (programs / name).chmod(0o755)
+    environment = dict(
+        os.environ,
+        PATH=f"{programs}:{os.environ['PATH']}",
+        PYTHONPATH=str(ROOT),
+        CALLS=str(tmp_path / "calls"),
+        ARCHIVE=str(tmp_path / "archive"),
+        SOUNDS=str(tmp_path / "sounds"),
+    )
+    command = ["local/data.sh", "--corpora", "speechocean762 asterisk"]
+    command += ["--downloads", str(tmp_path / "downloads")]
+    command += ["--out", str(tmp_path / "data")]
+    for _ in range(2):
+        result = subprocess.run(
+            command, cwd=recipe, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.rsplit("/", 1)[-1] for call in calls] == [
+        "speechocean762.tar.gz",
+        "download -qq "
+        + " ".join(f"asterisk-core-sounds-{k}-wav" for k in "en es fr it ru".split()),
+    ]
+    speakers = [
+        set(read_scp(tmp_path / "data" / name / "spk2utt")) for name in ("train", "dev")
+    ]
+    assert set.union(*speakers) == {"speechocean762-SPEAKER0001", "asterisk-it"}
+    refused = subprocess.run(
+        ["local/data.sh", "--corpora", "vctk"],
+        cwd=recipe,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 1 and "--corpora has vctk" in refused.stderr
+
+
 def test_held_out_speakers_are_whole_and_drawn(prepare_speech):
     names = [f"s{k}" for k in range(40)]
     held_out = prepare_speech.hold_out(names, 0.1, 0)

@@ -3,7 +3,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Data directories without labels from a folder of speech."""
+"""Data directories without labels from folders of speech."""
 
 import argparse
 import csv
@@ -11,10 +11,20 @@ import os
 import random
 import re
 import sys
-from typing import Dict, List, NamedTuple
+from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 from espnet2_distilmos.fileio.audio import AUDIO_SUFFIXES
 from espnet2_distilmos.fileio.datadir import DataError, write_metric_scp, write_scp
+
+# Who speaks, by the path inside a corpus that local/data.sh knows by name; what follows
+# the match is the utterance. Files that do not match are no speech.
+CORPORA = {
+    "speechocean762": r"(?:^|/)(SPEAKER\d+)/",
+    "librispeech": r"(?:^|/)(\d+)/(?=\d+/[^/]+$)",
+    "ljspeech": r"(?:^|/)(LJ)(?=\d+-)",
+    # The recordings of silence are left out.
+    "asterisk": r"sounds/(\w+)/(?!silence/)",
+}
 
 
 class Utterance(NamedTuple):
@@ -59,25 +69,70 @@ def find_speech(speech_dir: str) -> List[Utterance]:
         )
     manifest_path = os.path.join(speech_dir, "manifest.csv")
     if os.path.exists(manifest_path):
-        speakers = read_manifest(manifest_path)
-        lost = [p for p in speakers if not os.path.exists(f"{speech_dir}/{p}")]
+        speaker_of = read_manifest(manifest_path)
+        lost = [p for p in speaker_of if not os.path.exists(f"{speech_dir}/{p}")]
         if lost:
             raise DataError(
                 f"{manifest_path} names {len(lost)} files that are not there, the "
                 f"first is {lost[0]}, expected all; complete the folder."
             )
     else:
-        speakers = {}
-        for folder, _, names in os.walk(speech_dir, followlinks=True):
-            for name in names:
-                if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES:
-                    path = os.path.relpath(os.path.join(folder, name), speech_dir)
-                    parent = os.path.dirname(path)
-                    speakers[path] = parent.replace(os.sep, "_") or "speaker"
+        speaker_of = {
+            path: os.path.dirname(path).replace(os.sep, "_") or "speaker"
+            for path in audio_files(speech_dir)
+        }
+    names = {path: (who, os.path.basename(path)) for path, who in speaker_of.items()}
+    return make_utterances(speech_dir, names)
+
+
+def find_corpus(name: str, folder: str) -> List[Utterance]:
+    """Find the utterances of a corpus of :data:`CORPORA`.
+
+    Raises:
+        DataError: the name is none of them, or the folder is not that corpus.
+    """
+    if name not in CORPORA:
+        raise DataError(
+            f"--corpora has {name}, expected some of {', '.join(CORPORA)}; another "
+            "folder is --speech_dir."
+        )
+    speakers: Dict[str, Tuple[str, str]] = {}
+    for path in audio_files(folder):
+        match = re.search(CORPORA[name], path)
+        if match:
+            speakers[path] = f"{name}-{match[1]}", path[match.end() :]
+    if not speakers:
+        raise DataError(
+            f"{folder} has no audio of {name}, expected files whose paths match "
+            f"{CORPORA[name]}; remove the folder and run stage 1 again."
+        )
+    return make_utterances(folder, speakers)
+
+
+def audio_files(root: str) -> Iterator[str]:
+    """Yield the paths of all audio files, relative to ``root``."""
+    for folder, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES:
+                yield os.path.relpath(os.path.join(folder, name), root)
+
+
+def make_utterances(
+    speech_dir: str, speakers: Dict[str, Tuple[str, str]]
+) -> List[Utterance]:
+    """Give ids to the files of a folder.
+
+    Args:
+        speech_dir: the folder.
+        speakers: who speaks what, by path inside it.
+
+    Raises:
+        DataError: There is none, or two would have one id.
+    """
     found: Dict[str, Utterance] = {}
-    for path, speaker in sorted(speakers.items()):
+    for path, (speaker, name) in sorted(speakers.items()):
         speaker = one_word(speaker)
-        stem = one_word(os.path.splitext(os.path.basename(path))[0])
+        stem = one_word(os.path.splitext(name)[0].replace(os.sep, "_"))
         # Kaldi wants an id to begin with its speaker.
         utt_id = stem if stem.startswith(speaker) else f"{speaker}_{stem}"
         if utt_id in found:
@@ -113,8 +168,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
+        "--corpora",
+        nargs="*",
+        default=[],
+        metavar="NAME=DIR",
+        help=f"corpora that local/data.sh downloaded: {', '.join(CORPORA)}",
+    )
+    parser.add_argument(
         "--speech_dir",
-        required=True,
         help="any folder; its manifest.csv (columns wav, speaker) or its sub-folders "
         "say who speaks",
     )
@@ -134,13 +195,29 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the speakers held out")
     args = parser.parse_args()
     try:
-        utterances = find_speech(os.path.abspath(args.speech_dir))
+        utterances = []
+        for corpus in args.corpora:
+            name, _, folder = corpus.partition("=")
+            utterances += find_corpus(name, os.path.abspath(folder))
+        if args.speech_dir:
+            utterances += find_speech(os.path.abspath(args.speech_dir))
+        if not utterances:
+            raise DataError(
+                "found neither --speech_dir nor --corpora, expected one of them: any "
+                f"folder of speech, or some of {', '.join(CORPORA)}."
+            )
+        twice = len(utterances) - len({u.utt_id for u in utterances})
+        if twice:
+            raise DataError(
+                f"found {twice} utterance ids in several folders, expected each once; "
+                "rename the speakers."
+            )
         excluded = set(map(one_word, args.exclude_speakers))
         unknown = excluded - {u.speaker for u in utterances}
         if unknown:
             raise DataError(
                 f"--exclude_speakers has {', '.join(sorted(unknown))}, expected "
-                f"speakers of {args.speech_dir}; correct the names."
+                "speakers of the speech; correct the names."
             )
         utterances = [u for u in utterances if u.speaker not in excluded]
         held_out = hold_out(

@@ -442,6 +442,59 @@ def test_fine_tuning_a_packed_model(finished, tmp_path):
     assert found["upstream_fingerprint"] != before["upstream_fingerprint"]
 
 
+def test_the_upstream_is_adapted_before_the_training_on_labels(finished, tmp_path):
+    """On audio without labels; tokens are of the original upstream or of the adapted."""
+    recipe = finished[0].copy(tmp_path)
+    config = yaml.safe_load((recipe.dir / "conf" / "train_tiny.yaml").read_text())
+    config.update(head="token", losses={"masked_token_ce": {"alpha": 1.0}})
+    config.update(crop_seconds=0.6, num_iters_per_epoch=2, upstream_lr=1e-2)
+    config.update(best_model_criterion=[["valid", "loss", "min"]])
+    config["frontend_conf"]["upstream_config"]["mask_time_prob"] = 0.05
+    adapt = recipe.dir / "conf" / "adapt_tiny.yaml"
+    adapt.write_text(yaml.safe_dump(config))
+    train = yaml.safe_load((recipe.dir / "conf" / "train_tiny.yaml").read_text())
+    train["frontend_conf"] = config["frontend_conf"]
+    (recipe.dir / "conf" / "train_tiny.yaml").write_text(yaml.safe_dump(train))
+    # A set that the adaptation alone hears; it has no labels at all.
+    (recipe.dir / "data" / "more").mkdir()
+    lines = [f"more_{line}" for line in recipe.lines("source/train/wav.scp")[:4]]
+    (recipe.dir / "data" / "more" / "wav.scp").write_text("\n".join(lines) + "\n")
+    speakers = [f"{line.split()[0]} x" for line in lines]
+    (recipe.dir / "data" / "more" / "utt2spk").write_text("\n".join(speakers) + "\n")
+
+    options = ["--nj", 1, "--adapt_config", "conf/adapt_tiny.yaml"]
+    options += ["--adapt_sets", "train more", "--min_wav_duration", 0.5]
+    refused = recipe.run(*options, "--train_args", "--init_model exp", code=1)
+    assert "--train_args has --init_model, expected one of them" in refused.stderr
+    refused = recipe.run(*options, "--adapt_tokens", "both", code=1)
+    assert "expected original or adapted" in refused.stderr
+    missing = recipe.run(*options, "--stage", 7, "--stop_stage", 7, code=1)
+    assert "exp/adapt_tiny_train+more/valid.loss.best.pth is missing" in missing.stderr
+
+    recipe.run(*options, "--stage", 2, "--stop_stage", 5)
+    heard = recipe.lines("exp/adapt_tiny_train+more/train_shape")
+    assert len(heard) == 10 and "more_train3 9600" in heard  # 0.8 s, cropped
+    recipe.run(*options, "--stage", 7, "--stop_stage", 7)
+    tag = "mos_train_tiny_raw_adapt_tiny_train+more_original_tokens"
+    found = yaml.safe_load("\n".join(recipe.lines(f"exp/{tag}/config.yaml")))
+    adapted_model = "exp/adapt_tiny_train+more/valid.loss.best.pth"
+    assert found["init_model"] == adapted_model and found["head"] == "distilmos"
+    fingerprints = [found["token_info"]["upstream_fingerprint"]]
+    both = ["--adapt_tokens", "adapted", "--stage", 5, "--stop_stage", 5]
+    recipe.run(*options, *both)
+    tokens = f"{TOKENS}_init_model{adapted_model.replace('/', '')}/train/tokens.json"
+    found = json.loads("\n".join(recipe.lines(tokens)))
+    fingerprints.append(found["upstream_fingerprint"])
+    original = build_frontend("hf", config["frontend_conf"])
+    trained = torch.load(recipe.dir / adapted_model)
+    adapted = build_frontend("hf", config["frontend_conf"])
+    adapted.load_state_dict(
+        {k[len("frontend.") :]: v for k, v in trained.items() if "frontend." in k}
+    )
+    assert fingerprints == [original.fingerprint(), adapted.fingerprint()]
+    assert original.fingerprint() != adapted.fingerprint()
+
+
 def test_pack_and_use_the_packed_model(finished, tmp_path):
     recipe = finished[0].copy(tmp_path)
     recipe.run("--stage", 10, "--stop_stage", 10, "--skip_upload", "false")
