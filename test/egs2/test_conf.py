@@ -391,8 +391,10 @@ def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
         weight = args.losses.get("token_ce", {}).get("weight", 0)
         assert run.use_tokens or weight == 0, run.name
         assert not (run.use_tokens and args.head == "ssl_mos"), run.name
+        rates = [args.upstream_lr, args.optim_conf]
+        network = [args.frontend_conf, args.head]
         trained[run.name] = json.dumps(
-            [run.tokens_tag, args.losses, args.frontend_conf, args.head], default=str
+            [run.tokens_tag, args.losses, network, rates], default=str
         )
     assert len(set(trained.values())) == len(runs)  # no two are the same
     assert next(iter(runs)) == "distilmos" and {"lambda0", "frozen", "ssl_mos"} < set(

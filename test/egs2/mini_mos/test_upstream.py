@@ -34,8 +34,8 @@ def test_it_is_the_network_of_the_recipes(shipped):
         for f in (shipped, random)
     ]
     assert shapes[0] == shapes[1]
-    tuning = MOS1 / "conf" / "tuning" / "train_distilmos_hubert_tiny.yaml"
-    upstream = yaml.safe_load(tuning.read_text())["frontend_conf"]["upstream"]
+    default = yaml.safe_load((MOS1 / "conf" / "train_distilmos.yaml").read_text())
+    upstream = default["frontend_conf"]["upstream"]
     assert (MOS1 / upstream).resolve() == UPSTREAM.resolve()
 
 
