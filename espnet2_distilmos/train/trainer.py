@@ -246,6 +246,10 @@ class MOSTrainer(Trainer):
     ) -> bool:
         """Train as ESPnet does; say how many labelled and unlabelled utterances."""
         counted = CountedModel(model, options.use_amp)
+        if options.ngpu == 0:
+            # One for GPUs, which does nothing here but to take the step that ESPnet
+            # leaves out when a gradient is not finite.
+            kwargs["scaler"] = None
         invalid = super().train_one_epoch(
             model=counted,
             reporter=CountedReporter(reporter),

@@ -686,9 +686,10 @@ def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
     mos_corpus.train(tmp_path / "next", *model, max_epoch=1)
 
 
+@pytest.mark.parametrize("finite", [True, False])
 @pytest.mark.parametrize("use_amp", [True, False])
-def test_mixed_precision_on_the_cpu(use_amp):
-    """ESPnet's own autocast is for GPUs alone."""
+def test_mixed_precision_on_the_cpu(use_amp, finite):
+    """ESPnet's own autocast is for GPUs alone; no step is taken on a bad gradient."""
     seen = []
 
     class Model(torch.nn.Linear):
@@ -699,7 +700,7 @@ def test_mixed_precision_on_the_cpu(use_amp):
             seen.append((self.training, y.dtype))
             loss = y.float().mean()
             return dict(
-                loss=loss,
+                loss=loss if finite else loss * math.nan,
                 stats=dict(loss=loss.detach()[None]),
                 weight=torch.tensor([2.0]),
                 counts={},
@@ -733,4 +734,4 @@ def test_mixed_precision_on_the_cpu(use_amp):
         )
     dtype = torch.bfloat16 if use_amp else torch.float32
     assert seen == [(True, dtype), (False, dtype)]
-    assert not torch.equal(model.weight, before)
+    assert torch.equal(model.weight, before) is not finite
