@@ -391,7 +391,7 @@ def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
         weight = args.losses.get("token_ce", {}).get("weight", 0)
         assert run.use_tokens or weight == 0, run.name
         assert not (run.use_tokens and args.head == "ssl_mos"), run.name
-        rates = [args.upstream_lr, args.optim_conf]
+        rates = [args.upstream_lr, args.optim_conf, args.max_epoch]
         network = [args.frontend_conf, args.head]
         trained[run.name] = json.dumps(
             [run.tokens_tag, args.losses, network, rates], default=str

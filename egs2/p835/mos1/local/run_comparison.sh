@@ -17,11 +17,13 @@ fail() {
 }
 
 methods="distilmos lambda0 frozen ssl_mos ridge distill-mos" # The first is compared with the others.
+list=conf/ablation/methods.txt # What can be trained; also lambda_1, k_200, ...
 seeds="0 1 2"
 folds=all        # Folds to run: all, or some of them such as "f2 m1".
 leave=talkers    # What is held out: talkers, or conditions (talkers and conditions).
 num_clusters=100 # Centroids a codebook.
 train_args=      # Options of every training, such as "--use_amp true".
+table=           # Name of the table's directory; comparison_<leave> if empty.
 nj=1             # Trainings at a time, each with one CPU thread.
 expdir=exp
 dumpdir=dump
@@ -29,7 +31,7 @@ bootstrap=1000   # Resamples for the 95 % intervals.
 python=python3
 
 # shellcheck disable=SC2034  # parse_options.sh prints it
-help_message="Usage: $0 [--methods \"distilmos lambda0 frozen ssl_mos ridge distill-mos\"] [--seeds \"0 1 2\"] [--folds all|\"f1 f2\"] [--leave talkers|conditions] [--num_clusters K] [--train_args OPTIONS] [--nj N]"
+help_message="Usage: $0 [--methods \"distilmos lambda0 frozen ssl_mos ridge distill-mos\"] [--seeds \"0 1 2\"] [--folds all|\"f1 f2\"] [--leave talkers|conditions] [--num_clusters K] [--train_args OPTIONS] [--table NAME] [--nj N]"
 # shellcheck source=/dev/null
 . utils/parse_options.sh
 # shellcheck source=/dev/null
@@ -47,19 +49,18 @@ esac
 ood_sets=
 [ -z "${BVRNN}" ] || ood_sets=bvrnn
 upstream=${WHISPER_TINY:-openai/whisper-tiny}
-# One token directory a fold serves all methods that want tokens.
-tokens_tag=whisper_tiny_k${num_clusters}
-
-# settings_of METHOD: sets config, train_args and mos_args (an array)
+runs=$("${python}" -m espnet2_distilmos.bin.ablation_runs "${list}")
+# settings_of METHOD: sets config, args (of its training), mos_args (an array) and tokens_tag
 settings_of() {
-    config=conf/tuning/train_$1.yaml
-    mos_args=()
-    case "$1" in
-        distilmos) config=conf/train_distilmos.yaml ;;
-        frozen) ;;
-        lambda0|ssl_mos) mos_args=(--use_tokens false) ;;
-        *) fail "--methods has '$1', expected some of distilmos lambda0 frozen ssl_mos ridge distill-mos." ;;
-    esac
+    local line use_tokens options
+    line=$(grep "^$1|" <<< "${runs}") || \
+        fail "--methods has '$1', expected some of $(cut -d '|' -f 1 <<< "${runs}" | xargs) ridge distill-mos."
+    IFS='|' read -r _ config args use_tokens _ options _ <<< "${line}"
+    # One token directory a fold serves all methods that want the same tokens.
+    tokens_tag=whisper_tiny_k${num_clusters}${options//[ -]/}
+    mos_args=(--use_tokens "${use_tokens}" --tokens_tag "${tokens_tag}" --num_clusters "${num_clusters}")
+    # shellcheck disable=SC2206  # options are several words
+    mos_args+=(${options})
 }
 is_trained() {
     [ "$1" != ridge ] && [ "$1" != distill-mos ]
@@ -70,11 +71,9 @@ run_folds() {
     shift
     settings_of "${method}"
     ./run.sh --leave "${leave}" --train_config "${config}" \
-        --train_args "--use_matplotlib false ${train_args}" \
+        --train_args "--use_matplotlib false ${train_args} ${args}" \
         --tag "${method}" --expdir "${expdir}" --dumpdir "${dumpdir}" \
-        --bootstrap 0 --python "${python}" --tokens_tag "${tokens_tag}" \
-        --num_clusters "${num_clusters}" \
-        --train_threads 1 "${mos_args[@]}" "$@"
+        --bootstrap 0 --python "${python}" --train_threads 1 "${mos_args[@]}" "$@"
 }
 # train_one METHOD FOLD SEED: stages 7 to 9 of one run
 train_one() {
@@ -102,15 +101,24 @@ for method in ${methods}; do
 done
 
 for fold in ${folds}; do
-    # Its tokens are of the training set alone; statistics serve every method.
-    done_file="${dumpdir}/${fold}/prepared_${tokens_tag}"
-    if [ ! -e "${done_file}" ]; then
-        log "Prepare fold ${fold}: stages 1 to 6"
-        run_folds distilmos --folds "${fold}" --stop_stage 6 > "${dumpdir}_${fold}.log" 2>&1 || \
-            { tail -n 3 "${dumpdir}_${fold}.log" >&2; fail "the preparation of fold ${fold} failed, see ${dumpdir}_${fold}.log."; }
-        rm -f "${dumpdir}_${fold}.log"
-        touch "${done_file}"
-    fi
+    # Data, statistics and the first tokens, which are of the training set alone. Other
+    # methods may want other tokens.
+    first=1
+    last=6
+    for method in distilmos ${methods}; do
+        is_trained "${method}" || continue
+        settings_of "${method}"
+        done_file="${dumpdir}/${fold}/prepared_${tokens_tag}"
+        if [[ " ${mos_args[*]} " == *" --use_tokens true "* ]] && [ ! -e "${done_file}" ]; then
+            log "Prepare fold ${fold}: stages ${first} to ${last}"
+            run_folds "${method}" --folds "${fold}" --stage "${first}" --stop_stage "${last}" > "${dumpdir}_${fold}.log" 2>&1 || \
+                { tail -n 3 "${dumpdir}_${fold}.log" >&2; fail "the preparation of fold ${fold} failed, see ${dumpdir}_${fold}.log."; }
+            rm -f "${dumpdir}_${fold}.log"
+            touch "${done_file}"
+        fi
+        first=5
+        last=5
+    done
 done
 
 failed=0
@@ -166,7 +174,8 @@ for method in ${methods}; do
 done
 
 [ "${folds}" = "${all_folds}" ] || { log "The table wants all folds, these ran: ${folds}"; exit 0; }
-log "Score: ${expdir}/comparison_${leave}"
+out="${expdir}/${table:-comparison_${leave}}"
+log "Score: ${out}"
 rows=()
 for method in ${methods}; do
     if is_trained "${method}"; then method_seeds=${seeds}; else method_seeds=0; fi
@@ -174,16 +183,15 @@ for method in ${methods}; do
     "${python}" local/score_folds.py --exp "${expdir}/${method}_${leave}" --seeds ${method_seeds} \
         --folds ${all_folds} --data data --ood_sets ${ood_sets} --bootstrap "${bootstrap}" > /dev/null
     for seed in ${method_seeds}; do
-        name=${method}_seed${seed}
-        if ! is_trained "${method}"; then name=${method}; fi
+        row=${method}_seed${seed}
+        if ! is_trained "${method}"; then row=${method}; fi
         pooled="${expdir}/${method}_${leave}/pooled"
-        rows+=(--score "${name}" p835 "${pooled}/reference" "${pooled}/seed${seed}/p835/metric.scp")
+        rows+=(--score "${row}" p835 "${pooled}/reference" "${pooled}/seed${seed}/p835/metric.scp")
         for dset in ${ood_sets}; do
-            rows+=(--score "${name}" "${dset}" "data/${dset}" "${pooled}/seed${seed}/${dset}/metric.scp")
+            rows+=(--score "${row}" "${dset}" "data/${dset}" "${pooled}/seed${seed}/${dset}/metric.scp")
         done
     done
 done
-out="${expdir}/comparison_${leave}"
 "${python}" -m espnet2_distilmos.bin.mos_scoring "${rows[@]}" --output_dir "${out}" \
     --bootstrap "${bootstrap}" > /dev/null
 # shellcheck disable=SC2086  # these are lists
