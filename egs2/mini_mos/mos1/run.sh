@@ -4,11 +4,12 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 # The embedded default data, from nothing to the table of results. Options are those of
-# mos.sh, e.g. ./run.sh --stage 7 --stop_stage 9 --train_args "--max_epoch 3".
+# mos.sh, e.g. ./run.sh --stage 7 --stop_stage 9 --train_args "--max_epoch 3", and --ood all:
+# the human ratings of p835 and bvrnn of db.sh as test sets too.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-./mos.sh \
+scripts/mos_ood.sh \
     --ngpu 0 \
     --nj 2 \
     --inference_nj 2 \
@@ -18,4 +19,5 @@ cd "$(dirname "$0")"
     --train_config conf/train_distilmos.yaml \
     --inference_config conf/decode.yaml \
     --inference_model valid.utt_srcc.best.pth \
+    --known_ood "p835/p835 bvrnn/test" \
     "$@"
