@@ -18,7 +18,7 @@ import json
 import os
 import random
 import sys
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -85,7 +85,8 @@ def collect_frames(
     Utterances beyond ten seconds or under one are left out: their share of the sample
     is one of memory, or has no context to infer from.
     """
-    can_mask = getattr(frontend.model, "masked_spec_embed", None) is not None
+    network = getattr(frontend, "model", None)  # MFCC have none
+    can_mask = getattr(network, "masked_spec_embed", None) is not None
     batches = AudioBatches(
         wav_scp,
         40,
@@ -317,8 +318,10 @@ def draw_figure(results: Dict[str, List[Dict[str, Any]]], path: str) -> None:
     pyplot.close(figure)
 
 
-def upstreams_of(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
-    """frontend_conf of each upstream; random weights of the last one come first."""
+def upstreams_of(
+    args: argparse.Namespace,
+) -> Iterator[Tuple[str, AbsLayerFrontend]]:
+    """Yield the name and frontend of each; one with random weights comes first."""
     named = {}
     for spec in args.upstreams:
         name, _, path = spec.partition("=")
@@ -327,13 +330,19 @@ def upstreams_of(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
                 f"found the upstream {spec!r}, expected NAME=DIRECTORY of a checkpoint."
             )
         named[name] = {"upstream": path}
-    last = build_frontend("hf", list(named.values())[args.random_like])
-    conf = last.resolved_conf()
+    like = build_frontend("hf", list(named.values())[args.random_like])
+    conf = like.resolved_conf()
     random_conf = {
         "upstream_config": conf["upstream_config"],
         "normalize_waveform": conf["normalize_waveform"],
     }
-    return {"random weights": random_conf, **named}
+    yield "random weights", build_frontend("hf", random_conf)
+    # What needs no training at all, on the same frames.
+    grid = {"receptive_field": like.minimum_samples}
+    grid["normalize_waveform"] = conf["normalize_waveform"]
+    yield "MFCC", build_frontend("mfcc", grid)
+    for name, conf in named.items():
+        yield name, build_frontend("hf", conf)
 
 
 def main() -> int:
@@ -361,9 +370,8 @@ def main() -> int:
     start_logging()
     results: Dict[str, List[Dict[str, Any]]] = {}
     try:
-        for name, conf in upstreams_of(args).items():
-            frontend = build_frontend("hf", conf).eval()
-            results[name] = probe(frontend, args)
+        for name, frontend in upstreams_of(args):
+            results[name] = probe(frontend.eval(), args)
             print(table({name: results[name]}), flush=True)
         path = os.path.join(args.output_dir, "probes")
         with atomic_write(f"{path}.json") as file:
