@@ -482,8 +482,8 @@ def test_the_upstream_is_adapted_before_the_training_on_labels(finished, tmp_pat
     fingerprints = [found["token_info"]["upstream_fingerprint"]]
     both = ["--adapt_tokens", "adapted", "--stage", 5, "--stop_stage", 5]
     recipe.run(*options, *both)
-    tokens = f"{TOKENS}_init_model{adapted_model.replace('/', '')}/train/tokens.json"
-    found = json.loads("\n".join(recipe.lines(tokens)))
+    tokens = f"{TOKENS}_init_model{adapted_model.replace('/', '')}/train"
+    found = json.loads("\n".join(recipe.lines(f"{tokens}/tokens.json")))
     fingerprints.append(found["upstream_fingerprint"])
     original = build_frontend("hf", config["frontend_conf"])
     trained = torch.load(recipe.dir / adapted_model)
