@@ -443,7 +443,7 @@ def test_fine_tuning_a_packed_model(finished, tmp_path):
 
 
 def test_the_upstream_is_adapted_before_the_training_on_labels(finished, tmp_path):
-    """On audio without labels; tokens are of the original upstream or of the adapted."""
+    """On audio without labels; tokens are of the original upstream or the adapted."""
     recipe = finished[0].copy(tmp_path)
     config = yaml.safe_load((recipe.dir / "conf" / "train_tiny.yaml").read_text())
     config.update(head="token", losses={"masked_token_ce": {"alpha": 1.0}})
