@@ -392,8 +392,10 @@ if ! ${skip_data_prep}; then
         local/data.sh ${local_data_opts}
         for dset in ${train_sets:+${train_parts}} ${adapt_only}; do
             [[ "${dset}" == */* ]] || continue # of this recipe
+            _option=--train_sets
+            [[ " ${adapt_only} " != *" ${dset} "* ]] || _option=--adapt_sets
             [ -n "$(scripts/utils/prepare_test_sets.sh --skip_bad "${skip_bad}" "${dset}")" ] || \
-                fail "--train_sets or --adapt_sets names ${dset}, which cannot be prepared; see the sentence above."
+                fail "${_option} names ${dset}, which cannot be prepared; see the sentence above."
         done
     fi
 

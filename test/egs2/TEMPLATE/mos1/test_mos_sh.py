@@ -254,6 +254,11 @@ def test_a_stage_2_that_was_killed_leaves_no_half_files_and_goes_on(recipe):
             ["--train_sets", "train no/train", "--stop_stage", 1],
             "--train_sets names no/train, which cannot be prepared; see",
         ),
+        (
+            ["--adapt_config", "conf/train_tiny.yaml", "--adapt_sets", "no/train"]
+            + ["--stop_stage", 1],
+            "--adapt_sets names no/train, which cannot be prepared; see",
+        ),
         (["surplus"], "'surplus' is not an option"),
         (["--dumpdir", "cmd.sh"], "cmd.sh cannot be written; choose another --dumpdir"),
     ],
