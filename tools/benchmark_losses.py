@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import yaml
 
-from espnet2_distilmos.mos.build import build_losses, build_model
+from espnet2_distilmos.mos.build import build_frontend, build_losses, build_model
 from espnet2_distilmos.train.noisy_view import NoisyView
 
 
@@ -38,10 +38,10 @@ class Training:
     """A model, its optimizer, and what a step of it is."""
 
     def __init__(self, config: Mapping[str, Any], clusters: int):
-        frontend_conf = dict(config["frontend_conf"])
-        if "upstream_config" not in frontend_conf:
-            raise ValueError("found no upstream_config, expected a network to build")
-        layers = frontend_conf["upstream_config"]["num_hidden_layers"]
+        # Also of a pretrained upstream the network alone matters.
+        frontend = build_frontend(config["frontend"], config["frontend_conf"])
+        config = {**config, "frontend_conf": frontend.resolved_conf()}
+        layers = frontend.num_layers
         columns = [
             {"stream": "any", "layer": layer, "K": clusters}
             for layer in range(1, layers + 1)

@@ -28,6 +28,8 @@ CORPORA = {
 
 
 class Utterance(NamedTuple):
+    """An audio file without a label: its id, path and speaker (ids of Kaldi)."""
+
     utt_id: str
     path: str
     speaker: str

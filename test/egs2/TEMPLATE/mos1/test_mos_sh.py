@@ -491,7 +491,7 @@ def test_the_upstream_is_adapted_before_the_training_on_labels(finished, tmp_pat
     found = json.loads("\n".join(recipe.lines(f"{tokens}/tokens.json")))
     fingerprints.append(found["upstream_fingerprint"])
     original = build_frontend("hf", config["frontend_conf"])
-    trained = torch.load(recipe.dir / adapted_model)
+    trained = torch.load(recipe.dir / adapted_model, weights_only=True)
     adapted = build_frontend("hf", config["frontend_conf"])
     adapted.load_state_dict(
         {k[len("frontend.") :]: v for k, v in trained.items() if "frontend." in k}
