@@ -16,12 +16,14 @@ import yaml
 from espnet2_distilmos.fileio.datadir import DataError
 from espnet2_distilmos.fileio.train_config import read_frontend_conf
 
-# Options of mos.sh that a run may have of its own: they are about its tokens.
+# Options of mos.sh that a run may have of its own: they are about its tokens, and
+# about the audio that has tokens and no labels.
 TOKEN_OPTIONS = {
     "use_tokens": r"true|false",
     "num_clusters": r"[1-9][0-9]*",
     "token_layers": r"all|[0-9]+(,[0-9]+)*",
     "max_frames": r"[1-9][0-9]*",
+    "unlabelled_sets": r"[A-Za-z0-9_./-]+(:[0-9]*\.?[0-9]+)?",
 }
 # Options of a frontend that say how it is trained, not what it puts out untrained.
 _TRAINING_ONLY = (

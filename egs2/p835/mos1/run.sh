@@ -26,6 +26,7 @@ train_config=conf/train_distilmos.yaml
 train_args=      # Options that override it, the same for all folds and seeds.
 tag=             # Name of the experiment; made from the two above if empty.
 num_clusters=100 # Centroids a codebook: 250 frames for each in a fold's training set.
+unlabelled_sets= # Audio without labels that trains besides: "speech:1" is of each batch half.
 expdir=exp
 dumpdir=dump
 bootstrap=1000   # Resamples for the 95 % intervals.
@@ -41,7 +42,7 @@ while [ $# -gt 0 ]; do
         --help|-h)
             echo "${help_message}"
             exit 0 ;;
-        --folds|--seeds|--leave|--stage|--stop_stage|--stop-stage|--train_config|--train_args|--tag|--num_clusters|--expdir|--dumpdir|--bootstrap|--python)
+        --folds|--seeds|--leave|--stage|--stop_stage|--stop-stage|--train_config|--train_args|--tag|--num_clusters|--unlabelled_sets|--expdir|--dumpdir|--bootstrap|--python)
             [ $# -gt 1 ] || fail "option $1 needs a value."
             name=${1#--}
             printf -v "${name//-/_}" '%s' "$2"
@@ -53,9 +54,13 @@ while [ $# -gt 0 ]; do
 done
 
 talkers="f1 f2 f3 m1 m2 m3"
+steps_args=
 case "${leave}" in
     talkers) all_folds=${talkers} ;;
-    conditions) all_folds=$(for t in ${talkers}; do echo "${t}_g0 ${t}_g1 ${t}_g2"; done | xargs) ;;
+    conditions)
+        all_folds=$(for t in ${talkers}; do echo "${t}_g0 ${t}_g1 ${t}_g2"; done | xargs)
+        # As many steps as with all conditions, which schedules are made for.
+        steps_args="--num_iters_per_epoch 22" ;;
     *) fail "--leave is '${leave}', expected talkers or conditions." ;;
 esac
 [ "${folds}" != all ] || folds=${all_folds}
@@ -72,8 +77,10 @@ done
 # shellcheck source=/dev/null
 . ./db.sh
 
+unlabelled_tag=${unlabelled_sets//[ :\/]/_}
+unlabelled_tag=${unlabelled_tag:+_${unlabelled_tag}}
 if [ -z "${tag}" ]; then
-    tag=$(basename "${train_config}" .yaml)$(sed -e 's/--/_/g' -e 's/[ |=/]//g' <<< "${train_args}")
+    tag=$(basename "${train_config}" .yaml)$(sed -e 's/--/_/g' -e 's/[ |=/]//g' <<< "${train_args}")${unlabelled_tag}
 fi
 exp="${expdir}/${tag}_${leave}"
 
@@ -107,11 +114,12 @@ for fold in ${folds}; do
             --valid_set "dev_${fold}" \
             --test_sets "test_${fold} ${ood_sets}" \
             --dumpdir "${dumpdir}/${fold}" \
-            --mos_stats_dir "${dumpdir}/${fold}/mos_stats" \
+            --unlabelled_sets "${unlabelled_sets}" \
+            --mos_stats_dir "${dumpdir}/${fold}/mos_stats${unlabelled_tag}" \
             --expdir "${expdir}" \
             --mos_exp "${fold_exp}" \
             --train_config "${train_config}" \
-            --train_args "${train_args} --seed ${seed} ${upstream_args}" \
+            --train_args "${steps_args} ${train_args} --seed ${seed} ${upstream_args}" \
             --num_clusters "${num_clusters}" \
             --inference_config conf/decode.yaml \
             --inference_tag inference \

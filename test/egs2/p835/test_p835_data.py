@@ -232,8 +232,9 @@ def test_a_workbook_without_the_tables(tmp_path, corpora):
         )
 
 
-def data_sh(tmp_path, p835, bvrnn):
+def data_sh(tmp_path, p835, bvrnn, speech=""):
     names = {"P835": str(p835), "BVRNN": str(bvrnn), "PYTHONPATH": str(ROOT)}
+    names["SPEECH"] = str(speech)
     return subprocess.run(
         ["local/data.sh", "--out", str(tmp_path / "data"), "--python", sys.executable],
         cwd=RECIPE,
@@ -259,3 +260,31 @@ def test_data_sh_takes_both_places_and_says_where_to_download(corpora, tmp_path)
     done = data_sh(tmp_path, corpora["p835"], corpora["bvrnn"])
     assert done.returncode == 0 and "set BVRNN=" not in done.stderr
     assert len(read(tmp_path / "data" / "bvrnn" / "wav.scp")) == 128
+    assert not (tmp_path / "data" / "speech").exists()
+
+    done = data_sh(tmp_path, corpora["p835"], "", corpora["bvrnn"])
+    assert done.returncode == 0, done.stderr
+    tables = [read(tmp_path / "data/speech" / name) for name in ("wav.scp", "utt2spk")]
+    assert len(tables[0]) == 128 and list(tables[0]) == list(tables[1])
+
+
+def test_speech_is_drawn_from_all_folders(tmp_path):
+    paths = [f"reader {i % 5}/{i:02d}.{'opus' if i % 2 else 'wav'}" for i in range(40)]
+    for path in (*paths, "manifest.csv", "reader 0/text.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    everything = corpus.draw_speech(str(tmp_path), 400)
+    assert sorted(everything.values()) == sorted(f"{tmp_path}/{p}" for p in paths)
+    assert everything["reader_1_01"] == f"{tmp_path}/reader 1/01.opus"
+    some = corpus.draw_speech(str(tmp_path), 20)
+    assert len(some) == 20 and some.items() < everything.items()
+    assert some == corpus.draw_speech(str(tmp_path), 20)
+    assert some != corpus.draw_speech(str(tmp_path), 20, seed=1)
+    assert len({utt_id.split("_")[1] for utt_id in some}) > 2
+
+    (tmp_path / "reader_0").mkdir()
+    (tmp_path / "reader_0" / "00.wav").touch()
+    with pytest.raises(ValueError, match="would both be reader_0_00, expected one"):
+        corpus.draw_speech(str(tmp_path), 400)
+    with pytest.raises(ValueError, match="no audio was found, expected a folder"):
+        corpus.draw_speech(str(tmp_path / "nowhere"), 400)

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -249,6 +250,29 @@ def test_comparison_trains_predicts_resumes_and_makes_its_table(finished):
 
     wrong = recipe.run("--methods", "nonsense", script=script, code=1)
     assert "--methods has 'nonsense'" in wrong.stderr
+
+
+def test_speech_without_ratings_trains_besides(finished, corpora):
+    recipe, _ = finished
+    # Any folder of speech; the clips of the codecs are it here.
+    variables = {"SPEECH": str(corpora["bvrnn"]), "BVRNN": ""}
+    options = ("--methods", "more_speech", "--num_clusters", 4, "--python")
+    options += (sys.executable, "--seeds", 0, "--folds", "m1", "--train_args")
+    result = recipe.run(
+        *(*options, "--max_epoch 1"),
+        script="local/run_comparison.sh",
+        **variables,
+    )
+    assert "The table wants all folds" in result.stdout
+    exp = recipe.dir / "exp/more_speech_talkers/seed0/m1"
+    log = (exp / "train.log").read_text()
+    counts = re.search(r"(\d+) labelled and (\d+) unlabelled utterances", log)
+    assert int(counts[1]) == int(counts[2]) > 0  # one half of each batch
+    dump = recipe.dir / "dump" / "m1"
+    assert (dump / "mos_stats_speech_1" / "train" / "speech_shape").exists()
+    (tokens,) = (dump / "tokens").glob("*unlabelled*")
+    ids = (tokens / "train_m1+speech" / "tokens.scp").read_text().splitlines()
+    assert len(ids) == 104 + 128
 
 
 @pytest.mark.parametrize(

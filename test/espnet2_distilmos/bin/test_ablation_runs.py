@@ -75,6 +75,7 @@ def test_runs_share_the_tokens_that_they_can(write):
         ("a | a.yaml | | --nj 3", "have '--nj', expected some of --use_tokens"),
         ("a | a.yaml | | num_clusters 3", "have 'num_clusters', expected some of"),
         ("a | a.yaml | | --num_clusters", "--num_clusters is '', expected"),
+        ("a | a.yaml | | --unlabelled_sets x:y", "--unlabelled_sets is 'x:y', exp"),
         ("a | a.yaml | | --use_tokens no", "is 'no', expected true or false"),
     ],
 )

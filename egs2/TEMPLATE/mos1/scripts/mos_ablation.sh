@@ -123,8 +123,15 @@ if in_stage 5; then
         if ! ${needed} || ! ${use_tokens} || [[ "${known}" == *" ${tokens_tag} "* ]]; then continue; fi
         known+="${tokens_tag} "
         log "Tokens of ${name}: ${dumpdir}/tokens/${tokens_tag}"
+        # Audio without labels is prepared and measured too, not only turned to tokens.
+        first=5
+        last=5
+        if [[ " ${options} " == *" --unlabelled_sets "* ]]; then
+            first=1
+            last=6
+        fi
         # shellcheck disable=SC2086  # options are several words
-        if ! recipe 5 5 --train_config "${config}" --train_args "${args}" --tokens_tag "${tokens_tag}" ${options}; then
+        if ! recipe "${first}" "${last}" --train_config "${config}" --train_args "${args}" --tokens_tag "${tokens_tag}" ${options}; then
             bad_tokens+="${tokens_tag} "
         fi
     done <<< "${runs}"

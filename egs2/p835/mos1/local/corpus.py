@@ -10,11 +10,13 @@ An extract is a directory with ``ratings.csv`` (columns ``utt``, ``wav``, ``syst
 import csv
 import json
 import os
+import random
 import re
 import zipfile
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
+from espnet2_distilmos.fileio.audio import AUDIO_SUFFIXES
 from espnet2_distilmos.fileio.datadir import DataError
 
 TALKERS = ("f1", "f2", "f3", "m1", "m2", "m3")
@@ -355,3 +357,40 @@ def read_bvrnn(folder: str) -> Corpus:
 def _stimulus(row: Dict[str, str]) -> str:
     found: Optional[re.Match] = re.search(r"stim_\d\d", row["utt"] or "")
     return found.group() if found else ""
+
+
+def draw_speech(folder: str, count: int, seed: int = 0) -> Dict[str, str]:
+    """Draw audio files of a folder and its sub-folders, each as likely as the others.
+
+    Args:
+        folder: Any folder of speech; what is no audio by its name is left alone.
+        count: How many files to draw, or all if there are fewer.
+        seed: Of the draw, which does not depend on the order of the file system.
+
+    Returns:
+        Paths by id; an id is the path in the folder without its ending.
+
+    Raises:
+        DataError: There is no audio, or two drawn files would have one id.
+    """
+    paths = sorted(
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
+    )
+    if not paths:
+        raise DataError(
+            f"SPEECH is {folder}, where no audio was found, expected a folder of "
+            "speech; correct it in db.sh, or empty it to go without."
+        )
+    drawn: Dict[str, str] = {}
+    for path in sorted(random.Random(seed).sample(paths, min(count, len(paths)))):
+        utt_id = re.sub(r"[^\w.-]+", "_", os.path.splitext(path)[0])
+        if utt_id in drawn:
+            raise DataError(
+                f"{folder}/{path} and {drawn[utt_id]} would both be {utt_id}, expected "
+                "one name an utterance; rename one."
+            )
+        drawn[utt_id] = os.path.join(folder, path)
+    return drawn

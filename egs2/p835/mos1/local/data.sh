@@ -3,8 +3,9 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-# Stage 1 of p835: write data/{train,dev,test}_<fold> of all folds, data/p835 (all clips)
-# and data/bvrnn. Nothing is copied: the wav.scp point into P835 and BVRNN of db.sh.
+# Stage 1 of p835: write data/{train,dev,test}_<fold> of all folds, data/p835 (all clips),
+# data/bvrnn, and data/speech (drawn from SPEECH) if that is given. Nothing is copied: the
+# wav.scp point into P835, BVRNN and SPEECH of db.sh.
 set -euo pipefail
 
 leave=talkers # What a test set has that training has not: talkers, or conditions too.
@@ -37,4 +38,5 @@ data.sh: BVRNN of db.sh is empty: data/bvrnn, the out-of-domain test set, is lef
 and set BVRNN=downloads/bvrnn/mushra_results_dataset in db.sh or in the environment.
 EOM
 fi
-"${python}" local/prepare_data.py --p835 "${P835}" --bvrnn "${BVRNN}" --leave "${leave}" --out "${out}"
+"${python}" local/prepare_data.py --p835 "${P835}" --bvrnn "${BVRNN}" --speech "${SPEECH}" \
+    --leave "${leave}" --out "${out}"

@@ -2,7 +2,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Write the data directories of all folds, of p835 as a whole, and of bvrnn."""
+"""Write the data directories of all folds, of p835 as a whole, bvrnn and speech."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from corpus import TALKERS, Clip, read_bvrnn, read_p835
+from corpus import TALKERS, Clip, draw_speech, read_bvrnn, read_p835
 
 from espnet2_distilmos.fileio.datadir import (
     DataError,
@@ -108,6 +108,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--p835", required=True, help="folder of the P.835 clips")
     parser.add_argument("--bvrnn", default="", help="folder of bvrnn; empty: without")
+    parser.add_argument(
+        "--speech", default="", help="folder of speech without ratings; empty: without"
+    )
+    parser.add_argument(
+        "--num_speech", type=int, default=400, help="how many files of it are drawn"
+    )
     parser.add_argument("--leave", choices=("talkers", "conditions"), default="talkers")
     parser.add_argument("--out", default="data", help="where the directories go")
     args = parser.parse_args(argv)
@@ -130,6 +136,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             faults += more
             write_set(os.path.join(args.out, "bvrnn"), clips, scale="0 100")
             print(f"{args.out}/bvrnn: {len(clips)} clips", file=sys.stderr)
+        if args.speech:
+            drawn = draw_speech(args.speech, args.num_speech)
+            folder = os.path.join(args.out, "speech")
+            write_scp(f"{folder}/wav.scp", drawn)
+            # Nobody asks who speaks: every utterance is a speaker of its own.
+            for name in ("utt2spk", "spk2utt"):
+                write_scp(f"{folder}/{name}", {utt_id: utt_id for utt_id in drawn})
+            print(f"{folder}: {len(drawn)} utterances", file=sys.stderr)
     except DataError as error:
         faults.append(str(error))
     for fault in faults:

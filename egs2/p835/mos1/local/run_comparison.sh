@@ -57,7 +57,8 @@ settings_of() {
         fail "--methods has '$1', expected some of $(cut -d '|' -f 1 <<< "${runs}" | xargs) ridge distill-mos."
     IFS='|' read -r _ config args use_tokens _ options _ <<< "${line}"
     # One token directory a fold serves all methods that want the same tokens.
-    tokens_tag=whisper_tiny_k${num_clusters}${options//[ -]/}
+    tokens_tag=whisper_tiny_k${num_clusters}${options//--/_}
+    tokens_tag=${tokens_tag//[ :\/]/_}
     mos_args=(--use_tokens "${use_tokens}" --tokens_tag "${tokens_tag}" --num_clusters "${num_clusters}")
     # shellcheck disable=SC2206  # options are several words
     mos_args+=(${options})
@@ -108,6 +109,11 @@ for fold in ${folds}; do
     for method in distilmos ${methods}; do
         is_trained "${method}" || continue
         settings_of "${method}"
+        # Audio without labels is prepared and measured too, not only turned to tokens.
+        if [[ " ${mos_args[*]} " == *" --unlabelled_sets "* ]]; then
+            first=1
+            last=6
+        fi
         done_file="${dumpdir}/${fold}/prepared_${tokens_tag}"
         if [[ " ${mos_args[*]} " == *" --use_tokens true "* ]] && [ ! -e "${done_file}" ]; then
             log "Prepare fold ${fold}: stages ${first} to ${last}"

@@ -219,6 +219,19 @@ def test_failed_and_killed_runs_are_made_up_for(made_up):
     assert made_up.calls() == []
 
 
+def test_audio_without_labels_is_prepared_before_its_tokens(made_up):
+    line = "more | conf/a.yaml | | --unlabelled_sets other/speech:1\n"
+    (made_up.dir / "list.txt").write_text(LIST + line)
+    made_up.run("--list", "list.txt", "--seeds", "0")
+    calls = made_up.calls()
+    stages = [(c["--stage"], c["--stop_stage"]) for c in calls if "--mos_exp" not in c]
+    assert stages == [("1", "4"), ("6", "6"), ("5", "5"), ("5", "5"), ("1", "6")]
+    with_it = [c for c in calls if c.get("--unlabelled_sets") == "other/speech:1"]
+    assert [c["--stage"] for c in with_it] == ["1", "7"]
+    assert len({c["--tokens_tag"] for c in with_it}) == 1
+    assert trained(with_it) == ["more/seed0"]
+
+
 def test_tokens_are_made_once_for_those_who_need_the_same(made_up):
     command = ("--runs_nj", 3, "--seeds", "5", "--train_args", "--max_epoch 7")
     made_up.run(*command, "--nj", 4, "--stop_stage", 8)
