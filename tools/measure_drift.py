@@ -6,9 +6,9 @@
 
 Two figures for every trained model and layer, on the frames of any audio:
 
-- recovered: the share of the pretrained states' variance that a linear map predicts from
-  the trained ones (R^2, mean over dimensions; the map is fitted on one half of the clips
-  and measured on the other). What is missing to 1 cannot be read off linearly any more.
+- recovered: the share of the pretrained states' variance that a linear map predicts
+  from the trained ones (R^2, mean over dimensions; the map is fitted on one half of the
+  clips and measured on the other). The rest cannot be read off linearly any more.
 - CKA: linear centred kernel alignment (Kornblith et al., "Similarity of neural network
   representations revisited", ICML 2019), which large dimensions rule.
 

@@ -267,7 +267,8 @@ def test_speech_without_ratings_trains_besides(finished, corpora):
     exp = recipe.dir / "exp/more_speech_talkers/seed0/m1"
     log = (exp / "train.log").read_text()
     counts = re.search(r"(\d+) labelled and (\d+) unlabelled utterances", log)
-    assert int(counts[1]) == int(counts[2]) > 0  # one half of each batch
+    labelled, unlabelled = int(counts[1]), int(counts[2])
+    assert labelled == pytest.approx(unlabelled, rel=0.05) and labelled > 50
     dump = recipe.dir / "dump" / "m1"
     assert (dump / "mos_stats_speech_1" / "train" / "speech_shape").exists()
     (tokens,) = (dump / "tokens").glob("*unlabelled*")
