@@ -252,6 +252,37 @@ def test_comparison_trains_predicts_resumes_and_makes_its_table(finished):
     assert "--methods has 'nonsense'" in wrong.stderr
 
 
+# Writes down what it was called with; the fold of its training is done at once.
+FAKE_RUN = r"""#!{python}
+import os, sys, time
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+folder = "{{--expdir}}/{{--tag}}_{{--leave}}/seed{{--seeds}}/{{--folds}}"
+folder = folder.format_map(options)
+time.sleep(0.5 if options["--tag"] == "frozen" else 0)
+open(folder + "/results.json", "w").close()
+with open("calls", "a") as file:
+    print(options["--tag"], options["--folds"], options["--train_args"], file=file)
+"""
+
+
+def test_a_method_that_starts_from_another_comes_after_it(tmp_path, corpora, whisper):
+    recipe = Recipe(tmp_path, corpora, whisper)
+    run = recipe.dir / "run.sh"
+    run.write_text(FAKE_RUN.format(python=sys.executable))
+    for fold in ("f1", "m3"):
+        (recipe.dir / "dump" / fold).mkdir(parents=True)
+        (recipe.dir / "dump" / fold / "prepared_whisper_tiny_k9").touch()
+    options = ("--methods", "after_frozen frozen lambda_1", "--seeds", 7, "--nj", 3)
+    options += ("--folds", "f1 m3", "--num_clusters", 9, "--python", sys.executable)
+    recipe.run(*options, script="local/run_comparison.sh")
+    calls = [line.split() for line in (recipe.dir / "calls").read_text().splitlines()]
+    assert sorted(call[0] for call in calls[:4]) == ["frozen"] * 2 + ["lambda_1"] * 2
+    for _, fold, *args in (call for call in calls if call[0] == "after_frozen"):
+        path = f"exp/frozen_talkers/seed7/{fold}/latest.pth"
+        assert args[-2:] == ["--init_model", path]
+    assert [call[0] for call in calls[4:]] == ["after_frozen"] * 2
+
+
 def test_speech_without_ratings_trains_besides(finished, corpora):
     recipe, _ = finished
     # Any folder of speech; the clips of the codecs are it here.

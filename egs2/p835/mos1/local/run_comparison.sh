@@ -68,18 +68,27 @@ is_trained() {
 }
 # run_folds METHOD [OPTION ...]: run.sh with the settings of a method
 run_folds() {
-    local method=$1
+    local method=$1 name
     shift
     settings_of "${method}"
+    for name in expdir leave seed fold; do
+        args=${args//"{${name}}"/${!name:-0}}
+    done
     ./run.sh --leave "${leave}" --train_config "${config}" \
         --train_args "--use_matplotlib false ${train_args} ${args}" \
         --tag "${method}" --expdir "${expdir}" --dumpdir "${dumpdir}" \
         --bootstrap 0 --python "${python}" --train_threads 1 "${mos_args[@]}" "$@"
 }
+# starts_later: the method of settings_of starts from another one's model of its fold and seed
+starts_later() {
+    [[ "${args}" == *"{fold}"* ]]
+}
 # train_one METHOD FOLD SEED: stages 7 to 9 of one run
 train_one() {
     local exp="${expdir}/$1_${leave}/seed$3/$2"
     mkdir -p "${exp}"
+    fold=$2
+    seed=$3
     if run_folds "$1" --folds "$2" --seeds "$3" --stage 7 --stop_stage 9 > "${exp}/run.log" 2>&1; then
         log "Done: ${exp}"
     else
@@ -129,26 +138,30 @@ done
 
 failed=0
 running=0
-for seed in ${seeds}; do
-    for fold in ${folds}; do
-        for method in ${methods}; do
-            exp="${expdir}/${method}_${leave}/seed${seed}/${fold}"
-            is_trained "${method}" || continue
-            settings_of "${method}"
-            if [ "${exp}/results.json" -nt "${config}" ]; then continue; fi
-            if [ "${running}" -ge "${nj}" ]; then
-                wait -n || failed=$((failed + 1))
-                running=$((running - 1))
-            fi
-            log "Train: ${exp}"
-            train_one "${method}" "${fold}" "${seed}" &
-            running=$((running + 1))
+# wait_for NUMBER: until fewer trainings than that are running
+wait_for() {
+    while [ "${running}" -ge "$1" ]; do
+        wait -n || failed=$((failed + 1))
+        running=$((running - 1))
+    done
+}
+for later in false true; do
+    for seed in ${seeds}; do
+        for fold in ${folds}; do
+            for method in ${methods}; do
+                exp="${expdir}/${method}_${leave}/seed${seed}/${fold}"
+                is_trained "${method}" || continue
+                settings_of "${method}"
+                if starts_later; then "${later}" || continue; else ! "${later}" || continue; fi
+                if [ "${exp}/results.json" -nt "${config}" ]; then continue; fi
+                wait_for "${nj}"
+                log "Train: ${exp}"
+                train_one "${method}" "${fold}" "${seed}" &
+                running=$((running + 1))
+            done
         done
     done
-done
-while [ "${running}" -gt 0 ]; do
-    wait -n || failed=$((failed + 1))
-    running=$((running - 1))
+    wait_for 1
 done
 [ "${failed}" -eq 0 ] || fail "${failed} runs failed, see the lines above; what is done is kept, run the same command again."
 
