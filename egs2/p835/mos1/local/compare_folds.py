@@ -162,6 +162,13 @@ def against(test: Optional[Dict[str, Any]]) -> str:
     return text
 
 
+def pooled_folder(args: argparse.Namespace, method: str) -> str:
+    """Where score_folds.py wrote the joined predictions of a method."""
+    if args.pooled:
+        return f"{args.pooled}/{method}/pooled"
+    return f"{args.expdir}/{method}_{args.leave}/pooled"
+
+
 def in_domain(
     args: argparse.Namespace, seeds: Dict[str, List[int]]
 ) -> Tuple[List[str], Dict[str, Any]]:
@@ -169,8 +176,9 @@ def in_domain(
     pooled, within = {}, {}
     for method in args.methods:
         exp = f"{args.expdir}/{method}_{args.leave}"
-        paths = {(s,): f"{exp}/pooled/seed{s}/p835/metric.scp" for s in seeds[method]}
-        pooled[method] = read_runs(paths, f"{exp}/pooled/reference")
+        folder = pooled_folder(args, method)
+        paths = {(s,): f"{folder}/seed{s}/p835/metric.scp" for s in seeds[method]}
+        pooled[method] = read_runs(paths, f"{folder}/reference")
         within[method] = {}
         for fold in args.folds:
             runs = {
@@ -225,7 +233,10 @@ def out_of_domain(
             f"{args.data}/{name}",
         )
         together[method] = read_runs(
-            {(s,): f"{exp}/pooled/seed{s}/{name}/metric.scp" for s in seeds[method]},
+            {
+                (s,): f"{pooled_folder(args, method)}/seed{s}/{name}/metric.scp"
+                for s in seeds[method]
+            },
             f"{args.data}/{name}",
         )
     tests = differences(single, args.bootstrap)
@@ -259,6 +270,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--expdir", default="exp", help="has <method>_<leave>/")
     parser.add_argument("--leave", default="talkers")
+    parser.add_argument(
+        "--pooled",
+        help="has <method>/pooled/, as score_folds.py --out wrote it; by default it is "
+        "in the experiments",
+    )
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument(
         "--unseeded",

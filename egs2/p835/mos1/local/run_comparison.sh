@@ -23,7 +23,7 @@ folds=all        # Folds to run: all, or some of them such as "f2 m1".
 leave=talkers    # What is held out: talkers, or conditions (talkers and conditions).
 num_clusters=100 # Centroids a codebook.
 train_args=      # Options of every training, such as "--use_amp true".
-table=           # Name of the table's directory; comparison_<leave> if empty.
+table=           # Name of the table's directory, which may be of some folds; comparison_<leave> if empty.
 nj=1             # Trainings at a time, each with one CPU thread.
 expdir=exp
 dumpdir=dump
@@ -192,19 +192,29 @@ for method in ${methods}; do
     done
 done
 
-[ "${folds}" = "${all_folds}" ] || { log "The table wants all folds, these ran: ${folds}"; exit 0; }
+if [ "${folds}" != "${all_folds}" ] && [ -z "${table}" ]; then
+    log "The table wants all folds, these ran: ${folds}; of these alone with --table NAME"
+    exit 0
+fi
 out="${expdir}/${table:-comparison_${leave}}"
+pooled_opts=()
 log "Score: ${out}"
 rows=()
 for method in ${methods}; do
     if is_trained "${method}"; then method_seeds=${seeds}; else method_seeds=0; fi
+    scores="${expdir}/${method}_${leave}"
+    # What another table says of a method stays as it is.
+    if [ -n "${table}" ]; then
+        scores="${out}/${method}"
+        pooled_opts=(--pooled "${out}")
+    fi
     # shellcheck disable=SC2086  # these are lists
     "${python}" local/score_folds.py --exp "${expdir}/${method}_${leave}" --seeds ${method_seeds} \
-        --folds ${all_folds} --data data --ood_sets ${ood_sets} --bootstrap "${bootstrap}" > /dev/null
+        --out "${scores}" --folds ${folds} --data data --ood_sets ${ood_sets} --bootstrap "${bootstrap}" > /dev/null
     for seed in ${method_seeds}; do
         row=${method}_seed${seed}
         if ! is_trained "${method}"; then row=${method}; fi
-        pooled="${expdir}/${method}_${leave}/pooled"
+        pooled="${scores}/pooled"
         rows+=(--score "${row}" p835 "${pooled}/reference" "${pooled}/seed${seed}/p835/metric.scp")
         for dset in ${ood_sets}; do
             rows+=(--score "${row}" "${dset}" "data/${dset}" "${pooled}/seed${seed}/${dset}/metric.scp")
@@ -215,4 +225,4 @@ done
     --bootstrap "${bootstrap}" > /dev/null
 # shellcheck disable=SC2086  # these are lists
 "${python}" local/compare_folds.py --expdir "${expdir}" --leave "${leave}" --methods ${methods} \
-    --folds ${all_folds} --seeds ${seeds} --ood_sets ${ood_sets} --out "${out}"
+    --folds ${folds} --seeds ${seeds} --ood_sets ${ood_sets} "${pooled_opts[@]}" --out "${out}"

@@ -134,12 +134,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--data", default="data", help="the data directories")
     parser.add_argument("--ood_sets", nargs="*", default=[])
     parser.add_argument("--bootstrap", type=int, default=1000)
+    parser.add_argument("--out", help="where the scores go; --exp by default")
     args = parser.parse_args(argv)
+    out = args.out or args.exp
 
     rows: List[List[str]] = []
 
     def add(model: str, test_set: str, scores: Dict[str, float], ref: str = "") -> None:
-        path = os.path.join(args.exp, "pooled", model, test_set, "metric.scp")
+        path = os.path.join(out, "pooled", model, test_set, "metric.scp")
         write_metric_scp(path, scores, decimals=6)
         rows.append([model, test_set, ref or f"{args.data}/{test_set}", path])
 
@@ -150,7 +152,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         tested = set().union(
             *(read_scp(f"{args.data}/test_{f}/metric.scp") for f in args.folds)
         )
-        reference = os.path.join(args.exp, "pooled", "reference")
+        reference = os.path.join(out, "pooled", "reference")
         write_metric_scp(
             f"{reference}/metric.scp", {u: m for u, m in labels.items() if u in tested}
         )
@@ -167,7 +169,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if known:
             # Averaged over all folds it is the mean of all labels, the tested ones too:
             # at system level there is nothing to score.
-            ref = os.path.join(args.exp, "pooled", "condition_mean", "reference")
+            ref = os.path.join(out, "pooled", "condition_mean", "reference")
             for name in ("metric.scp", "utt2src"):
                 write_scp(f"{ref}/{name}", read_scp(f"{reference}/{name}"))
             add("condition_mean", "p835", known, ref)
@@ -198,7 +200,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (DataError, OSError) as error:
         print(f"score_folds: {error}", file=sys.stderr)
         return 1
-    command = ["--output_dir", args.exp, "--bootstrap", str(args.bootstrap)]
+    command = ["--output_dir", out, "--bootstrap", str(args.bootstrap)]
     for row in rows:
         command += ["--score", *row]
     for note in notes:
