@@ -202,19 +202,19 @@ log "Score: ${out}"
 rows=()
 for method in ${methods}; do
     if is_trained "${method}"; then method_seeds=${seeds}; else method_seeds=0; fi
-    scores="${expdir}/${method}_${leave}"
+    joined="${expdir}/${method}_${leave}"
     # What another table says of a method stays as it is.
     if [ -n "${table}" ]; then
-        scores="${out}/${method}"
+        joined="${out}/${method}"
         pooled_opts=(--pooled "${out}")
     fi
     # shellcheck disable=SC2086  # these are lists
     "${python}" local/score_folds.py --exp "${expdir}/${method}_${leave}" --seeds ${method_seeds} \
-        --out "${scores}" --folds ${folds} --data data --ood_sets ${ood_sets} --bootstrap "${bootstrap}" > /dev/null
+        --out "${joined}" --folds ${folds} --data data --ood_sets ${ood_sets} --bootstrap "${bootstrap}" > /dev/null
     for seed in ${method_seeds}; do
         row=${method}_seed${seed}
         if ! is_trained "${method}"; then row=${method}; fi
-        pooled="${scores}/pooled"
+        pooled="${joined}/pooled"
         rows+=(--score "${row}" p835 "${pooled}/reference" "${pooled}/seed${seed}/p835/metric.scp")
         for dset in ${ood_sets}; do
             rows+=(--score "${row}" "${dset}" "data/${dset}" "${pooled}/seed${seed}/${dset}/metric.scp")
