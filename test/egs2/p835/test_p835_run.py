@@ -248,6 +248,14 @@ def test_comparison_trains_predicts_resumes_and_makes_its_table(finished):
     value = found["p835"]["ssl_mos"]["utt_mos_srcc_by_fold"]["f2"][0]
     assert value == pytest.approx(expected, abs=1e-4)
 
+    # A table of some folds leaves the whole one's scores as they are.
+    before = (exp / "ssl_mos_talkers" / "RESULTS.md").read_bytes()
+    recipe.run(*options, "--folds", "f2 m1", "--table", "some", script=script)
+    some = json.loads((exp / "some" / "comparison.json").read_text())["p835"]["ssl_mos"]
+    by_fold = found["p835"]["ssl_mos"]["utt_mos_srcc_by_fold"]
+    assert some["utt_mos_srcc_by_fold"] == {f: by_fold[f] for f in ("f2", "m1")}
+    assert (exp / "ssl_mos_talkers" / "RESULTS.md").read_bytes() == before
+
     wrong = recipe.run("--methods", "nonsense", script=script, code=1)
     assert "--methods has 'nonsense'" in wrong.stderr
 
