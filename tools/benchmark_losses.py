@@ -87,6 +87,7 @@ class Training:
 
 
 def read_config(path: str) -> Dict[str, Any]:
+    """Read a training configuration whose losses can be built, or raise ValueError."""
     with open(path, encoding="utf-8") as file:
         config = yaml.safe_load(file)
     build_losses(config["losses"])

@@ -13,6 +13,7 @@ Two figures for every trained model and layer, on the frames of any audio:
   representations revisited", ICML 2019), which large dimensions rule.
 
 Layer 0 is what enters the first layer. A frozen upstream has 1 everywhere.
+A model that started from a trained one is compared with the pretrained upstream too.
 """
 
 import argparse
@@ -119,6 +120,20 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
+    try:
+        return measure(args)
+    # Of audio, data and models, all in one sentence.
+    except (OSError, ValueError) as error:
+        print(f"measure_drift: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Compare the models and print the table; returns the exit code.
+
+    Raises:
+        OSError, ValueError: something cannot be read or written.
+    """
     from tqdm import tqdm
 
     from espnet2_distilmos.fileio.audio import read_audio
@@ -128,8 +143,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
 
     paths = read_scp(args.wav_scp)
     if min(len(paths), args.clips) < 2:
-        print(f"{args.wav_scp}: expected two clips at least", file=sys.stderr)
-        return 1
+        raise ValueError(
+            f"found {len(paths)} clips in {args.wav_scp} and --clips {args.clips}, "
+            "expected two at least: half of them fits, the other is measured"
+        )
     step = max(1, len(paths) // args.clips)
     ids = list(paths)[::step][: args.clips]
     clips: List[np.ndarray] = []

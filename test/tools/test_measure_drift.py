@@ -65,3 +65,15 @@ def test_trained_models(mos_corpus, tmp_path, capsys):
     np.testing.assert_allclose(values[frozen], 1, atol=0.02)
     np.testing.assert_allclose(np.array(values[frozen])[:, 1], 1, atol=1e-9)
     assert min(cka for _, cka in values[moved]) < 1 - 1e-7
+
+
+def test_what_cannot_be_measured_is_said(mos_corpus, tmp_path, capsys):
+    wav_scp = str(mos_corpus.root / "valid" / "wav.scp")
+    for command, words in (
+        ([wav_scp, "nowhere"], "nowhere"),
+        ([str(tmp_path / "none.scp"), "nowhere"], "none.scp"),
+        ([wav_scp, "nowhere", "--clips", "1"], "--clips 1, expected two at least"),
+    ):
+        assert tool.main(command) == 1
+        said = capsys.readouterr().err
+        assert words in said.splitlines()[-1] and "Traceback" not in said

@@ -344,6 +344,7 @@ def test_without_bvrnn_it_is_left_out(tmp_path, corpora, whisper):
     options = ("--folds", "m3_g2", "--leave", "conditions", "--stop_stage", 3)
     result = recipe.run(*options, "--nj", 1, BVRNN="")
     assert "data/bvrnn, the out-of-domain test set, is left out" in result.stderr
+    assert "--num_iters_per_epoch 22" in result.stdout  # smaller sets, as many steps
     formatted = recipe.dir / "dump" / "m3_g2" / "raw"
     assert (formatted / "test_m3_g2" / "wav.scp").exists()
     assert not (formatted / "bvrnn").exists()

@@ -122,6 +122,7 @@ def spread(
 
 
 def scores_of(exp: str, seed: int, fold: str, test_set: str) -> Dict[str, float]:
+    """Read what the model of a seed and fold predicted, by clip."""
     path = f"{exp}/seed{seed}/{fold}/inference/{test_set}/metric.scp"
     return {u: s for u, s in read_metric_scp(path).items() if s is not None}
 
