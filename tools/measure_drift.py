@@ -124,15 +124,25 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
         return measure(args)
     # Of audio, data and models, all in one sentence.
     except (OSError, ValueError) as error:
-        print(f"measure_drift: {' '.join(str(error).split())}", file=sys.stderr)
+        say(error)
         return 1
 
 
+def say(error: Exception) -> None:
+    """Print an error in one line."""
+    print(f"measure_drift: {' '.join(str(error).split())}", file=sys.stderr)
+
+
 def measure(args: argparse.Namespace) -> int:
-    """Compare the models and print the table; returns the exit code.
+    """Compare the models and print the table.
+
+    A model that cannot be loaded is said and left out.
+
+    Returns:
+        The exit code: 1 if a model was left out.
 
     Raises:
-        OSError, ValueError: something cannot be read or written.
+        OSError, ValueError: the audio or its list cannot be read, or the table written.
     """
     from tqdm import tqdm
 
@@ -152,11 +162,17 @@ def measure(args: argparse.Namespace) -> int:
     clips: List[np.ndarray] = []
     of_pretrained: Dict[str, List[List[np.ndarray]]] = {}
     rows: Dict[str, List[Drift]] = {}
+    faults: List[Exception] = []
     for path in tqdm(args.models, unit="model"):
-        with open_trained_model(path) as (train_config, model_file):
-            model, config = load_model(train_config, model_file)
-        # What it would start from: the same network before the training.
-        frontend = build_frontend(config["frontend"], config["frontend_conf"]).eval()
+        try:
+            with open_trained_model(path) as (train_config, model_file):
+                model, config = load_model(train_config, model_file)
+            # What it would start from: the same network before the training.
+            frontend = build_frontend(config["frontend"], config["frontend_conf"])
+        except (OSError, ValueError) as error:
+            faults.append(error)  # said after the progress bar
+            continue
+        frontend.eval()
         if not clips:
             clips = [read_audio(paths[i], frontend.sample_rate, i) for i in ids]
         key = frontend.fingerprint()
@@ -164,6 +180,10 @@ def measure(args: argparse.Namespace) -> int:
             of_pretrained[key] = hidden_states(frontend, clips)
         rows[path] = compare(hidden_states(model.frontend, clips), of_pretrained[key])
 
+    for fault in faults:
+        say(fault)
+    if not rows:
+        return 1
     layers = max(map(len, rows.values()))
     titles = [f"layer {layer}" for layer in range(layers)]
     print(f"Recovered / CKA, {len(clips)} clips of {args.wav_scp}\n")
@@ -178,7 +198,7 @@ def measure(args: argparse.Namespace) -> int:
             writer.writerow(["model", "layer", *Drift._fields])
             for path, drifts in rows.items():
                 writer.writerows([path, n, *drift] for n, drift in enumerate(drifts))
-    return 0
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -65,6 +65,10 @@ def test_trained_models(mos_corpus, tmp_path, capsys):
     np.testing.assert_allclose(values[frozen], 1, atol=0.02)
     np.testing.assert_allclose(np.array(values[frozen])[:, 1], 1, atol=1e-9)
     assert min(cka for _, cka in values[moved]) < 1 - 1e-7
+    # A model that cannot be loaded does not cost the others.
+    assert tool.main([wav_scp, "nowhere", str(frozen)]) == 1
+    told = capsys.readouterr()
+    assert "nowhere" in told.err and told.out.splitlines()[4] == printed[4]
 
 
 def test_what_cannot_be_measured_is_said(mos_corpus, tmp_path, capsys):
