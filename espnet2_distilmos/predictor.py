@@ -29,7 +29,7 @@ import numpy as np
 import soxr
 import torch
 
-from espnet2_distilmos.fileio.audio import (
+from espnet2_distilmos.data.audio import (
     SAMPLE_RATES,
     AudioError,
     Channel,
@@ -37,15 +37,15 @@ from espnet2_distilmos.fileio.audio import (
     check_samples,
     read_blocks,
 )
-from espnet2_distilmos.fileio.batches import AudioBatches, in_background, too_short
-from espnet2_distilmos.fileio.calibration import (
+from espnet2_distilmos.data.batches import AudioBatches, in_background, too_short
+from espnet2_distilmos.data.calibration import (
     CALIBRATION,
     read_calibration,
     read_scale,
 )
-from espnet2_distilmos.fileio.trained_model import open_trained_model
+from espnet2_distilmos.data.trained_model import open_trained_model
+from espnet2_distilmos.evaluation.confidence import Confidence, scale_fingerprint
 from espnet2_distilmos.mos.build import load_model
-from espnet2_distilmos.mos.evaluation.confidence import Confidence, scale_fingerprint
 from espnet2_distilmos.mos.windows import WindowPlan, blend
 
 Wave = Union[np.ndarray, torch.Tensor]
@@ -102,7 +102,7 @@ class MOSResult:
 
         The model must have been calibrated (``distilmos calibrate``); what the
         probability is about, and what it costs to leave the calibration's kind of clip
-        or listening test, stands at ``mos.evaluation.confidence``.
+        or listening test, stands at ``evaluation.confidence``.
 
         Raises:
             ValueError: there is no calibration, or it has too few clips for the level.

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from espnet2_distilmos.mos.build import build_frontend, build_losses, build_model
-from espnet2_distilmos.train.noisy_view import NoisyView
+from espnet2_distilmos.train.views import NoisyView
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -138,7 +138,7 @@ def throughput(folder: Path, args: argparse.Namespace) -> Dict[str, object]:
     import transformers
 
     from espnet2_distilmos.bin import predict
-    from espnet2_distilmos.fileio.inputs import collect_inputs
+    from espnet2_distilmos.data.inputs import collect_inputs
     from espnet2_distilmos.predictor import MOSPredictor
 
     torch.set_num_threads(args.num_threads)

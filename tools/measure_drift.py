@@ -146,9 +146,9 @@ def measure(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from espnet2_distilmos.fileio.audio import read_audio
-    from espnet2_distilmos.fileio.datadir import atomic_write, read_scp
-    from espnet2_distilmos.fileio.trained_model import open_trained_model
+    from espnet2_distilmos.data.audio import read_audio
+    from espnet2_distilmos.data.datadir import atomic_write, read_scp
+    from espnet2_distilmos.data.trained_model import open_trained_model
     from espnet2_distilmos.mos.build import build_frontend, load_model
 
     paths = read_scp(args.wav_scp)

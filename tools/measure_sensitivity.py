@@ -44,7 +44,7 @@ def with_silence(speech: np.ndarray, seconds: float, fs: int) -> np.ndarray:
 
 def summarise(before: Sequence[float], after: Sequence[float]) -> Dict[str, float]:
     """Compare the scores of the same clips: mean, SD and size of change, SRCC."""
-    from espnet2_distilmos.mos.evaluation.metrics import srcc
+    from espnet2_distilmos.evaluation.metrics import srcc
 
     change = np.asarray(after) - np.asarray(before)
     rank = srcc(after, before).value
@@ -95,8 +95,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    from espnet2_distilmos.fileio.audio import read_audio
-    from espnet2_distilmos.fileio.datadir import read_scp
+    from espnet2_distilmos.data.audio import read_audio
+    from espnet2_distilmos.data.datadir import read_scp
     from espnet2_distilmos.predictor import MOSPredictor
 
     predictor = MOSPredictor.from_pretrained(args.model)

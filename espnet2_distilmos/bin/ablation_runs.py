@@ -13,8 +13,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import yaml
 
-from espnet2_distilmos.fileio.datadir import DataError
-from espnet2_distilmos.fileio.train_config import read_frontend_conf
+from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.data.train_config import read_frontend_conf
 
 # Options of mos.sh that a run may have of its own: they are about its tokens, and
 # about the audio that has tokens and no labels.

@@ -14,15 +14,15 @@ from espnet2_distilmos.bin.predict import (
     add_scoring_arguments,
     shown_sentence,
 )
-from espnet2_distilmos.fileio.calibration import (
+from espnet2_distilmos.data.calibration import (
     CALIBRATION,
     write_calibration,
     write_scale,
 )
-from espnet2_distilmos.fileio.datadir import DataError, read_scp
-from espnet2_distilmos.fileio.inputs import InputFile, collect_inputs
-from espnet2_distilmos.fileio.score_formats import read_scores
-from espnet2_distilmos.fileio.scores import (
+from espnet2_distilmos.data.datadir import DataError, read_scp
+from espnet2_distilmos.data.inputs import InputFile, collect_inputs
+from espnet2_distilmos.data.score_formats import read_scores
+from espnet2_distilmos.data.scores import (
     Score,
     clusters_of,
     count,
@@ -327,9 +327,9 @@ def fit_calibration(
     """
     import numpy as np
 
-    from espnet2_distilmos.mos.evaluation.confidence import scale_fingerprint
-    from espnet2_distilmos.mos.evaluation.conformal import calibrate
-    from espnet2_distilmos.mos.evaluation.novelty import fit_novelty
+    from espnet2_distilmos.evaluation.confidence import scale_fingerprint
+    from espnet2_distilmos.evaluation.conformal import calibrate
+    from espnet2_distilmos.evaluation.novelty import fit_novelty
 
     score_range = predictor.config.get("score_range")
     if args.scale is None and score_range is not None:
@@ -414,7 +414,7 @@ def _output(args: argparse.Namespace) -> str:
             "no place beside the model; name a file for `distilmos predict "
             "--calibration`."
         )
-    from espnet2_distilmos.fileio.trained_model import open_trained_model
+    from espnet2_distilmos.data.trained_model import open_trained_model
 
     with open_trained_model(args.model) as files:
         folder = os.path.dirname(files.train_config)
@@ -446,8 +446,8 @@ def calibrate_model(args: argparse.Namespace) -> int:
     output = _output(args)
     labelled = read_labelled(args)
     # Only now: it takes seconds.
-    from espnet2_distilmos.mos.evaluation.calibration import fit_scale
-    from espnet2_distilmos.mos.evaluation.confidence import Confidence
+    from espnet2_distilmos.evaluation.calibration import fit_scale
+    from espnet2_distilmos.evaluation.confidence import Confidence
     from espnet2_distilmos.predictor import MOSPredictor
 
     predictor = MOSPredictor.from_pretrained(

@@ -12,8 +12,8 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from espnet2.utils.types import str2bool
 
-from espnet2_distilmos.fileio.audio import AudioError, read_header
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.audio import AudioError, read_header
+from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     parse_metric,

@@ -13,7 +13,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from espnet2.utils.types import str2bool
 
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.datadir import (
     DataError,
     parse_votes,
     read_metric_scp,

@@ -22,10 +22,10 @@ from espnet2_distilmos.bin.score import (
     run,
     split_name,
 )
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
-from espnet2_distilmos.mos.evaluation.bootstrap import bootstrap_intervals
-from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS, evaluate
-from espnet2_distilmos.mos.evaluation.paired import CORRELATION_TESTS, compare_models
+from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
+from espnet2_distilmos.evaluation.metrics import ALL_METRICS, evaluate
+from espnet2_distilmos.evaluation.paired import CORRELATION_TESTS, compare_models
 
 FORMAT_VERSION = 1
 CONFIDENCE = 0.95
@@ -261,7 +261,7 @@ def write(output_dir: str, document: Dict[str, Any], lines: Sequence[str]) -> No
     with atomic_write(path) as file:
         file.write("\n".join(page))
     if importlib.util.find_spec("matplotlib") is not None:
-        from espnet2_distilmos.mos.evaluation.plots import comparison_figure
+        from espnet2_distilmos.evaluation.plots import comparison_figure
 
         for key in ("utt_mos_srcc", "sys_mos_srcc"):
             if all(result.get(key) is None for result in document["results"]):

@@ -9,13 +9,13 @@ import os
 import sys
 from typing import Optional, Sequence
 
-from espnet2_distilmos.fileio.datadir import DataError
-from espnet2_distilmos.fileio.score_formats import (
+from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.data.score_formats import (
     FORMATS,
     read_scores,
     write_scores,
 )
-from espnet2_distilmos.fileio.scores import file_stem, systems_of
+from espnet2_distilmos.data.scores import file_stem, systems_of
 
 #: Formats by the ending of the output's name.
 _ENDINGS = {

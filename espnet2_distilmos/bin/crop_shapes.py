@@ -12,7 +12,7 @@ from typing import Dict, List, Optional
 import yaml
 
 from espnet2_distilmos.bin.tool import run
-from espnet2_distilmos.fileio.datadir import DataError, read_scp, write_scp
+from espnet2_distilmos.data.datadir import DataError, read_scp, write_scp
 
 
 def get_parser() -> argparse.ArgumentParser:

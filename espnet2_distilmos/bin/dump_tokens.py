@@ -21,11 +21,11 @@ from espnet2_distilmos.bin.tool import (
     progress,
     run,
 )
-from espnet2_distilmos.fileio.batches import AudioBatches
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write, write_scp
+from espnet2_distilmos.data.batches import AudioBatches
+from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
 from espnet2_distilmos.mos.build import TOKEN_FORMAT_VERSION
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.tokens.codebook import Codebooks
+from espnet2_distilmos.mos.tokens import Codebooks
 from espnet2_distilmos.train.init_model import starting_frontend
 
 

@@ -12,8 +12,8 @@ import torch
 
 from espnet2_distilmos.bin.predict import add_corpus_argument
 from espnet2_distilmos.bin.tool import start_logging
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
-from espnet2_distilmos.fileio.trained_model import open_trained_model
+from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.data.trained_model import open_trained_model
 from espnet2_distilmos.mos.build import load_model
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.onnx_graph import to_onnx

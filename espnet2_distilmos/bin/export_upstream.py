@@ -15,8 +15,8 @@ from typing import List, Optional
 import torch
 
 from espnet2_distilmos.bin.tool import run
-from espnet2_distilmos.fileio.datadir import DataError
-from espnet2_distilmos.fileio.trained_model import open_trained_model
+from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.data.trained_model import open_trained_model
 from espnet2_distilmos.mos.build import load_model
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend

@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from espnet2_distilmos.fileio.audio import AudioError, read_audio
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.audio import AudioError, read_audio
+from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     read_scp,

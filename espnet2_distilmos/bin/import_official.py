@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from espnet2_distilmos.bin.tool import start_logging
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
+from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.mos.build import build_model, read_states
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.official import convert_config, convert_states, find_states

@@ -20,11 +20,11 @@ from espnet2_distilmos.bin.tool import (
     progress,
     run,
 )
-from espnet2_distilmos.fileio.audio import AudioError, read_header
-from espnet2_distilmos.fileio.batches import AudioBatches, read_num_samples
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write, read_scp
+from espnet2_distilmos.data.audio import AudioError, read_header
+from espnet2_distilmos.data.batches import AudioBatches, read_num_samples
+from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.tokens.codebook import (
+from espnet2_distilmos.mos.tokens import (
     CodebookError,
     Codebooks,
     fit_codebooks,

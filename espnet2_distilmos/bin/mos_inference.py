@@ -20,8 +20,8 @@ from espnet2.utils.types import str2bool
 
 from espnet2_distilmos.bin.predict import add_corpus_argument
 from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
-from espnet2_distilmos.fileio.batches import AudioBatches
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.batches import AudioBatches
+from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     write_metric_scp,

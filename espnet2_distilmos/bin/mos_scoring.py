@@ -32,16 +32,16 @@ import numpy as np
 
 import espnet2_distilmos
 from espnet2_distilmos.bin.tool import start_logging
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     read_metric_scp,
     read_scp,
 )
-from espnet2_distilmos.fileio.score_formats import read_scores
-from espnet2_distilmos.mos.evaluation.bootstrap import bootstrap_intervals
-from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS, evaluate
-from espnet2_distilmos.mos.evaluation.systems import (
+from espnet2_distilmos.data.score_formats import read_scores
+from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
+from espnet2_distilmos.evaluation.metrics import ALL_METRICS, evaluate
+from espnet2_distilmos.evaluation.systems import (
     SystemRow,
     significant_pair_accuracy,
     system_table,
@@ -526,7 +526,7 @@ def systems_figure(
         tables: As ``system_table`` returns them, by model.
         title: Title of the figure.
     """
-    from espnet2_distilmos.mos.evaluation.plots import system_figure
+    from espnet2_distilmos.evaluation.plots import system_figure
 
     rows = {
         model: {row.system: row for row in table} for model, table in tables.items()
@@ -569,7 +569,7 @@ def _write_plots(
     systems_table: Sequence[SystemRow],
     same: bool,
 ) -> None:
-    from espnet2_distilmos.mos.evaluation.plots import residual_figure, scatter_figure
+    from espnet2_distilmos.evaluation.plots import residual_figure, scatter_figure
 
     model, test_set = result["model"], result["test_set"]
     title = f"{model} on {test_set}"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Callable, Dict, Optional, Sequence
 from espnet2_distilmos.bin.mos_scoring import systems_figure
 from espnet2_distilmos.bin.results import read_results
 from espnet2_distilmos.bin.score import Scored, pairs_of, read_scored, run
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
-from espnet2_distilmos.fileio.score_formats import FORMATS
-from espnet2_distilmos.mos.evaluation.systems import system_table
+from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.data.score_formats import FORMATS
+from espnet2_distilmos.evaluation.systems import system_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def _one_model(args: argparse.Namespace) -> Scored:
 
 
 def _scatter(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.mos.evaluation.plots import scatter_figure
+    from espnet2_distilmos.evaluation.plots import scatter_figure
 
     model = _one_model(args)
     args.problems = model.problems
@@ -87,7 +87,7 @@ def _scatter(args: argparse.Namespace) -> "Figure":
 
 
 def _residuals(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.mos.evaluation.plots import residual_figure
+    from espnet2_distilmos.evaluation.plots import residual_figure
 
     model = _one_model(args)
     args.problems = model.problems
@@ -111,8 +111,8 @@ def _systems(args: argparse.Namespace) -> "Figure":
 
 
 def _frames(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.fileio.audio import AudioError, read_audio
-    from espnet2_distilmos.mos.evaluation.plots import frame_figure
+    from espnet2_distilmos.data.audio import AudioError, read_audio
+    from espnet2_distilmos.evaluation.plots import frame_figure
     from espnet2_distilmos.predictor import MOSPredictor
 
     predictor = MOSPredictor.from_pretrained(args.model)
@@ -127,14 +127,14 @@ def _frames(args: argparse.Namespace) -> "Figure":
 
 
 def _training(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.mos.evaluation.plots import training_figure
-    from espnet2_distilmos.train.trainer import read_history
+    from espnet2_distilmos.evaluation.plots import training_figure
+    from espnet2_distilmos.train.mos_trainer import read_history
 
     return training_figure(read_history(args.experiment))
 
 
 def _models(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.mos.evaluation.plots import comparison_figure
+    from espnet2_distilmos.evaluation.plots import comparison_figure
 
     rows = [row for path in args.results for row in read_results(path)["results"]]
     return comparison_figure(rows, args.metric, args.title)

@@ -17,15 +17,15 @@ import time
 import warnings
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
-from espnet2_distilmos.fileio.inputs import InputFile, collect_inputs
-from espnet2_distilmos.fileio.journal import Journal
-from espnet2_distilmos.fileio.score_formats import (
+from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.data.inputs import InputFile, collect_inputs
+from espnet2_distilmos.data.journal import Journal
+from espnet2_distilmos.data.score_formats import (
     encode_name,
     read_scores,
     write_scores,
 )
-from espnet2_distilmos.fileio.scores import Score, shown, systems_of
+from espnet2_distilmos.data.scores import Score, shown, systems_of
 
 # How the output is written, by the ending of its name.
 _FORMATS = {

@@ -24,12 +24,12 @@ from espnet2_distilmos.bin.mos_scoring import (
     with_interval,
 )
 from espnet2_distilmos.bin.score import Scored, run
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
-from espnet2_distilmos.fileio.score_formats import read_scores
-from espnet2_distilmos.fileio.scores import clusters_of, join
-from espnet2_distilmos.mos.evaluation.metrics import ALL_METRICS
-from espnet2_distilmos.mos.evaluation.paired import compare_models
-from espnet2_distilmos.mos.evaluation.seeds import (
+from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.data.score_formats import read_scores
+from espnet2_distilmos.data.scores import clusters_of, join
+from espnet2_distilmos.evaluation.metrics import ALL_METRICS
+from espnet2_distilmos.evaluation.paired import compare_models
+from espnet2_distilmos.evaluation.seeds import (
     compare_methods,
     compare_values,
 )
@@ -659,7 +659,7 @@ def figures(content: Mapping[str, Any], metrics: Sequence[str]) -> Dict[str, "Fi
     Returns:
         A figure by the name of the metric; none where it has no value.
     """
-    from espnet2_distilmos.mos.evaluation.plots import comparison_figure
+    from espnet2_distilmos.evaluation.plots import comparison_figure
 
     rows = content["results"]
     if content["methods"]:

@@ -11,16 +11,16 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 from espnet2_distilmos.bin.mos_scoring import Row, write_results
 from espnet2_distilmos.bin.tool import start_logging
-from espnet2_distilmos.fileio.datadir import DataError
-from espnet2_distilmos.fileio.score_formats import FORMATS, read_scores
-from espnet2_distilmos.fileio.scores import (
+from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.data.score_formats import FORMATS, read_scores
+from espnet2_distilmos.data.scores import (
     Joined,
     clusters_of,
     file_stem,
     join,
     systems_of,
 )
-from espnet2_distilmos.mos.evaluation.bootstrap import RESAMPLES
+from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
 
 
 class Scored(NamedTuple):

@@ -9,8 +9,8 @@ import sys
 from typing import Dict, List, Optional
 
 from espnet2_distilmos.bin.tool import run
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write, read_scp
-from espnet2_distilmos.mos.evaluation.conformal import split_dev
+from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
+from espnet2_distilmos.evaluation.conformal import split_dev
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -14,8 +14,8 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from espnet2_distilmos.fileio.batches import AudioBatches
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.batches import AudioBatches
+from espnet2_distilmos.data.datadir import DataError
 
 
 def start_logging() -> None:

@@ -10,7 +10,6 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet2_distilmos.mos.ema import EMATarget
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.condition import Condition, Heard
@@ -19,6 +18,7 @@ from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
 from espnet2_distilmos.mos.loss.token import count_tokens, token_accuracy
 from espnet2_distilmos.mos.span_mask import SpanMask
+from espnet2_distilmos.mos.teacher import EMATarget
 
 # Passes over a batch, in their order; see AbsMOSLoss.view.
 CLEAN, MASKED = "clean", "masked"

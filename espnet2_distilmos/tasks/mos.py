@@ -36,14 +36,14 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import float_or_none, int_or_none, str2bool, str_or_none
 from typeguard import typechecked
 
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.datadir import (
     DataError,
     parse_votes,
     read_metric_scp,
     read_scp,
 )
-from espnet2_distilmos.fileio.train_config import refuse_experiment_as_config
-from espnet2_distilmos.fileio.trained_model import keep_files
+from espnet2_distilmos.data.train_config import refuse_experiment_as_config
+from espnet2_distilmos.data.trained_model import keep_files
 from espnet2_distilmos.mos.build import (
     FRONTENDS,
     HEADS,
@@ -55,18 +55,18 @@ from espnet2_distilmos.mos.build import (
 from espnet2_distilmos.mos.espnet_model import CLEAN, MASKED, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
-from espnet2_distilmos.train.collate_fn import MOSCollateFn
 from espnet2_distilmos.train.init_model import starting_model
-from espnet2_distilmos.train.noisy_view import NoisyView
-from espnet2_distilmos.train.preprocessor import MOSPreprocessor, wav_paths_of
-from espnet2_distilmos.train.sampler import (
+from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
+from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor, wav_paths_of
+from espnet2_distilmos.train.mos_sampler import (
     BY_SIZE,
     CategorySampler,
     check_weights,
     read_categories,
 )
-from espnet2_distilmos.train.schedulers import WarmupLinearLR
-from espnet2_distilmos.train.trainer import MOSTrainer
+from espnet2_distilmos.train.mos_trainer import MOSTrainer
+from espnet2_distilmos.train.views import NoisyView
+from espnet2_distilmos.train.warmup_linear_lr import WarmupLinearLR
 
 scheduler_classes.setdefault("warmuplinear", WarmupLinearLR)
 
@@ -178,7 +178,7 @@ class MOSTask(AbsTask):
             help="Category to weight, e.g. 'bvcc=1.0' and 'somos=0.5', or in YAML "
             "{bvcc: 1.0, somos: 0.5}: share of an epoch's and of each batch's "
             "utterances, in the ratio of the weights. None: every utterance once an "
-            "epoch. See train.sampler.CategorySampler",
+            "epoch. See train.mos_sampler.CategorySampler",
         )
         group.add_argument(
             "--sampling_categories",
@@ -230,7 +230,7 @@ class MOSTask(AbsTask):
             "--noisy_view",
             action=NestedDictAction,
             default=None,
-            help="The keyword arguments for train.noisy_view.NoisyView, such as "
+            help="The keyword arguments for train.views.NoisyView, such as "
             "noise_prob=0.4: what the losses of the masked view hear in training. "
             "None: the true signal",
         )

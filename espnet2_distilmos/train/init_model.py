@@ -6,8 +6,8 @@
 import contextlib
 from typing import Any, Dict, Iterator
 
-from espnet2_distilmos.fileio.train_config import read_frontend_conf
-from espnet2_distilmos.fileio.trained_model import open_trained_model
+from espnet2_distilmos.data.train_config import read_frontend_conf
+from espnet2_distilmos.data.trained_model import open_trained_model
 from espnet2_distilmos.mos.build import build_frontend, build_model
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend

@@ -20,7 +20,7 @@ import transformers
 import yaml
 
 from espnet2_distilmos.bin.mos_pack import main as mos_pack
-from espnet2_distilmos.fileio.datadir import read_scp
+from espnet2_distilmos.data.datadir import read_scp
 from espnet2_distilmos.mos.build import load_model
 
 pytest.importorskip("s3prl")

@@ -8,10 +8,10 @@ from typing import Dict, Optional
 import torch
 import torch.nn.functional as F
 
-from espnet2_distilmos.mos.ema import EMATarget
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.teacher import EMATarget
 
 
 class MaskedEMALoss(AbsMOSLoss):

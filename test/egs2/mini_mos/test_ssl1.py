@@ -14,7 +14,7 @@ import soundfile
 import torch
 import yaml
 
-from espnet2_distilmos.fileio.datadir import read_scp
+from espnet2_distilmos.data.datadir import read_scp
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from espnet2_distilmos.fileio.audio import read_audio
+from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
 from espnet2_distilmos.mos.span_mask import SpanMask

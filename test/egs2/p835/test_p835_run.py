@@ -18,7 +18,7 @@ import scipy.stats
 import transformers
 import yaml
 
-from espnet2_distilmos.mos.tokens.codebook import Codebooks
+from espnet2_distilmos.mos.tokens import Codebooks
 
 ROOT = Path(__file__).resolve().parents[3]
 EGS2 = ROOT / "egs2"

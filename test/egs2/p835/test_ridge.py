@@ -14,7 +14,7 @@ import soundfile
 import torch
 import transformers
 
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.datadir import (
     read_metric_scp,
     write_metric_scp,
     write_scp,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from espnet2_distilmos.fileio.datadir import write_metric_scp, write_scp
+from espnet2_distilmos.data.datadir import write_metric_scp, write_scp
 
 RECIPE = Path(__file__).resolve().parents[3] / "egs2" / "p835" / "mos1"
 FOLDS = ("a", "b", "c")

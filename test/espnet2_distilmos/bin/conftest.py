@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import yaml
 
-from espnet2_distilmos.fileio.datadir import write_scp
+from espnet2_distilmos.data.datadir import write_scp
 
 TINY = {
     "init_seed": 0,

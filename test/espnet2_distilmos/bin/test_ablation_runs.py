@@ -4,7 +4,7 @@
 import pytest
 
 from espnet2_distilmos.bin.ablation_runs import get_parser, main, read_runs
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.datadir import DataError
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.bin.calibrate import main, sample_train
 from espnet2_distilmos.bin.mos_pack import main as mos_pack
 from espnet2_distilmos.bin.predict import main as predict
-from espnet2_distilmos.fileio.calibration import read_calibration, read_scale
-from espnet2_distilmos.mos.evaluation.conformal import conformal_quantile
-from espnet2_distilmos.mos.evaluation.novelty import distance
+from espnet2_distilmos.data.calibration import read_calibration, read_scale
+from espnet2_distilmos.evaluation.conformal import conformal_quantile
+from espnet2_distilmos.evaluation.novelty import distance
 
 MODEL = "valid.sys_srcc.best.pth"
 NUM_CALIBRATION, NUM_TEST = 119, 160

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from espnet2_distilmos.bin.combine_data import get_parser, main
-from espnet2_distilmos.fileio.datadir import read_metric_scp, read_scp
+from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
 
 
 def write(folder, **files):

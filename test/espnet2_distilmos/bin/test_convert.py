@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from espnet2_distilmos.bin.convert import main
-from espnet2_distilmos.fileio.datadir import read_metric_scp
+from espnet2_distilmos.data.datadir import read_metric_scp
 
 RESULTS = (
     "wav_path,system_id,sample_id,avg_score,answer\r\n"

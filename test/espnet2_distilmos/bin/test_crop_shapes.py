@@ -4,7 +4,7 @@
 import pytest
 
 from espnet2_distilmos.bin.crop_shapes import main
-from espnet2_distilmos.fileio.datadir import read_scp
+from espnet2_distilmos.data.datadir import read_scp
 
 
 @pytest.fixture

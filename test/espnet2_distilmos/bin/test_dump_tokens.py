@@ -12,11 +12,11 @@ import torchaudio
 
 from espnet2_distilmos.bin.dump_tokens import get_parser, main, token_path
 from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
-from espnet2_distilmos.fileio.audio import read_audio
-from espnet2_distilmos.fileio.datadir import read_scp, write_scp
+from espnet2_distilmos.data.audio import read_audio
+from espnet2_distilmos.data.datadir import read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
-from espnet2_distilmos.mos.tokens.codebook import Codebooks
+from espnet2_distilmos.mos.tokens import Codebooks
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from espnet2_distilmos.bin.export import get_parser, main
 from espnet2_distilmos.bin.mos_inference import main as mos_inference
 from espnet2_distilmos.bin.mos_pack import pack_model
 from espnet2_distilmos.bin.predict import main as predict
-from espnet2_distilmos.fileio.datadir import read_metric_scp, read_scp
+from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from espnet2_distilmos.bin.format_audio import get_parser, main, parse_rate
-from espnet2_distilmos.fileio.datadir import read_scp
+from espnet2_distilmos.data.datadir import read_scp
 
 
 def tone(seconds, rate, hertz=440.0):

@@ -1,28 +1,22 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-import importlib.util
 import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 import yaml
+from mos import official_models as official
 
 from espnet2_distilmos.bin.import_official import main
 from espnet2_distilmos.bin.mos_inference import main as infer
-from espnet2_distilmos.fileio.audio import read_audio
-from espnet2_distilmos.fileio.datadir import read_metric_scp, write_scp
+from espnet2_distilmos.data.audio import read_audio
+from espnet2_distilmos.data.datadir import read_metric_scp, write_scp
 from espnet2_distilmos.mos.build import load_model
-
-_path = Path(__file__).parents[1] / "mos" / "official_models.py"
-_spec = importlib.util.spec_from_file_location("official_models", _path)
-official = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(official)
 
 
 class Released:

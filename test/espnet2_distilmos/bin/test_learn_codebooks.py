@@ -9,10 +9,10 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 
 from espnet2_distilmos.bin.learn_codebooks import get_parser, main, parse_layers
-from espnet2_distilmos.fileio.audio import read_audio
-from espnet2_distilmos.fileio.datadir import DataError, read_scp, write_scp
+from espnet2_distilmos.data.audio import read_audio
+from espnet2_distilmos.data.datadir import DataError, read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend
-from espnet2_distilmos.mos.tokens.codebook import Codebooks
+from espnet2_distilmos.mos.tokens import Codebooks
 
 
 def learn(corpus, *options, name="codebooks.npz", wav_scp="wav.scp"):

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from espnet2_distilmos.bin.mos_inference import get_parser, main
-from espnet2_distilmos.fileio.audio import read_audio
-from espnet2_distilmos.fileio.datadir import read_metric_scp, read_scp, write_scp
+from espnet2_distilmos.data.audio import read_audio
+from espnet2_distilmos.data.datadir import read_metric_scp, read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend, build_model, load_model
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from espnet2_distilmos.bin.mos_scoring import get_parser, main
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.datadir import (
     read_metric_scp,
     read_scp,
     write_metric_scp,

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from scipy import stats
 
-import espnet2_distilmos.mos.evaluation.plots as plots
+import espnet2_distilmos.evaluation.plots as plots
 from espnet2_distilmos.bin.plot import KINDS, get_parser, main
 
 pytest.importorskip("matplotlib")
@@ -27,7 +27,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What the functions of mos.evaluation.plots were called with, by their names."""
+    """What the functions of evaluation.plots were called with, by their names."""
     calls = {}
 
     def watch(name):

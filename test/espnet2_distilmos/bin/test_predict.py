@@ -27,10 +27,10 @@ from espnet2_distilmos.bin.predict import (
     summarize,
 )
 from espnet2_distilmos.bin.tool import npy_path
-from espnet2_distilmos.fileio.audio import read_audio
-from espnet2_distilmos.fileio.datadir import read_metric_scp, read_scp
-from espnet2_distilmos.fileio.score_formats import read_scores
-from espnet2_distilmos.fileio.scores import Score, decode_name
+from espnet2_distilmos.data.audio import read_audio
+from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
+from espnet2_distilmos.data.score_formats import read_scores
+from espnet2_distilmos.data.scores import Score, decode_name
 
 COLUMNS = ["id", "path", "score", "error", "seconds", "note", "scorer"]
 NUM_FILES = int(os.environ.get("DISTILMOS_STRESS_FILES", 60))
@@ -291,7 +291,7 @@ def rows_of(path):
 KILLED = """
 import os, signal, sys
 from espnet2_distilmos.bin import distilmos
-from espnet2_distilmos.fileio.journal import Journal
+from espnet2_distilmos.data.journal import Journal
 
 add, count = Journal.add, [int(sys.argv[1])]
 

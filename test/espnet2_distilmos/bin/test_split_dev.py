@@ -4,7 +4,7 @@
 import scipy.stats
 
 from espnet2_distilmos.bin.split_dev import get_parser, main
-from espnet2_distilmos.mos.evaluation.conformal import split_dev
+from espnet2_distilmos.evaluation.conformal import split_dev
 
 
 def call(tmp_path, ids, share, sources=None):

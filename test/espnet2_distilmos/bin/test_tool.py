@@ -6,8 +6,8 @@ import torch
 import yaml
 
 from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
-from espnet2_distilmos.fileio.batches import AudioBatches
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.batches import AudioBatches
+from espnet2_distilmos.data.datadir import DataError
 
 
 def test_all_went_well(capsys):

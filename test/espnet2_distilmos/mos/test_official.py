@@ -2,8 +2,6 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import copy
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +15,7 @@ from espnet2_distilmos.mos.official import (
     parse_conv_layers,
 )
 
-_path = Path(__file__).with_name("official_models.py")
-_spec = importlib.util.spec_from_file_location("official_models", _path)
-official = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(official)
+from . import official_models as official
 
 LARGE = {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True}
 LAYER_NORM = {"feat_extract_norm": "layer", "conv_bias": True}

@@ -14,12 +14,12 @@ import torch
 import yaml
 from espnet2.train.distributed_utils import DistributedOption
 
-from espnet2_distilmos.fileio.datadir import DataError
-from espnet2_distilmos.fileio.train_config import read_frontend_conf
+from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.data.train_config import read_frontend_conf
 from espnet2_distilmos.mos.build import build_frontend, load_model
 from espnet2_distilmos.tasks import mos as task_module
 from espnet2_distilmos.tasks.mos import MOSTask, keep_upstream_files, read_token_info
-from espnet2_distilmos.train.collate_fn import MOSCollateFn
+from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
 
 
 def check(mos_corpus, tmp_path, *options, **changes):

@@ -21,13 +21,13 @@ import os
 import sys
 from typing import List
 
-from espnet2_distilmos.fileio.corpus import (
+from espnet2_distilmos.data.corpus import (
     ClipSet,
     read_table,
     run_parser,
     wanted_sets,
 )
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.datadir import DataError
 
 # By track: the domain, and by data directory the file of votes, the file of means, and
 # the number of clips in the challenge's summary (arXiv 2203.11389).

@@ -15,7 +15,7 @@ import re
 import sys
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from espnet2_distilmos.fileio.corpus import (
+from espnet2_distilmos.data.corpus import (
     ClipSet,
     Row,
     divide,
@@ -25,7 +25,7 @@ from espnet2_distilmos.fileio.corpus import (
     true_or_false,
     wanted_sets,
 )
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.datadir import DataError
 
 # Usual names, in lower case and without anything but letters; the first found is taken.
 NAMES = {

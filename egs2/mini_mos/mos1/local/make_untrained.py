@@ -12,7 +12,7 @@ import sys
 import torch
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
+from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.mos.build import read_config
 from espnet2_distilmos.train.init_model import starting_model
 

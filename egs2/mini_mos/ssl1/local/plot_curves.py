@@ -9,8 +9,8 @@ import argparse
 import sys
 from typing import Dict
 
-from espnet2_distilmos.fileio.datadir import atomic_write
-from espnet2_distilmos.train.trainer import read_history
+from espnet2_distilmos.data.datadir import atomic_write
+from espnet2_distilmos.train.mos_trainer import read_history
 
 
 def curve(history: Dict, phase: str, prefix: str) -> Dict[int, float]:

@@ -13,8 +13,8 @@ import re
 import sys
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
-from espnet2_distilmos.fileio.audio import AUDIO_SUFFIXES
-from espnet2_distilmos.fileio.datadir import DataError, write_metric_scp, write_scp
+from espnet2_distilmos.data.audio import AUDIO_SUFFIXES
+from espnet2_distilmos.data.datadir import DataError, write_metric_scp, write_scp
 
 # Who speaks, by the path inside a corpus that local/data.sh knows by name; what follows
 # the match is the utterance. Files that do not match are no speech.

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from espnet2_distilmos.bin.tool import start_logging
-from espnet2_distilmos.fileio.batches import AudioBatches
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.batches import AudioBatches
+from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     read_metric_scp,
@@ -34,7 +34,7 @@ from espnet2_distilmos.fileio.datadir import (
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.span_mask import SpanMask
-from espnet2_distilmos.mos.tokens.codebook import Codebooks, fit_codebooks
+from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
 
 ALPHAS = np.logspace(-1, 5, 13)
 

@@ -18,10 +18,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet2_distilmos.bin.mos_scoring import load_pairs, markdown, number
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
-from espnet2_distilmos.mos.evaluation.metrics import evaluate
-from espnet2_distilmos.mos.evaluation.paired import holm
-from espnet2_distilmos.mos.evaluation.seeds import (
+from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.evaluation.metrics import evaluate
+from espnet2_distilmos.evaluation.paired import holm
+from espnet2_distilmos.evaluation.seeds import (
     compare_methods,
     seed_difference,
     summarise_seeds,

@@ -16,8 +16,8 @@ import zipfile
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
-from espnet2_distilmos.fileio.audio import AUDIO_SUFFIXES
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.audio import AUDIO_SUFFIXES
+from espnet2_distilmos.data.datadir import DataError
 
 TALKERS = ("f1", "f2", "f3", "m1", "m2", "m3")
 NUM_CONDITIONS = 13  # c0 to c12, each at two bandwidths

@@ -12,7 +12,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from corpus import TALKERS, Clip, draw_speech, read_bvrnn, read_p835
 
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     write_metric_scp,

@@ -22,8 +22,8 @@ from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from espnet2_distilmos.fileio.audio import AudioError, read_audio
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.audio import AudioError, read_audio
+from espnet2_distilmos.data.datadir import (
     DataError,
     read_metric_scp,
     read_scp,

@@ -18,14 +18,14 @@ import sys
 from typing import Dict, List, Optional, Sequence
 
 from espnet2_distilmos.bin import mos_scoring
-from espnet2_distilmos.fileio.datadir import (
+from espnet2_distilmos.data.datadir import (
     DataError,
     read_metric_scp,
     read_scp,
     write_metric_scp,
     write_scp,
 )
-from espnet2_distilmos.mos.evaluation.metrics import srcc
+from espnet2_distilmos.evaluation.metrics import srcc
 
 LEVELS = ("utt", "sys")
 

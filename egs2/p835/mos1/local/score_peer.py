@@ -15,8 +15,8 @@ from typing import Dict, Optional, Sequence
 
 import torch
 
-from espnet2_distilmos.fileio.audio import AudioError, read_audio
-from espnet2_distilmos.fileio.datadir import DataError, read_scp, write_metric_scp
+from espnet2_distilmos.data.audio import AudioError, read_audio
+from espnet2_distilmos.data.datadir import DataError, read_scp, write_metric_scp
 
 
 def score_set(wav_scp: str, model: torch.nn.Module) -> Dict[str, float]:

@@ -20,7 +20,7 @@ import os
 import sys
 from typing import List
 
-from espnet2_distilmos.fileio.corpus import (
+from espnet2_distilmos.data.corpus import (
     ClipSet,
     read_table,
     run_parser,

@@ -22,13 +22,13 @@ import os
 import sys
 from typing import List
 
-from espnet2_distilmos.fileio.corpus import (
+from espnet2_distilmos.data.corpus import (
     ClipSet,
     read_table,
     run_parser,
     wanted_sets,
 )
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.datadir import DataError
 
 SETS = {"train": ("train", 14100), "dev": ("valid", 3000), "test": ("test", 3000)}
 SUBSETS = {"clean": "", "full": "_full"}

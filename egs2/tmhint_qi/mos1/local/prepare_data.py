@@ -19,7 +19,7 @@ import os
 import sys
 from typing import Dict, List
 
-from espnet2_distilmos.fileio.corpus import (
+from espnet2_distilmos.data.corpus import (
     ClipSet,
     name_some,
     one_word,
@@ -27,7 +27,7 @@ from espnet2_distilmos.fileio.corpus import (
     run_parser,
     wanted_sets,
 )
-from espnet2_distilmos.fileio.datadir import DataError
+from espnet2_distilmos.data.datadir import DataError
 
 PUBLISHED = {"train": 12937, "test": 1978}
 COLUMNS = ("method", "snr", "noise", "quality_score", "file_name")

@@ -16,7 +16,7 @@ import sys
 
 import soundfile
 
-from espnet2_distilmos.fileio.datadir import DataError, atomic_write
+from espnet2_distilmos.data.datadir import DataError, atomic_write
 
 DATASET = "urgent-challenge/urgent2024_mos"
 COLUMNS = (

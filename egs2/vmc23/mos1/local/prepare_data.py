@@ -27,7 +27,7 @@ import re
 import sys
 from typing import List, NamedTuple, Optional
 
-from espnet2_distilmos.fileio.corpus import (
+from espnet2_distilmos.data.corpus import (
     ClipSet,
     read_table,
     run_parser,

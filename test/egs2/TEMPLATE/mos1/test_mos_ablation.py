@@ -49,7 +49,7 @@ open(exp + "/checkpoint.pth", "w").close()
 dice = random.Random(run)
 noise = {{"first": 0.5, "other": 2.0}}.get(run.split("/")[0], 1.0)
 import json
-from espnet2_distilmos.mos.evaluation.metrics import evaluate
+from espnet2_distilmos.evaluation.metrics import evaluate
 lines = [line.split(maxsplit=1) for line in open("ref/metric.scp")]
 true = [json.loads(text)["mos"] for _, text in lines]
 pred = [round(value + dice.gauss(0, noise), 4) for value in true]

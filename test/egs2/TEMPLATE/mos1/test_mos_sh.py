@@ -19,7 +19,7 @@ import yaml
 from sklearn.cluster import MiniBatchKMeans
 
 from espnet2_distilmos import MOSPredictor
-from espnet2_distilmos.fileio.datadir import read_metric_scp
+from espnet2_distilmos.data.datadir import read_metric_scp
 from espnet2_distilmos.mos.build import build_frontend
 
 TOKENS = "dump/tokens/train_tiny_k4_lall"

@@ -2,8 +2,6 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import copy
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +9,8 @@ import torch
 from espnet2_distilmos.mos.frontend.gradient_checkpointing import checkpoint_modules
 from espnet2_distilmos.mos.frontend.masked_norm import MaskedGroupNorm
 
-_path = Path(__file__).with_name("tiny_upstreams.py")
-_spec = importlib.util.spec_from_file_location("tiny_upstreams", _path)
-upstreams = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(upstreams)
+from . import tiny_upstreams as upstreams
+
 FIRST, VARIANTS, batch = upstreams.FIRST, upstreams.VARIANTS, upstreams.batch
 loss_of, noiseless, tiny = upstreams.loss_of, upstreams.noiseless, upstreams.tiny
 

@@ -2,10 +2,8 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import copy
-import importlib.util
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +13,8 @@ import yaml
 
 from espnet2_distilmos.mos.frontend.hf import FAMILIES, HFFrontend
 
-_path = Path(__file__).with_name("tiny_upstreams.py")
-_spec = importlib.util.spec_from_file_location("tiny_upstreams", _path)
-upstreams = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(upstreams)
+from . import tiny_upstreams as upstreams
+
 FIRST, VARIANTS = upstreams.FIRST, upstreams.VARIANTS
 batch, layers_of, loss_of = upstreams.batch, upstreams.layers_of, upstreams.loss_of
 noiseless, tiny = upstreams.noiseless, upstreams.tiny

@@ -1,9 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +12,10 @@ from espnet2_distilmos.mos.frontend import lora as module
 from espnet2_distilmos.mos.frontend.hf import FAMILIES, HFFrontend
 from espnet2_distilmos.mos.frontend.lora import active_states, plain_name, read_lora
 
+from . import tiny_upstreams as upstreams
+
 peft = pytest.importorskip("peft")
 
-_path = Path(__file__).with_name("tiny_upstreams.py")
-_spec = importlib.util.spec_from_file_location("tiny_upstreams", _path)
-upstreams = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(upstreams)
 FIRST, VARIANTS, batch = upstreams.FIRST, upstreams.VARIANTS, upstreams.batch
 inexactness, loss_of, tiny = upstreams.inexactness, upstreams.loss_of, upstreams.tiny
 layers_of, noiseless = upstreams.layers_of, upstreams.noiseless

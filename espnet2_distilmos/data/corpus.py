@@ -1,0 +1,552 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""From the lists of a listening test to data directories: what every recipe needs.
+
+A recipe's own parser (``local/prepare_data.py``) only knows its owner's layout: it
+reads the owner's lists with ``read_table`` and adds their rows to ``ClipSet`` objects.
+Averaging of votes, all checks and the writing are here.
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import math
+import os
+import sys
+from typing import (
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    atomic_write,
+    write_metric_scp,
+    write_scp,
+)
+
+MISSING_AUDIO = "missing_audio.txt"
+_DEFAULT_RANGE = (1.0, 5.0)
+
+
+class Clip(NamedTuple):
+    """A rated clip."""
+
+    utt_id: str
+    path: str  # of the audio, absolute
+    system: str
+    score: Optional[float]  # mean of the votes; None is unlabelled
+    votes: Tuple[Tuple[str, float], ...] = ()  # (listener, score) in the owner's order
+    speaker: str = ""  # empty is unknown
+    source: str = ""  # sentence or recording that several clips share; empty is unknown
+    domain: str = ""  # corpus or part of it
+
+
+Row = Tuple[str, Dict[str, str]]  # where it stands, as PATH:LINE, and its fields
+
+
+def one_word(text: str) -> str:
+    """Return ``text`` without blanks, as names in data directories must be."""
+    return "_".join(text.split())
+
+
+def name_some(names: Sequence[str], limit: int = 5) -> str:
+    """Name the first few of many: ``a, b, c and 9 more``."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def read_table(
+    path: str,
+    columns: Sequence[str],
+    faults: List[str],
+    header: bool = True,
+    delimiter: str = ",",
+) -> List[Row]:
+    """Read a table of an owner, comma-separated unless ``delimiter`` says otherwise.
+
+    Args:
+        path: UTF-8 text, with or without a byte order mark. Blank lines are skipped.
+        columns: Names that the first line must have, or, without a first line of
+            names, the names of the fields from left to right.
+        faults: Gets a sentence for each row with another number of fields, which is
+            left out.
+        header: Whether the first line names the columns.
+        delimiter: Between the fields.
+
+    Returns:
+        The rows in the order of the file: ``PATH:LINE`` and texts by column, stripped.
+
+    Raises:
+        DataError: The file cannot be read, or lacks a column.
+    """
+    rows: List[Row] = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            names = [name.strip() for name in next(reader, [])] if header else columns
+            missing = [name for name in columns if name not in names]
+            if missing:
+                raise DataError(
+                    f"{path} has the columns {', '.join(names) or 'none'}, expected "
+                    f"also {', '.join(missing)}; get the file again from its owner."
+                )
+            for fields in reader:
+                if not any(field.strip() for field in fields):
+                    continue
+                where = f"{path}:{reader.line_num}"
+                if len(fields) != len(names):
+                    faults.append(
+                        f"{where} has {len(fields)} fields, expected {len(names)} "
+                        f"({', '.join(names)}); correct the line."
+                    )
+                    continue
+                rows.append((where, dict(zip(names, map(str.strip, fields)))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path} cannot be read ({reason}), expected a list of the corpus; check "
+            "the path of the corpus in db.sh, or get the file again from its owner."
+        ) from error
+    return rows
+
+
+class ClipSet:
+    """The clips of one data set as a parser finds them, and what is wrong with them.
+
+    Args:
+        name: Name of the data directory.
+        published: Clips that the owner published, None if that is unknown.
+        score_range: Lowest and highest score of the listening test.
+        group: Sets of one group must not share audio; None is free to share.
+        systems: Whether clips have systems; without, ``utt2sys`` is not written.
+        keep_votes: Whether ``votes.scp`` is written; not if the listeners' names in it
+            mean nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        published: Optional[int] = None,
+        score_range: Tuple[float, float] = _DEFAULT_RANGE,
+        group: Optional[str] = "",
+        systems: bool = True,
+        keep_votes: bool = True,
+    ):
+        self.name = name
+        self.published = published
+        self.score_range = (float(score_range[0]), float(score_range[1]))
+        self.group = group
+        self.systems = systems
+        self.keep_votes = keep_votes
+        self.faults: List[str] = []
+        self._clips: Dict[str, Clip] = {}  # score is None where votes count
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __contains__(self, utt_id: str) -> bool:
+        return utt_id in self._clips
+
+    def _number(self, where: str, utt_id: str, score: object) -> Optional[float]:
+        low, high = self.score_range
+        try:
+            value = float(score)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            value = math.nan
+        if low <= value <= high:
+            return value
+        self.faults.append(
+            f"{where}: clip {utt_id} has the score {score!r}, expected a number from "
+            f"{low:g} to {high:g}; correct or remove the row."
+        )
+        return None
+
+    def add(
+        self,
+        where: str,
+        utt_id: str,
+        path: str,
+        system: str,
+        score: object,
+        listener: Optional[str] = None,
+        speaker: str = "",
+        source: str = "",
+        domain: str = "",
+    ) -> None:
+        """Add a row of the owner's list; a faulty one becomes a sentence in ``faults``.
+
+        Args:
+            where: File and line, named in the sentence.
+            utt_id: One word.
+            path: Audio file, whether it exists or not.
+            system: One word; empty in a set without systems.
+            score: Number or text; None for an unlabelled clip.
+            listener: Who gave the score; None if ``score`` is the clip's mean. A clip
+                has one row, or one for each vote.
+            speaker: One word, or empty.
+            source: Sentence or recording, one word, or empty.
+            domain: One word, or empty.
+        """
+        words = dict(name=utt_id, system=system, speaker=speaker, source=source)
+        for what, word in dict(words, domain=domain, listener=listener or "").items():
+            empty_is_bad = {
+                "name": True,
+                "system": self.systems,
+                "listener": listener is not None,
+            }.get(what, False)
+            if len(word.split()) > 1 or (empty_is_bad and not word.strip()):
+                self.faults.append(
+                    f"{where}: clip {utt_id!r} has the {what} {word!r}, expected one "
+                    "word; correct or remove the row."
+                )
+                return
+        value = None
+        if score is not None or listener is not None:
+            value = self._number(where, utt_id, score)
+            if value is None:
+                return
+        clip = Clip(
+            utt_id, os.path.abspath(path), system, value, (), speaker, source, domain
+        )
+        if listener is not None:
+            clip = clip._replace(score=None, votes=((listener, value),))
+        known = self._clips.get(utt_id)
+        if known is None:
+            self._clips[utt_id] = clip
+        elif listener is None or not known.votes:
+            self.faults.append(
+                f"{where}: clip {utt_id} has a second row, expected one; remove one."
+            )
+        elif known._replace(votes=()) != clip._replace(votes=()):
+            self.faults.append(
+                f"{where}: clip {utt_id} is of {system} in {clip.path}, but in an "
+                f"earlier row of {known.system} in {known.path}, expected the same in "
+                "all its rows; correct the row."
+            )
+        else:
+            self._clips[utt_id] = known._replace(votes=known.votes + clip.votes)
+
+    def hold_out(self, name: str, share: float) -> "ClipSet":
+        """Move a part of the clips into a set of its own, for an owner who has none.
+
+        Sources stay whole: see ``divide``. The published count holds for both together.
+
+        Args:
+            name: Name of the new set.
+            share: Part of all clips, 0 to 1.
+
+        Returns:
+            The new set.
+        """
+        self.check_count()
+        held = ClipSet(name, None, self.score_range, self.group, self.systems)
+        held.keep_votes = self.keep_votes
+        groups = {c.utt_id: c.source or c.utt_id for c in self._clips.values()}
+        for utt_id, set_name in divide(groups, {name: share}).items():
+            if set_name == name:
+                held._clips[utt_id] = self._clips.pop(utt_id)
+        return held
+
+    def check_count(self) -> None:
+        """Hold the number of clips against the published one, once."""
+        if self.published is not None and len(self) != self.published:
+            self.faults.append(
+                f"{self.name}: the lists have {len(self)} clips, expected the "
+                f"{self.published} that were published; get the lists again, or go "
+                "on with these with --skip_bad true."
+            )
+        self.published = None
+
+    def check_means(self, path: str, means: Mapping[str, float]) -> None:
+        """Hold the votes against the means that the owner published.
+
+        A vote that is doubled or lost shows here, and so does a clip that only one of
+        the two lists has.
+
+        Args:
+            path: File of the means, named in sentences.
+            means: Published mean by utterance id.
+        """
+        lost = [utt_id for utt_id in means if utt_id not in self._clips]
+        if lost:
+            self.faults.append(
+                f"{path} has {len(lost)} clips without votes ({name_some(lost)}), "
+                "expected votes for every clip; get the list of votes again."
+            )
+        new = [utt_id for utt_id in self._clips if utt_id not in means]
+        if new:
+            self.faults.append(
+                f"{path} lacks {len(new)} clips that have votes ({name_some(new)}), "
+                "expected every clip; get the list of means again."
+            )
+        for clip in self.clips():
+            mean = means.get(clip.utt_id)
+            if mean is None or clip.score is None or abs(clip.score - mean) <= 0.01:
+                continue
+            votes = self._clips[clip.utt_id].votes
+            self.faults.append(
+                f"{path}: clip {clip.utt_id} has the published mean {mean:g}, but "
+                f"{len(votes)} votes with the mean {clip.score:g}, expected the same; "
+                "a vote is lost or doubled: get the list of votes again."
+            )
+
+    def clips(self) -> List[Clip]:
+        """Return the clips in the order of the list, votes averaged."""
+        clips = []
+        for clip in self._clips.values():
+            if clip.votes:
+                mean = sum(score for _, score in clip.votes) / len(clip.votes)
+                votes = clip.votes if self.keep_votes else ()
+                clip = clip._replace(score=mean, votes=votes)
+            clips.append(clip)
+        return clips
+
+
+def _check_audio(clip_set: ClipSet, clips: List[Clip], folder: str) -> List[Clip]:
+    """Keep clips with audio; all names of the missing ones go into a file."""
+    missing = [clip for clip in clips if not os.path.isfile(clip.path)]
+    path = os.path.join(folder, MISSING_AUDIO)
+    if not missing:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+        return clips
+    with atomic_write(path) as file:
+        file.writelines(f"{clip.path}\n" for clip in missing)
+    names = name_some([os.path.basename(clip.path) for clip in missing], 10)
+    clip_set.faults.append(
+        f"{clip_set.name}: the audio of {len(missing)} of {len(clips)} clips is missing"
+        f" in {os.path.dirname(missing[0].path)} ({names}; all are in {path}), "
+        "expected every file; get the missing ones, or go on without them with "
+        "--skip_bad true."
+    )
+    lost = {clip.utt_id for clip in missing}
+    return [clip for clip in clips if clip.utt_id not in lost]
+
+
+def _check_shared(
+    clip_set: ClipSet, clips: List[Clip], seen: Dict[str, str]
+) -> List[Clip]:
+    """Keep clips whose audio no earlier clip of the group has; ``seen`` grows."""
+    good, shared = [], []
+    for clip in clips:
+        if clip.path in seen:
+            shared.append(f"{clip.utt_id} is {seen[clip.path]}")
+        else:
+            seen[clip.path] = f"{clip.utt_id} of {clip_set.name}"
+            good.append(clip)
+    if shared:
+        clip_set.faults.append(
+            f"{clip_set.name}: {len(shared)} clips have the audio of another clip "
+            f"({name_some(shared)}), expected every file once; correct the lists."
+        )
+    return good
+
+
+def _write_set(folder: str, clip_set: ClipSet, clips: Sequence[Clip]) -> None:
+    speakers = {clip.utt_id: clip.speaker or clip.utt_id for clip in clips}
+    of_speaker: Dict[str, List[str]] = {}
+    for utt_id in sorted(speakers, key=lambda i: i.encode("utf-8")):
+        of_speaker.setdefault(speakers[utt_id], []).append(utt_id)
+    tables: Dict[str, Dict[str, str]] = {
+        "utt2sys": {clip.utt_id: clip.system for clip in clips},
+        "utt2spk": speakers,
+        "spk2utt": {speaker: " ".join(ids) for speaker, ids in of_speaker.items()},
+        "utt2src": {clip.utt_id: clip.source for clip in clips},
+        "utt2domain": {clip.utt_id: clip.domain for clip in clips},
+        "votes.scp": {
+            clip.utt_id: (
+                json.dumps(clip.votes, ensure_ascii=False) if clip.votes else ""
+            )
+            for clip in clips
+        },
+        "wav.scp": {clip.utt_id: clip.path for clip in clips},  # last: the set is whole
+    }
+    # What another run left must not be mixed with this one.
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, "wav.scp"))
+    write_metric_scp(
+        os.path.join(folder, "metric.scp"), {clip.utt_id: clip.score for clip in clips}
+    )
+    range_path = os.path.join(folder, "score_range")
+    if clip_set.score_range == _DEFAULT_RANGE:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(range_path)
+    else:
+        with atomic_write(range_path) as file:
+            file.write("{:g} {:g}\n".format(*clip_set.score_range))
+    for name, table in tables.items():
+        path = os.path.join(folder, name)
+        known = {utt_id: value for utt_id, value in table.items() if value}
+        # These must have a line for every clip, or none at all.
+        if name in ("utt2src", "utt2domain") and len(known) < len(table) or not known:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+        else:
+            write_scp(path, known)
+
+
+def _summary(folder: str, clips: Sequence[Clip]) -> str:
+    scores = [clip.score for clip in clips if clip.score is not None]
+    parts = [f"{len(clips)} clips"]
+    if any(clip.system for clip in clips):
+        parts.append(f"{len({clip.system for clip in clips})} systems")
+    if len(scores) < len(clips):
+        parts.append(f"{len(clips) - len(scores)} unlabelled")
+    votes = [vote for clip in clips for vote in clip.votes]
+    if votes:
+        parts.append(f"{len(votes)} votes of {len({v[0] for v in votes})} listeners")
+    if scores:
+        parts.append(f"mean score {sum(scores) / len(scores):.2f}")
+    return f"{folder}: {', '.join(parts)}"
+
+
+def write_corpus(out: str, clip_sets: Sequence[ClipSet]) -> Tuple[List[str], List[str]]:
+    """Check the sets and write a data directory for each, with what is good of it.
+
+    Written are ``wav.scp``, ``metric.scp``, ``utt2sys``, ``utt2spk``, ``spk2utt``, and,
+    where known, ``utt2src``, ``utt2domain``, ``votes.scp`` and ``score_range`` (if it
+    is not 1 to 5); sorted, each file whole or not at all. A line a set goes to stderr.
+
+    Args:
+        out: Directory of the data directories.
+        clip_sets: What the parser found.
+
+    Returns:
+        The names of the sets that were written, which are those with a good clip; and
+        a sentence for each fault: of the rows, of missing audio, of audio in two sets,
+        and of counts that differ from the published ones.
+
+    Raises:
+        DataError: A file cannot be written.
+    """
+    faults: List[str] = []
+    seen: Dict[str, Dict[str, str]] = {}
+    written: List[str] = []
+    for clip_set in clip_sets:
+        folder = os.path.join(out, clip_set.name)
+        clips = clip_set.clips()
+        clip_set.check_count()
+        clips = _check_audio(clip_set, clips, folder)
+        if clip_set.group is not None:
+            others = seen.setdefault(clip_set.group, {})
+            clips = _check_shared(clip_set, clips, others)
+        faults += clip_set.faults
+        if not clips:
+            faults.append(
+                f"{folder} is not written: no clip of it is good, expected at least "
+                "one; see the sentences about it."
+            )
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, "wav.scp"))
+            continue
+        _write_set(folder, clip_set, clips)
+        written.append(clip_set.name)
+        print(_summary(folder, clips), file=sys.stderr)
+    return written, faults
+
+
+def divide(
+    groups: Mapping[str, str], shares: Mapping[str, float], rest: str = "train"
+) -> Dict[str, str]:
+    """Divide clips into sets, a group always whole, the same way on every machine.
+
+    Args:
+        groups: Group by clip, such as its sentence; no group is in two sets.
+        shares: Part of all clips by set, 0 to 1; a set gets at least that many, up to
+            the size of a group more.
+        rest: Set of what is left over.
+
+    Returns:
+        The set by clip.
+    """
+    sizes: Dict[str, int] = {}
+    for group in groups.values():
+        sizes[group] = sizes.get(group, 0) + 1
+    # The order is random, but hangs on the names only.
+    order = sorted(sizes, key=lambda g: hashlib.sha256(g.encode("utf-8")).digest())
+    set_of_group: Dict[str, str] = {}
+    position = 0
+    for name, share in shares.items():
+        filled = 0
+        while position < len(order) and filled < share * len(groups):
+            set_of_group[order[position]] = name
+            filled += sizes[order[position]]
+            position += 1
+    return {clip: set_of_group.get(group, rest) for clip, group in groups.items()}
+
+
+def true_or_false(text: str) -> bool:
+    """Parse an option as the recipes' shell scripts write it."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text == "true"
+
+
+def wanted_sets(args: argparse.Namespace, known: Iterable[str]) -> List[str]:
+    """Return those of the known sets that ``--sets`` names; all without it.
+
+    Raises:
+        DataError: It names another one.
+    """
+    known = list(known)
+    unknown = [name for name in args.sets or () if name not in known]
+    if unknown:
+        raise DataError(
+            f"--sets has {', '.join(unknown)}, expected some of {', '.join(known)}."
+        )
+    return [name for name in known if not args.sets or name in args.sets]
+
+
+def run_parser(
+    parser: argparse.ArgumentParser,
+    read: Callable[[argparse.Namespace], List[ClipSet]],
+    cmd: Optional[Sequence[str]] = None,
+) -> int:
+    """Run a recipe's parser as a command.
+
+    Args:
+        parser: With the parser's own options; ``--out``, ``--sets`` (for
+            ``wanted_sets``) and ``--skip_bad`` are added.
+        read: Makes the sets from the options.
+        cmd: Arguments, None for those of the command line.
+
+    Returns:
+        Exit code: 0, or 1 when anything is faulty, unless ``--skip_bad true``.
+    """
+    parser.add_argument("--out", default="data", help="where data directories go")
+    parser.add_argument("--sets", nargs="+", help="only these data directories")
+    parser.add_argument(
+        "--skip_bad",
+        type=true_or_false,
+        default=False,
+        help="go on without what is missing or faulty (a partial copy of the corpus)",
+    )
+    args = parser.parse_args(cmd)
+    try:
+        written, faults = write_corpus(args.out, read(args))
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for sentence in faults:
+        print(sentence, file=sys.stderr)
+    if not written:
+        return 1
+    if faults and not args.skip_bad:
+        print(
+            f"{len(faults)} faults: the rest is in {args.out}; mend them and run this "
+            "again, or go on without with --skip_bad true.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

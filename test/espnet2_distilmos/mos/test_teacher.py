@@ -1,0 +1,80 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import io
+
+import pytest
+import torch
+
+from espnet2_distilmos.mos.teacher import EMATarget
+
+
+class Doubled(torch.nn.Module):
+    """Stands for a frontend: one hidden state."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = torch.nn.Linear(3, 2)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, speech, lengths):
+        return [self.linear(speech)], lengths
+
+
+def steps(network, optimizer, count):
+    """Optimizer steps; the weights after each."""
+    for _ in range(count):
+        optimizer.zero_grad()
+        network(torch.ones(1, 3), None)[0][0].square().sum().backward()
+        network.seen += 1
+        optimizer.step()
+        yield network.linear.weight.detach().clone()
+
+
+def test_the_average_is_the_recursion_written_out():
+    network = Doubled()
+    ema = EMATarget(momentum=0.5, momentum_end=0.9, momentum_steps=4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    ema.follow(optimizer, network)
+    ema.hidden_states(network, torch.ones(1, 3), None)
+    expected = network.linear.weight.detach().clone()
+    momenta = [0.5, 0.6, 0.7, 0.8, 0.9, 0.9]
+    for m, weight in zip(momenta, steps(network, optimizer, 6)):
+        expected = m * expected + (1 - m) * weight
+        torch.testing.assert_close(ema.network.linear.weight, expected)
+    assert ema.network.seen == 6
+    assert not any(p.requires_grad for p in ema.network.parameters())
+    found = ema.hidden_states(network, torch.eye(3), None)[0]
+    torch.testing.assert_close(found, expected.T + ema.network.linear.bias)
+    assert not found.requires_grad
+
+
+def test_the_average_travels_in_the_optimizers_state():
+    network, ema = Doubled(), EMATarget(0.8, 0.9, 10)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    ema.follow(optimizer, network)
+    list(steps(network, optimizer, 3))
+    file = io.BytesIO()
+    torch.save([network.state_dict(), optimizer.state_dict()], file)
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+
+    other, following = Doubled(), EMATarget(0.8, 0.9, 10)
+    resumed = torch.optim.AdamW(other.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="no moving average"):
+        following.follow(resumed, other)
+        resumed.load_state_dict(torch.optim.AdamW(other.parameters()).state_dict())
+    other.load_state_dict(states[0])
+    resumed.load_state_dict(states[1])
+    assert following.updates == 3
+    for a, b in ((network, optimizer), (other, resumed)):
+        list(steps(a, b, 2))
+    for a, b in zip(ema.network.parameters(), following.network.parameters()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("options", [{"momentum": 1.5}, {"momentum_steps": 0}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ValueError, match="found momentum"):
+        EMATarget(**options)

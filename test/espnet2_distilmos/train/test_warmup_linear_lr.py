@@ -1,0 +1,79 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import pytest
+import torch
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
+from espnet2.schedulers.warmup_lr import WarmupLR
+
+from espnet2_distilmos.train.warmup_linear_lr import WarmupLinearLR
+
+
+def two_groups():
+    a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    return torch.optim.SGD(
+        [{"params": [a], "lr": 1e-4}, {"params": [b]}], lr=1e-2, momentum=0.9
+    )
+
+
+def rates(optimizer, scheduler, steps):
+    """The rates that each of the steps uses, (steps, groups)."""
+    used = []
+    for _ in range(steps):
+        used.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return torch.tensor(used)
+
+
+def test_rates_rise_and_fall():
+    optimizer = two_groups()
+    scheduler = WarmupLinearLR(optimizer, warmup_steps=4, total_steps=10)
+    assert isinstance(scheduler, AbsBatchStepScheduler)
+    # up in steps of 1/4, down in steps of 1/7, zero after ten steps
+    scale = torch.tensor([1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7])
+    scale = torch.cat([scale, torch.tensor([1 / 7, 0, 0])])
+    expected = scale[:, None] * torch.tensor([1e-4, 1e-2])
+    torch.testing.assert_close(rates(optimizer, scheduler, 12), expected)
+
+
+def test_no_warmup():
+    optimizer = two_groups()
+    scheduler = WarmupLinearLR(optimizer, warmup_steps=0, total_steps=4)
+    used = rates(optimizer, scheduler, 5)[:, 1] / 1e-2
+    torch.testing.assert_close(used, torch.tensor([0.8, 0.6, 0.4, 0.2, 0]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: WarmupLR(optimizer, warmup_steps=3),
+        lambda optimizer: WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9),
+    ],
+)
+def test_the_two_rates_keep_their_ratio(make):
+    optimizer = two_groups()
+    used = rates(optimizer, make(optimizer), 8)
+    assert len(set(used[:, 0].tolist())) > 5
+    torch.testing.assert_close(used[:, 1] / used[:, 0], torch.full((8,), 100.0))
+
+
+def test_resumes_where_it_stood():
+    optimizer = two_groups()
+    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
+    whole = rates(optimizer, scheduler, 8)
+    optimizer = two_groups()
+    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
+    rates(optimizer, scheduler, 5)
+    states = optimizer.state_dict(), scheduler.state_dict()
+    optimizer = two_groups()
+    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
+    optimizer.load_state_dict(states[0])
+    scheduler.load_state_dict(states[1])
+    torch.testing.assert_close(rates(optimizer, scheduler, 3), whole[5:])
+
+
+@pytest.mark.parametrize("warmup,total", [(5, 5), (-1, 5), (6, 5)])
+def test_impossible_steps_are_refused(warmup, total):
+    with pytest.raises(ValueError, match="warmup_steps < total_steps"):
+        WarmupLinearLR(two_groups(), warmup_steps=warmup, total_steps=total)
