@@ -214,7 +214,7 @@ class MOSPredictor:
         self.device = _device(device)
         self.channel = check_channel(channel)
         self.model, self.config = load_model(train_config, model_file, str(self.device))
-        self.model.hear_as(corpus)
+        self.model.set_corpus(corpus)
         self.model.requires_grad_(False)
         if self.device.type == "cuda":
             for module in self.model.modules():

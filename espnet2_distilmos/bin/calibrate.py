@@ -9,11 +9,7 @@ import os
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet2_distilmos.bin.predict import (
-    Progress,
-    add_scoring_arguments,
-    shown_sentence,
-)
+from espnet2_distilmos.cli import Progress, add_scoring_arguments, one_line
 from espnet2_distilmos.data.calibration import (
     CALIBRATION,
     write_calibration,
@@ -21,13 +17,13 @@ from espnet2_distilmos.data.calibration import (
 )
 from espnet2_distilmos.data.datadir import DataError, read_scp
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
-from espnet2_distilmos.data.score_formats import read_scores
-from espnet2_distilmos.data.scores import (
+from espnet2_distilmos.evaluation.formats import (
     Score,
     clusters_of,
     count,
     decode_name,
     match,
+    read_scores,
     shown,
 )
 
@@ -294,7 +290,7 @@ def score_files(
         ):
             item = items[found.index]
             if found.result is None:
-                problems.append(shown_sentence(item.error or found.error))
+                problems.append(one_line(item.error or found.error))
             seconds = found.result.seconds if found.result else None
             progress.add(item.id, seconds)
             results.append(found.result)
@@ -495,7 +491,7 @@ def calibrate_model(args: argparse.Namespace) -> int:
         model, scale = predictor.model_fingerprint, predictor.confidence.scale
         lines = summarize(calibration, Confidence(model, calibration, scale))
     for sentence in problems[:_MOST_PRINTED]:
-        print(shown_sentence(sentence), file=sys.stderr)
+        print(one_line(sentence), file=sys.stderr)
     if len(problems) > _MOST_PRINTED:
         print(f"and {len(problems) - _MOST_PRINTED} more", file=sys.stderr)
     print("\n".join(f"{output}: {line}" for line in lines))
@@ -512,7 +508,7 @@ def main(cmd: Optional[List[str]] = None) -> int:
         return calibrate_model(args)
     except (ValueError, OSError) as error:
         # DataError is a ValueError.
-        print(shown_sentence(" ".join(str(error).split())), file=sys.stderr)
+        print(one_line(" ".join(str(error).split())), file=sys.stderr)
         return 1
 
 

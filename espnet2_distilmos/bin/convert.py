@@ -10,12 +10,13 @@ import sys
 from typing import Optional, Sequence
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.score_formats import (
+from espnet2_distilmos.evaluation.formats import (
     FORMATS,
+    file_stem,
     read_scores,
+    systems_of,
     write_scores,
 )
-from espnet2_distilmos.data.scores import file_stem, systems_of
 
 #: Formats by the ending of the output's name.
 _ENDINGS = {

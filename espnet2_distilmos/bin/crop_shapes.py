@@ -11,7 +11,7 @@ from typing import Dict, List, Optional
 
 import yaml
 
-from espnet2_distilmos.bin.tool import run
+from espnet2_distilmos.cli import run
 from espnet2_distilmos.data.datadir import DataError, read_scp, write_scp
 
 

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 
-from espnet2_distilmos.bin.tool import (
+from espnet2_distilmos.cli import (
     get_device,
     npy_path,
     progress,
@@ -26,7 +26,7 @@ from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
 from espnet2_distilmos.mos.build import TOKEN_FORMAT_VERSION
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens import Codebooks
-from espnet2_distilmos.train.init_model import starting_frontend
+from espnet2_distilmos.train.init_model import initial_frontend
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -145,7 +145,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
     """
     device = get_device(args.ngpu)
     codebooks = Codebooks.load(args.codebooks)
-    frontend = starting_frontend(args.config, args.train_args).to(device).eval()
+    frontend = initial_frontend(args.config, args.train_args).to(device).eval()
     check_fit(args.codebooks, codebooks, frontend)
     info = {
         "format_version": TOKEN_FORMAT_VERSION,

@@ -10,8 +10,7 @@ from typing import List, Optional, Sequence
 
 import torch
 
-from espnet2_distilmos.bin.predict import add_corpus_argument
-from espnet2_distilmos.bin.tool import start_logging
+from espnet2_distilmos.cli import add_corpus_argument, start_logging
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.data.trained_model import open_trained_model
 from espnet2_distilmos.mos.build import load_model
@@ -93,7 +92,7 @@ def export(args: argparse.Namespace) -> None:
     try:
         with open_trained_model(args.model) as files:
             model, _ = load_model(files.train_config, files.model_file)
-        model.hear_as(args.corpus)
+        model.set_corpus(args.corpus)
         graph = to_onnx(model, args.opset)
     except (OSError, ValueError) as error:
         raise DataError(f"{args.model} cannot be exported: {error}") from error

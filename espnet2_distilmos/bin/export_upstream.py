@@ -14,7 +14,7 @@ from typing import List, Optional
 
 import torch
 
-from espnet2_distilmos.bin.tool import run
+from espnet2_distilmos.cli import run
 from espnet2_distilmos.data.datadir import DataError
 from espnet2_distilmos.data.trained_model import open_trained_model
 from espnet2_distilmos.mos.build import load_model

@@ -13,7 +13,7 @@ from typing import Any, Optional, Sequence
 import torch
 import yaml
 
-from espnet2_distilmos.bin.tool import start_logging
+from espnet2_distilmos.cli import start_logging
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.mos.build import build_model, read_states
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from espnet2_distilmos.bin.tool import (
+from espnet2_distilmos.cli import (
     get_device,
     print_failures,
     progress,
@@ -29,7 +29,7 @@ from espnet2_distilmos.mos.tokens import (
     Codebooks,
     fit_codebooks,
 )
-from espnet2_distilmos.train.init_model import starting_frontend
+from espnet2_distilmos.train.init_model import initial_frontend
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -290,7 +290,7 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
             "give the wav.scp of the training set."
         )
     device = get_device(args.ngpu)
-    frontend = starting_frontend(args.config, args.train_args).to(device).eval()
+    frontend = initial_frontend(args.config, args.train_args).to(device).eval()
     upstream = frontend.fingerprint()
     logging.info(f"Upstream {frontend.name}, fingerprint {upstream}")
 

@@ -18,8 +18,13 @@ import numpy as np
 from espnet2.utils.config_argparse import ArgumentParser
 from espnet2.utils.types import str2bool
 
-from espnet2_distilmos.bin.predict import add_corpus_argument
-from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
+from espnet2_distilmos.cli import (
+    add_corpus_argument,
+    get_device,
+    npy_path,
+    progress,
+    run,
+)
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import (
     DataError,

@@ -31,15 +31,15 @@ from typing import (
 import numpy as np
 
 import espnet2_distilmos
-from espnet2_distilmos.bin.tool import start_logging
+from espnet2_distilmos.cli import start_logging
 from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     read_metric_scp,
     read_scp,
 )
-from espnet2_distilmos.data.score_formats import read_scores
 from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
+from espnet2_distilmos.evaluation.formats import read_scores
 from espnet2_distilmos.evaluation.metrics import ALL_METRICS, evaluate
 from espnet2_distilmos.evaluation.systems import (
     SystemRow,

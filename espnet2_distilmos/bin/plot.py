@@ -13,7 +13,7 @@ from espnet2_distilmos.bin.mos_scoring import systems_figure
 from espnet2_distilmos.bin.results import read_results
 from espnet2_distilmos.bin.score import Scored, pairs_of, read_scored, run
 from espnet2_distilmos.data.datadir import DataError, atomic_write
-from espnet2_distilmos.data.score_formats import FORMATS
+from espnet2_distilmos.evaluation.formats import FORMATS
 from espnet2_distilmos.evaluation.systems import system_table
 
 if TYPE_CHECKING:

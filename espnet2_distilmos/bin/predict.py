@@ -8,24 +8,25 @@ import argparse
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
 import sys
-import time
 import warnings
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
+from espnet2_distilmos.cli import Progress, add_scoring_arguments, npy_path, one_line
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.data.journal import Journal
-from espnet2_distilmos.data.score_formats import (
+from espnet2_distilmos.evaluation.formats import (
+    Score,
     encode_name,
     read_scores,
+    shown,
+    systems_of,
     write_scores,
 )
-from espnet2_distilmos.data.scores import Score, shown, systems_of
 
 # How the output is written, by the ending of its name.
 _FORMATS = {
@@ -106,39 +107,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `predict` and `calibrate` share: how files are read and scored."""
-    parser.add_argument(
-        "--batch-seconds",
-        type=float,
-        help="padded seconds of a batch (default: 2 on the CPU, else 240)",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
-    parser.add_argument(
-        "--jobs", type=int, default=2, help="decoding threads (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--channel", default="mean", help="mean (default), or one channel, from 0"
-    )
-    parser.add_argument(
-        "--max-seconds",
-        type=float,
-        default=30.0,
-        help="longer files are scored in overlapping windows (default: %(default)s)",
-    )
-    add_corpus_argument(parser)
-
-
-def add_corpus_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option of whatever scores or exports with a trained model."""
-    parser.add_argument(
-        "--corpus",
-        metavar="NAME",
-        help="score as one of the corpora of a training with corpus_embedding "
-        "(default: as the mean over them)",
-    )
-
-
 # Records
 
 
@@ -155,7 +123,7 @@ def make_record(
     """
     record = Score(item.id, path=item.path)
     if found.result is None:
-        record.error = shown_sentence(item.error or found.error)
+        record.error = one_line(item.error or found.error)
     else:
         record.score = round(found.result.score, 6)
         if level is not None:
@@ -185,13 +153,6 @@ def scorer_of(predictor, level: Optional[float]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def shown_sentence(text: str) -> str:
-    """A sentence on one line, whatever the names in it."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
-
-
 def _to_row(record: Score) -> Dict[str, Any]:
     row = {name: getattr(record, name) for name in ("id", "path", "score", "error")}
     return {**row, **record.extra}
@@ -210,9 +171,6 @@ class FrameFiles:
         self.folder = folder
 
     def path(self, utt_id: str) -> str:
-        # Imports torch, which --help does not need.
-        from espnet2_distilmos.bin.tool import npy_path
-
         return npy_path(self.folder, utt_id)
 
     def write(self, utt_id: str, frames) -> str:
@@ -283,60 +241,6 @@ def summarize(records: Iterable[Score], by_system: bool) -> str:
     if left_out > 0:
         table.append(f"and {left_out} more")
     return "\n".join(table)
-
-
-class Progress:
-    """Rate in times real time and remaining time: a bar, or in a log a line a minute.
-
-    The work is measured in bytes of the files: a header of each would have to be read
-    for its seconds.
-    """
-
-    LINE_SECONDS = 60.0
-
-    def __init__(self, files: Sequence[InputFile]):
-        from tqdm import tqdm
-
-        self.sizes = {}
-        for item in files:
-            try:
-                self.sizes[item.id] = max(os.path.getsize(item.path), 1)
-            except (OSError, ValueError):
-                self.sizes[item.id] = 1
-        self.done = 0
-        self.seconds = 0.0
-        self.start = self.told = time.monotonic()
-        # The bar is for terminals; it counts for the log too.
-        self.in_log = not sys.stderr.isatty()
-        self.bar = tqdm(
-            total=sum(self.sizes.values()),
-            bar_format="{percentage:3.0f}%|{bar:20}| {postfix} [{elapsed}<{remaining}]",
-            mininterval=0.5,
-            smoothing=0.0,
-            file=io.StringIO() if self.in_log else sys.stderr,
-        )
-
-    def _state(self) -> str:
-        elapsed = max(time.monotonic() - self.start, 1e-3)
-        rate = self.seconds / elapsed
-        return f"{self.done}/{len(self.sizes)} files, {rate:.1f} x real time"
-
-    def add(self, utt_id: str, seconds: Optional[float]) -> None:
-        self.done += 1
-        self.seconds += seconds or 0.0
-        self.bar.set_postfix_str(self._state(), refresh=False)
-        self.bar.update(self.sizes[utt_id])
-        now = time.monotonic()
-        if self.in_log and now - self.told >= self.LINE_SECONDS:
-            self.told = now
-            left = (now - self.start) * (self.bar.total / max(self.bar.n, 1) - 1)
-            left = self.bar.format_interval(left)
-            print(f"{self._state()}, {left} left", file=sys.stderr)
-
-    def close(self) -> None:
-        self.bar.close()
-        if self.in_log and self.done:
-            print(self._state(), file=sys.stderr)
 
 
 # The command
@@ -654,7 +558,7 @@ def main(cmd: Optional[List[str]] = None) -> int:
         return 1
     except (ValueError, OSError) as error:
         # DataError is a ValueError.
-        print(shown_sentence(" ".join(str(error).split())), file=sys.stderr)
+        print(one_line(" ".join(str(error).split())), file=sys.stderr)
         return 1
 
 

@@ -25,8 +25,7 @@ from espnet2_distilmos.bin.mos_scoring import (
 )
 from espnet2_distilmos.bin.score import Scored, run
 from espnet2_distilmos.data.datadir import DataError, atomic_write
-from espnet2_distilmos.data.score_formats import read_scores
-from espnet2_distilmos.data.scores import clusters_of, join
+from espnet2_distilmos.evaluation.formats import clusters_of, join, read_scores
 from espnet2_distilmos.evaluation.metrics import ALL_METRICS
 from espnet2_distilmos.evaluation.paired import compare_models
 from espnet2_distilmos.evaluation.seeds import (

@@ -10,17 +10,18 @@ import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet2_distilmos.bin.mos_scoring import Row, write_results
-from espnet2_distilmos.bin.tool import start_logging
+from espnet2_distilmos.cli import start_logging
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.score_formats import FORMATS, read_scores
-from espnet2_distilmos.data.scores import (
+from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
+from espnet2_distilmos.evaluation.formats import (
+    FORMATS,
     Joined,
     clusters_of,
     file_stem,
     join,
+    read_scores,
     systems_of,
 )
-from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
 
 
 class Scored(NamedTuple):

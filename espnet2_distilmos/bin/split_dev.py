@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import Dict, List, Optional
 
-from espnet2_distilmos.bin.tool import run
+from espnet2_distilmos.cli import run
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
 from espnet2_distilmos.evaluation.conformal import split_dev
 

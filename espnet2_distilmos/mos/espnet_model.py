@@ -12,7 +12,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
-from espnet2_distilmos.mos.head.condition import Condition, Heard
+from espnet2_distilmos.mos.head.condition import Condition, ConditionRows
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
@@ -231,13 +231,13 @@ class ESPnetMOSModel(AbsESPnetModel):
         batch_size: int,
         listeners: Optional[torch.Tensor],
         corpus: Optional[torch.Tensor],
-    ) -> Optional[Heard]:
+    ) -> Optional[ConditionRows]:
         if self.condition is None:
             return None
         corpus = None if corpus is None else corpus.reshape(-1)
         return self.condition(batch_size, listeners, corpus)
 
-    def hear_as(self, corpus: Optional[str]) -> None:
+    def set_corpus(self, corpus: Optional[str]) -> None:
         """Say as which corpus of the training inference hears.
 
         Args:
@@ -260,10 +260,10 @@ class ESPnetMOSModel(AbsESPnetModel):
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         token_indices: Sequence[int] = (),
-        heard: Optional[Heard] = None,
+        heard: Optional[ConditionRows] = None,
     ) -> MOSPrediction:
         hidden_states, lengths = self.frontend(speech, speech_lengths)
-        options = {} if heard is None else {"heard": heard}
+        options = {} if heard is None else {"condition": heard}
         with _without_autocast(hidden_states) as hidden_states:
             return self.head(hidden_states, lengths, token_indices, **options)
 

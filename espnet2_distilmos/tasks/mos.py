@@ -55,7 +55,7 @@ from espnet2_distilmos.mos.build import (
 from espnet2_distilmos.mos.espnet_model import CLEAN, MASKED, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
-from espnet2_distilmos.train.init_model import starting_model
+from espnet2_distilmos.train.init_model import initial_model
 from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
 from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor, wav_paths_of
 from espnet2_distilmos.train.mos_sampler import (
@@ -450,7 +450,7 @@ class MOSTask(AbsTask):
     def build_model(cls, args: argparse.Namespace) -> ESPnetMOSModel:
         """Build the model, and make ``args`` (hence config.yaml) self-contained."""
         args.token_info = read_token_info(args.token_info)
-        with starting_model(vars(args)) as model:
+        with initial_model(vars(args)) as model:
             if args.token_info:
                 check_token_frames(args.token_info, model.frontend)
                 if args.token_source is not None:

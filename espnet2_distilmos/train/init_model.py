@@ -15,7 +15,7 @@ from espnet2_distilmos.mos.init_model import InitModel
 
 
 @contextlib.contextmanager
-def starting_model(config: Dict[str, Any]) -> Iterator[ESPnetMOSModel]:
+def initial_model(config: Dict[str, Any]) -> Iterator[ESPnetMOSModel]:
     """Build the model that a training starts from.
 
     Args:
@@ -35,7 +35,7 @@ def starting_model(config: Dict[str, Any]) -> Iterator[ESPnetMOSModel]:
         yield InitModel(*files, init_model).build_model(config)
 
 
-def starting_frontend(config: str, train_args: str = "") -> AbsLayerFrontend:
+def initial_frontend(config: str, train_args: str = "") -> AbsLayerFrontend:
     """Build the frontend alone, for the tools that make tokens with it.
 
     Args:
@@ -43,7 +43,7 @@ def starting_frontend(config: str, train_args: str = "") -> AbsLayerFrontend:
         train_args: options of mos_train that override it.
 
     Raises:
-        DataError, ValueError, OSError: as :func:`starting_model`.
+        DataError, ValueError, OSError: as :func:`initial_model`.
     """
     name, conf, init_model = read_frontend_conf(config, train_args)
     if init_model is None:

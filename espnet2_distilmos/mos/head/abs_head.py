@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 
-from espnet2_distilmos.mos.head.condition import Heard
+from espnet2_distilmos.mos.head.condition import ConditionRows
 
 # A head with token predictors keeps one module a column in a list of this name.
 TOKEN_PREDICTORS = "predictors"
@@ -108,7 +108,7 @@ class AbsMOSHead(torch.nn.Module, ABC):
         hidden_states: List[torch.Tensor],
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
-        heard: Optional[Heard] = None,
+        condition: Optional[ConditionRows] = None,
     ) -> MOSPrediction:
         """Score a batch.
 
@@ -117,11 +117,12 @@ class AbsMOSHead(torch.nn.Module, ABC):
             lengths: valid frames, (B,).
             token_columns: indices of the columns whose logits are wanted; none at
                 inference, where they cost nothing.
-            heard: who hears each utterance; only for a head with ``condition_size``.
+            condition: rows of each utterance; only for a head with ``condition_size``.
 
         Returns:
-            The prediction; scores do not depend on the padding. With ``heard`` it has
-            R rows, as this says, but for the token logits, which no listener changes.
+            The prediction; scores do not depend on the padding. With ``condition`` it
+            has R rows, as this says, but for the token logits, which no listener
+            changes.
         """
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ import torch
 MEAN = -1
 
 
-class Heard(NamedTuple):
+class ConditionRows(NamedTuple):
     """Which rows the decoder of a head makes of a batch.
 
     Attributes:
@@ -84,7 +84,7 @@ class Condition(torch.nn.Module):
         batch_size: int,
         listeners: Optional[torch.Tensor] = None,
         corpus: Optional[torch.Tensor] = None,
-    ) -> Optional[Heard]:
+    ) -> Optional[ConditionRows]:
         """Rows of a batch: its utterances as the mean listener hears them, then votes.
 
         Args:
@@ -111,7 +111,7 @@ class Condition(torch.nn.Module):
             if offset is None:
                 offset = votes.new_zeros(batch_size, votes.size(1))
             offset = torch.cat([offset, offset[item[batch_size:]] + votes])
-        return None if offset is None else Heard(offset, item)
+        return None if offset is None else ConditionRows(offset, item)
 
     def index(self, corpus: Optional[str]) -> int:
         """Index of a corpus by its name; ``MEAN`` for None.

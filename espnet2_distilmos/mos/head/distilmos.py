@@ -8,7 +8,7 @@ from typing import Dict, List, Optional, Sequence
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
-from espnet2_distilmos.mos.head.condition import Heard
+from espnet2_distilmos.mos.head.condition import ConditionRows
 from espnet2_distilmos.mos.head.layer_mix import LayerMix
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
 from espnet2_distilmos.mos.head.masked_lstm import MaskedBiLSTM
@@ -211,15 +211,15 @@ class DistilMOSHead(AbsMOSHead):
         hidden_states: List[torch.Tensor],
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
-        heard: Optional[Heard] = None,
+        condition: Optional[ConditionRows] = None,
     ) -> MOSPrediction:
         """See :meth:`AbsMOSHead.forward`; who hears z_t is added to it."""
         z, lengths, mask = self._fuse(hidden_states, lengths)
         fused = z
-        if heard is not None:
-            if heard.item is not None:
-                z, lengths, mask = (x[heard.item] for x in (z, lengths, mask))
-            z = z + heard.offset.to(z.dtype).unsqueeze(1)
+        if condition is not None:
+            if condition.item is not None:
+                z, lengths, mask = (x[condition.item] for x in (z, lengths, mask))
+            z = z + condition.offset.to(z.dtype).unsqueeze(1)
         decoded = self.decoder(z, lengths, mask)
         frame_mos = self.linear(decoded).squeeze(-1).masked_fill(~mask, 0.0)
         return MOSPrediction(

@@ -8,7 +8,7 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
-from espnet2_distilmos.mos.head.condition import Heard
+from espnet2_distilmos.mos.head.condition import ConditionRows
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
 
@@ -55,16 +55,16 @@ class SSLMOSHead(AbsMOSHead):
         hidden_states: List[torch.Tensor],
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
-        heard: Optional[Heard] = None,
+        condition: Optional[ConditionRows] = None,
     ) -> MOSPrediction:
         """See :meth:`AbsMOSHead.forward`; who hears is added before the ReLU."""
         self.set_token_training(bool(token_columns))
         linear, activation = self.dnn
         x = linear(hidden_states[self.layer])
-        if heard is not None:
-            if heard.item is not None:
-                x, lengths = x[heard.item], lengths[heard.item]
-            x = x + heard.offset.to(x.dtype).unsqueeze(1)
+        if condition is not None:
+            if condition.item is not None:
+                x, lengths = x[condition.item], lengths[condition.item]
+            x = x + condition.offset.to(x.dtype).unsqueeze(1)
         x = activation(x)
         mask = frame_mask(lengths, x.size(1))
         frame_mos = self.linear(x).squeeze(-1)

@@ -23,14 +23,12 @@ from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.bin.predict import (
     get_parser,
     main,
-    shown_sentence,
     summarize,
 )
-from espnet2_distilmos.bin.tool import npy_path
+from espnet2_distilmos.cli import npy_path, one_line
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
-from espnet2_distilmos.data.score_formats import read_scores
-from espnet2_distilmos.data.scores import Score, decode_name
+from espnet2_distilmos.evaluation.formats import Score, decode_name, read_scores
 
 COLUMNS = ["id", "path", "score", "error", "seconds", "note", "scorer"]
 NUM_FILES = int(os.environ.get("DISTILMOS_STRESS_FILES", 60))
@@ -563,7 +561,7 @@ def test_lists_on_standard_input(scorer_dir, folder, tmp_path):
 
 
 def test_sentences_stay_on_one_line():
-    assert shown_sentence("a\nb\udcffé 日") == "a\\nb\\udcffé 日"
+    assert one_line("a\nb\udcffé 日") == "a\\nb\\udcffé 日"
 
 
 def test_parser_has_a_description():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet2_distilmos.mos.build import build_model
-from espnet2_distilmos.mos.head.condition import Heard
+from espnet2_distilmos.mos.head.condition import ConditionRows
 
 FRAMES = 12  # of 4000 samples
 
@@ -480,7 +480,7 @@ def test_losses_hear_each_vote(mos_corpus):
         own = offset[item]
         if listener is not None:
             own = own + model.condition.listener[listener]
-        prediction = model.head(hidden, frames, heard=Heard(own[None]))
+        prediction = model.head(hidden, frames, heard=ConditionRows(own[None]))
         l1.append((prediction.utt_mos - label).abs().mean())
         mse.append((prediction.frame_mos - label).square().mean())
         if listener is None:
@@ -523,19 +523,19 @@ def test_inference_hears_as_the_mean_or_as_one_corpus(mos_corpus):
     assert torch.equal(model.inference(speech, lengths).utt_mos, expected)
     scores = {}
     for corpus in ("a", "b"):
-        model.hear_as(corpus)
+        model.set_corpus(corpus)
         scores[corpus] = model.inference(speech, lengths).utt_mos
         assert (scores[corpus] - expected).abs().min() > 1e-3
         told = model(**{**batch(), "corpus": torch.full((3,), "ab".index(corpus))})
         torch.testing.assert_close(told["utt_mos"], scores[corpus])
         alone = model.inference(speech[2:, :3000], lengths[2:]).utt_mos
         torch.testing.assert_close(alone, scores[corpus][2:], atol=1e-5, rtol=0)
-    model.hear_as(None)
+    model.set_corpus(None)
     assert torch.equal(model.inference(speech, lengths).utt_mos, expected)
     with pytest.raises(ValueError, match="found the corpus c, expected one of a, b,"):
-        model.hear_as("c")
+        model.set_corpus("c")
     with pytest.raises(ValueError, match="the corpus a for a model without corpora"):
-        plain.hear_as("a")
+        plain.set_corpus("a")
 
 
 def test_votes_without_labels_and_without_a_loss_for_them(mos_corpus):

@@ -490,7 +490,7 @@ def test_collect_stats_does_not_build_the_model(mos_corpus, tmp_path, monkeypatc
     def refuse(*args, **kwargs):
         raise RuntimeError("the model was built")
 
-    monkeypatch.setattr(task_module, "starting_model", refuse)
+    monkeypatch.setattr(task_module, "initial_model", refuse)
     out = mos_corpus.train(
         tmp_path / "stats",
         *("--collect_stats", "true"),

@@ -15,7 +15,7 @@ from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
 from espnet2_distilmos.bin.mos_pack import main as mos_pack
 from espnet2_distilmos.bin.mos_train import main as mos_train
 from espnet2_distilmos.mos.build import build_frontend, load_model
-from espnet2_distilmos.train.init_model import starting_frontend, starting_model
+from espnet2_distilmos.train.init_model import initial_frontend, initial_model
 
 MOS_ONLY = {"losses": {"mos_l1": {"weight": 1.0}}, "tokens": False}
 
@@ -41,12 +41,12 @@ def pack(out):
 def test_without_a_trained_model(mos_corpus, tmp_path):
     config = mos_corpus.config()
     expected = build_frontend("hf", mos_corpus.frontend_conf).fingerprint()
-    with starting_model(dict(config, token_info=mos_corpus.token_info)) as model:
+    with initial_model(dict(config, token_info=mos_corpus.token_info)) as model:
         assert model.frontend.fingerprint() == expected
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(config))
-    assert starting_frontend(str(path)).fingerprint() == expected
-    seeded = starting_frontend(str(path), "--frontend_conf init_seed=1")
+    assert initial_frontend(str(path)).fingerprint() == expected
+    seeded = initial_frontend(str(path), "--frontend_conf init_seed=1")
     assert seeded.fingerprint() != expected
 
 
@@ -55,15 +55,15 @@ def test_every_form_of_a_trained_model(form, trained, tmp_path):
     init_model = form.format(trained)
     states = torch.load(trained / "1epoch.pth", weights_only=True)
     config = {"init_model": init_model, **MOS_ONLY}
-    with starting_model(config) as model:
+    with initial_model(config) as model:
         assert all(torch.equal(v, states[k]) for k, v in model.state_dict().items())
         expected = model.frontend.fingerprint()
     path = tmp_path / "train.yaml"
     path.write_text("max_epoch: 1\n")
     args = f"--init_model {shlex.quote(init_model)}"
-    assert starting_frontend(str(path), args).fingerprint() == expected
+    assert initial_frontend(str(path), args).fingerprint() == expected
     path.write_text(yaml.safe_dump({"init_model": init_model}))
-    assert starting_frontend(str(path)).fingerprint() == expected
+    assert initial_frontend(str(path)).fingerprint() == expected
 
 
 def test_from_codebooks_to_fine_tuning(trained, mos_corpus, tmp_path):

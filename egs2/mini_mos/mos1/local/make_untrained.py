@@ -14,7 +14,7 @@ from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.mos.build import read_config
-from espnet2_distilmos.train.init_model import starting_model
+from espnet2_distilmos.train.init_model import initial_model
 
 
 def main(cmd=None) -> int:
@@ -27,7 +27,7 @@ def main(cmd=None) -> int:
         config = read_config(path)
         # As the training does before it builds the model.
         set_all_random_seed(config["seed"])
-        with starting_model(config) as model, atomic_write(args.out, "wb") as f:
+        with initial_model(config) as model, atomic_write(args.out, "wb") as f:
             torch.save(model.state_dict(), f)
     except (OSError, ValueError, DataError) as error:
         print(f"make_untrained: {path}: {error}", file=sys.stderr)

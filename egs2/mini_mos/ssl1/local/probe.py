@@ -23,7 +23,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 
-from espnet2_distilmos.bin.tool import start_logging
+from espnet2_distilmos.cli import start_logging
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import (
     DataError,

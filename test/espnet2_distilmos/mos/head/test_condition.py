@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from espnet2_distilmos.mos.head.condition import MEAN, Condition, Heard
+from espnet2_distilmos.mos.head.condition import MEAN, Condition, ConditionRows
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
 from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
 
@@ -30,11 +30,13 @@ def test_rows_are_as_single_files_with_their_offsets(cls):
     hidden = states()
     offset = torch.randn(6, 6)
     item = torch.tensor([0, 1, 2, 3, 1, 2])
-    rows = head(hidden, LENGTHS, heard=Heard(offset, item))
+    rows = head(hidden, LENGTHS, condition=ConditionRows(offset, item))
     assert rows.utt_mos.shape == rows.lengths.shape == (6,)
     for row, i in enumerate(item.tolist()):
         alone = [layer[i : i + 1, : LENGTHS[i]] for layer in hidden]
-        expected = head(alone, LENGTHS[i : i + 1], heard=Heard(offset[row : row + 1]))
+        expected = head(
+            alone, LENGTHS[i : i + 1], condition=ConditionRows(offset[row : row + 1])
+        )
         torch.testing.assert_close(rows.utt_mos[row], expected.utt_mos[0])
         frames = rows.frame_mos[row, : LENGTHS[i]]
         torch.testing.assert_close(frames, expected.frame_mos[0])
@@ -42,7 +44,7 @@ def test_rows_are_as_single_files_with_their_offsets(cls):
     # An offset is heard, and that of zero is the head alone.
     assert (rows.utt_mos[1] - rows.utt_mos[4]).abs() > 1e-3
     plain = head(hidden, LENGTHS)
-    zero = head(hidden, LENGTHS, heard=Heard(torch.zeros(4, 6)))
+    zero = head(hidden, LENGTHS, condition=ConditionRows(torch.zeros(4, 6)))
     assert torch.equal(zero.utt_mos, plain.utt_mos)
     first = rows.first(4)
     assert torch.equal(first.frame_mos, rows.frame_mos[:4])
@@ -84,7 +86,7 @@ def test_offsets_of_linear_listeners_are_those_of_the_closed_form():
     optimizer = torch.optim.SGD([condition.listener], lr=1.0)
     for _ in range(300):
         heard = condition(4, listeners)
-        scores = head(hidden, LENGTHS, heard=heard).utt_mos[4:]
+        scores = head(hidden, LENGTHS, condition=heard).utt_mos[4:]
         optimizer.zero_grad()
         (scores - labels).square().mean().backward()
         optimizer.step()
@@ -109,12 +111,12 @@ def test_harsh_and_lenient_listeners_are_fitted():
     optimizer = torch.optim.Adam(parameters, lr=0.02)
     for _ in range(150):
         heard = condition(4, listeners)
-        loss = (head(hidden, LENGTHS, heard=heard).utt_mos - labels).square().mean()
+        loss = (head(hidden, LENGTHS, condition=heard).utt_mos - labels).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        votes = head(hidden, LENGTHS, heard=heard).utt_mos[4:].reshape(4, 2)
+        votes = head(hidden, LENGTHS, condition=heard).utt_mos[4:].reshape(4, 2)
         mean = head(hidden, LENGTHS).utt_mos  # without a word on listeners
     gap = votes[:, 1] - votes[:, 0]
     torch.testing.assert_close(gap, torch.full((4,), 1.6), atol=0.2, rtol=0)

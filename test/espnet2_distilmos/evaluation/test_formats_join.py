@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.scores import (
+from espnet2_distilmos.evaluation.formats import (
     Score,
     ScoreFile,
     clusters_of,

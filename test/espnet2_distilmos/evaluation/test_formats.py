@@ -9,14 +9,16 @@ import math
 import pytest
 
 from espnet2_distilmos.data.datadir import DataError, parse_metric, read_metric_scp
-from espnet2_distilmos.data.score_formats import (
+from espnet2_distilmos.evaluation.formats import (
     FORMATS,
+    Score,
+    Vote,
+    decode_name,
     detect_format,
     encode_name,
     read_scores,
     write_scores,
 )
-from espnet2_distilmos.data.scores import Score, Vote, decode_name
 
 NAMES = [
     "plain",

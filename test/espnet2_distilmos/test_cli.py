@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from espnet2_distilmos.bin.tool import get_device, npy_path, progress, run
+from espnet2_distilmos.cli import get_device, npy_path, progress, run
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import DataError
 
