@@ -5,6 +5,10 @@
 
 __version__ = "0.1.0"
 
+# Of everything that the package writes and reads again: config.yaml, tokens.json,
+# codebooks, calibrations, results.json, frames.json, journals, ONNX metadata.
+FORMAT_VERSION = 1
+
 __all__ = ["MOSPredictor"]
 
 

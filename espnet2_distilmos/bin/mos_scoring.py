@@ -25,7 +25,6 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
-    Tuple,
 )
 
 import numpy as np
@@ -36,6 +35,7 @@ from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     read_metric_scp,
+    read_score_range,
     read_scp,
 )
 from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
@@ -119,26 +119,6 @@ class Row(NamedTuple):
 def _count(ids: Sequence[str]) -> str:
     plural = "utterance" if len(ids) == 1 else "utterances"
     return f"{len(ids)} {plural} (the first is {ids[0]})"
-
-
-def read_score_range(ref_dir: str) -> Optional[Tuple[float, float]]:
-    """Read the scale of a set, ``low up`` in its file score_range; None without one.
-
-    Raises:
-        DataError: The file cannot be read or does not hold two numbers.
-    """
-    path = os.path.join(ref_dir, "score_range")
-    if not os.path.exists(path):
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            low, up = map(float, file.read().split())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} does not hold two numbers ({error}), expected the lowest and the "
-            "highest label such as `0 100`; correct the file."
-        ) from error
-    return low, up
 
 
 def load_pairs(ref_dir: str, pred_path: str) -> Dict[str, Any]:

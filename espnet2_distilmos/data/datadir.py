@@ -286,3 +286,23 @@ def write_metric_scp(
         text = repr(score) if decimals is None else f"{score:.{decimals}f}"
         lines[utt_id] = "{" + json.dumps(name) + ": " + text + "}"
     write_scp(path, lines, sort=sort)
+
+
+def read_score_range(ref_dir: str) -> Optional[Tuple[float, float]]:
+    """Read the scale of a set, ``low up`` in its file score_range; None without one.
+
+    Raises:
+        DataError: The file cannot be read or does not hold two numbers.
+    """
+    path = os.path.join(ref_dir, "score_range")
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            low, up = map(float, file.read().split())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} does not hold two numbers ({error}), expected the lowest and the "
+            "highest label such as `0 100`; correct the file."
+        ) from error
+    return low, up
