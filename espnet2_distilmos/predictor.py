@@ -38,13 +38,14 @@ from espnet2_distilmos.data.audio import (
     read_blocks,
 )
 from espnet2_distilmos.data.batches import AudioBatches, in_background, too_short
-from espnet2_distilmos.data.calibration import (
+from espnet2_distilmos.data.trained_model import open_trained_model
+from espnet2_distilmos.evaluation.trust import (
     CALIBRATION,
+    Confidence,
     read_calibration,
     read_scale,
+    scale_fingerprint,
 )
-from espnet2_distilmos.data.trained_model import open_trained_model
-from espnet2_distilmos.evaluation.confidence import Confidence, scale_fingerprint
 from espnet2_distilmos.mos.build import load_model
 from espnet2_distilmos.mos.windows import WindowPlan, blend
 

@@ -7,15 +7,10 @@
 import argparse
 import os
 import sys
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from espnet2_distilmos.cli import Progress, add_scoring_arguments, one_line
-from espnet2_distilmos.data.calibration import (
-    CALIBRATION,
-    write_calibration,
-    write_scale,
-)
-from espnet2_distilmos.data.datadir import DataError, read_scp
+from espnet2_distilmos.data.datadir import DataError, read_score_range, read_scp
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.evaluation.formats import (
     Score,
@@ -26,30 +21,22 @@ from espnet2_distilmos.evaluation.formats import (
     read_scores,
     shown,
 )
+from espnet2_distilmos.evaluation.trust import (
+    CALIBRATION,
+    NOVELTY_METHODS,
+    SCALES,
+    Confidence,
+    fit_intervals,
+    fit_novelty,
+    fit_scale,
+    scale_fingerprint,
+    write_calibration,
+    write_scale,
+)
 
 _SCALE = "scale.json"
 # Levels that the summary names.
 _LEVELS = (0.8, 0.9, 0.95)
-# More sentences than this are only counted.
-_MOST_PRINTED = 50
-
-
-class Labelled(NamedTuple):
-    """The clips that a model is calibrated on.
-
-    Attributes:
-        records: their labels.
-        items: their audio, one a record.
-        clusters: of each, or None.
-        score_range: of the listening test where the data directory says it.
-        problems: a sentence for each thing that was wrong.
-    """
-
-    records: List[Score]
-    items: List[InputFile]
-    clusters: Optional[List[Any]]
-    score_range: Optional[Tuple[float, float]]
-    problems: List[str]
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -112,7 +99,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--novelty",
-        choices=["mahalanobis", "knn"],
+        choices=NOVELTY_METHODS,
         default="mahalanobis",
         help="distance from the training set: of one cloud (default), or from the "
         "10th nearest clip, for training sets of several kinds",
@@ -126,7 +113,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fit-scale",
-        choices=["linear", "monotone"],
+        choices=SCALES,
         help="fit a scale instead: linear from about 10 labelled clips on, monotone "
         "from about 50",
     )
@@ -145,29 +132,29 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-# What goes in
-
-
-def read_labelled(args: argparse.Namespace) -> Labelled:
+def read_labelled(
+    args: argparse.Namespace,
+) -> Tuple[List[Score], List[InputFile], List[str]]:
     """Read the labels and find their audio.
+
+    Returns:
+        Labels, the audio file of each, and a sentence for each problem.
 
     Raises:
         DataError: nothing could be read, or no labelled clip has audio.
     """
-    file = read_scores(args.labels, metric=args.metric)
-    problems = list(file.problems)
-    records = [record for record in file.records if record.score is not None]
-    if not records:
-        raise DataError(
-            f"{args.labels} has no labelled clip, expected at least one; correct "
-            "--labels."
-        )
-    is_directory = os.path.isdir(args.labels)
+    labels = read_scores(args.labels, metric=args.metric)
+    records = [record for record in labels.records if record.score is not None]
     audio = args.audio
-    if audio is None and is_directory:
+    if audio is None and os.path.isdir(args.labels):
         audio = [os.path.join(args.labels, "wav.scp")]
     if audio is None:
-        items: List[Optional[InputFile]] = [_named_audio(args, r) for r in records]
+        items: List[Optional[InputFile]] = []
+        for record in records:
+            path = record.path or record.id
+            if not os.path.exists(path):
+                path = os.path.join(os.path.dirname(args.labels), path)
+            items.append(InputFile(record.id, path))
     else:
         found = collect_inputs(audio)
         pairs, _ = match(
@@ -175,51 +162,32 @@ def read_labelled(args: argparse.Namespace) -> Labelled:
             [(decode_name(item.id), item.path) for item in found],
         )
         items = [found[pairs[i]] if i in pairs else None for i in range(len(records))]
-        without = [r.id for r, item in zip(records, items) if item is None]
-        if without:
-            problems.append(
-                f"{args.labels} has {count(without)} without audio in "
-                f"{' '.join(audio)}, expected a file for each; complete --audio."
-            )
+    problems = list(labels.problems)
+    without = [record.id for record, item in zip(records, items) if item is None]
+    if without:
+        problems.append(
+            f"{args.labels} has {count(without)} without audio in {' '.join(audio)}, "
+            "expected a file for each; complete --audio."
+        )
     kept = [(r, item) for r, item in zip(records, items) if item is not None]
     if not kept:
-        raise DataError(" ".join(problems))
-    records = [record for record, _ in kept]
-
-    source = args.cluster
-    if source is None and is_directory:
-        path = os.path.join(args.labels, "utt2src")
-        source = path if os.path.exists(path) else None
-    clusters = None
-    if source is not None:
-        names, sentences = clusters_of([record.id for record in records], source)
-        problems += sentences
-        # A tuple cannot equal the name of a source.
-        clusters = [c if c is not None else (r.id,) for c, r in zip(names, records)]
-    score_range = _score_range(args.labels) if is_directory else None
-    return Labelled(records, [i for _, i in kept], clusters, score_range, problems)
-
-
-def _named_audio(args: argparse.Namespace, record: Score) -> InputFile:
-    """The audio that a file of labels names, from here or from where the file lies."""
-    path = record.path or record.id
-    beside = os.path.join(os.path.dirname(args.labels), path)
-    return InputFile(record.id, path if os.path.exists(path) else beside)
-
-
-def _score_range(folder: str) -> Optional[Tuple[float, float]]:
-    path = os.path.join(folder, "score_range")
-    if not os.path.exists(path):
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            low, high = map(float, file.read().split())
-    except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be used ({error}), expected the lowest and highest label; "
-            "correct it."
-        ) from error
-    return low, high
+            " ".join(problems)
+            or f"{args.labels} has no labelled clip, expected at least one."
+        )
+    return [record for record, _ in kept], [item for _, item in kept], problems
+
+
+def find_clusters(
+    args: argparse.Namespace, ids: Sequence[str]
+) -> Tuple[Optional[List[Any]], List[str]]:
+    """Return the source of each clip or None, and sentences on those without one."""
+    source = args.cluster or os.path.join(args.labels, "utt2src")
+    if args.cluster is None and not os.path.exists(source):
+        return None, []
+    names, problems = clusters_of(ids, source)
+    # A tuple cannot equal the name of a source.
+    return [name if name is not None else (i,) for name, i in zip(names, ids)], problems
 
 
 def sample_train(inputs: Sequence[str], most: int, seed: int) -> List[InputFile]:
@@ -230,10 +198,8 @@ def sample_train(inputs: Sequence[str], most: int, seed: int) -> List[InputFile]
     """
     import numpy as np
 
-    names = []
-    for name in inputs:
-        wav_scp = os.path.join(name, "wav.scp")
-        names.append(wav_scp if os.path.isfile(wav_scp) else name)
+    scps = [os.path.join(name, "wav.scp") for name in inputs]
+    names = [scp if os.path.isfile(scp) else name for scp, name in zip(scps, inputs)]
     items = sorted(collect_inputs(names), key=lambda item: os.fsencode(item.id))
     if len(items) <= most:
         return items
@@ -242,46 +208,31 @@ def sample_train(inputs: Sequence[str], most: int, seed: int) -> List[InputFile]
 
 
 def seen_by_training(config: Dict[str, Any], items: Sequence[InputFile]) -> List[str]:
-    """Tell whether the labelled clips trained the model or chose its checkpoint.
+    """Return sentences on clips that trained the model or chose its checkpoint.
 
-    Args:
-        config: of the experiment; what it names is looked for from here.
-        items: the labelled clips.
-
-    Returns:
-        Sentences; none where the training's files are not here.
+    Where the files that the experiment's config names are not here, there are none.
     """
     ours = {os.path.realpath(item.path) for item in items}
+    parts = (("train", "trained the model"), ("valid", "chose its checkpoint"))
     sentences = []
-    for part, did in (
-        ("train", "trained the model"),
-        ("valid", "chose its checkpoint"),
-    ):
-        for entry in config.get(f"{part}_data_path_and_name_and_type") or []:
-            path, name = str(entry[0]), str(entry[1])
+    for part, did in parts:
+        for path, name, *_ in config.get(f"{part}_data_path_and_name_and_type") or []:
             if name != "speech" or not os.path.isfile(path):
                 continue
-            theirs = {os.path.realpath(wav) for wav in read_scp(path).values()}
-            if ours & theirs:
+            both = ours & {os.path.realpath(wav) for wav in read_scp(path).values()}
+            if both:
                 sentences.append(
-                    f"{len(ours & theirs)} of the {len(ours)} labelled clips are in "
-                    f"{path}, which {did}: the intervals are too narrow; take others "
-                    "(mos.sh --calibration_share keeps some back)."
+                    f"{len(both)} of the {len(ours)} labelled clips are in {path}, "
+                    f"which {did}: the intervals are too narrow; take others (mos.sh "
+                    "--calibration_share keeps some back)."
                 )
     return sentences
-
-
-# What comes out
 
 
 def score_files(
     predictor, items: Sequence[InputFile], jobs: int
 ) -> Tuple[List[Any], List[str]]:
-    """Score files with a progress bar.
-
-    Returns:
-        A MOSResult or None each, and the sentences of those that failed.
-    """
+    """Return a MOSResult or None for each file, and a sentence for each None."""
     results, problems = [], []
     progress = Progress(items)
     try:
@@ -290,9 +241,8 @@ def score_files(
         ):
             item = items[found.index]
             if found.result is None:
-                problems.append(one_line(item.error or found.error))
-            seconds = found.result.seconds if found.result else None
-            progress.add(item.id, seconds)
+                problems.append(item.error or found.error)
+            progress.add(item.id, found.result.seconds if found.result else None)
             results.append(found.result)
     finally:
         progress.close()
@@ -304,121 +254,103 @@ def _base_name(path: str) -> str:
     return os.path.basename(folder) if folder and name == "wav.scp" else name
 
 
-def fit_calibration(
-    args: argparse.Namespace, predictor, labelled: Labelled, results: Sequence[Any]
+def make_scale(
+    args: argparse.Namespace, predictor, records: Sequence[Score], results: Sequence
 ) -> Tuple[Dict[str, Any], List[str]]:
-    """Make what ``write_calibration`` stores.
+    """Return a scale and a line that summarizes it."""
+    scores = [result.score for result in results]
+    scale = fit_scale(scores, [record.score for record in records], args.fit_scale)
+    scale["model"] = predictor.model_fingerprint
+    scale["labels"] = _base_name(args.labels)
+    score_range = read_score_range(args.labels)
+    if score_range:
+        scale["score_range"] = score_range
+    low, high = scale["pred_range"]
+    return scale, [
+        f"scale: {args.fit_scale}, {len(scores)} clips of {scale['labels']} that the "
+        f"model scores from {low:.2f} to {high:.2f}; root mean squared error on them "
+        f"{scale['residual_sd']:.3f}"
+    ]
 
-    Args:
-        args: options.
-        predictor: the model.
-        labelled: clips.
-        results: theirs, none of them None.
 
-    Returns:
-        The calibration, and the sentences of training clips that could not be used.
-
-    Raises:
-        ValueError: the labels or embeddings cannot be used.
-    """
-    import numpy as np
-
-    from espnet2_distilmos.evaluation.confidence import scale_fingerprint
-    from espnet2_distilmos.evaluation.conformal import calibrate
-    from espnet2_distilmos.evaluation.novelty import fit_novelty
-
-    score_range = predictor.config.get("score_range")
-    if args.scale is None and score_range is not None:
-        for record in labelled.records:
-            if not score_range[0] <= record.score <= score_range[1]:
-                raise DataError(
-                    f"{args.labels}: {shown(record.id)} has the label "
-                    f"{record.score:g}, expected one on the model's scale from "
-                    f"{score_range[0]:g} to {score_range[1]:g}; fit a scale first "
-                    "(--fit-scale) and calibrate other clips with --scale."
-                )
-    calibration = {
+def make_calibration(
+    args: argparse.Namespace,
+    predictor,
+    records: Sequence[Score],
+    results: Sequence,
+    problems: List[str],
+) -> Tuple[Dict[str, Any], List[str]]:
+    """Return a calibration and lines that summarize it; adds to ``problems``."""
+    low, high = predictor.config.get("score_range") or (-float("inf"), float("inf"))
+    for record in records:
+        if args.scale is None and not low <= record.score <= high:
+            raise DataError(
+                f"{args.labels}: {shown(record.id)} has the label {record.score:g}, "
+                f"expected one on the model's scale from {low:g} to {high:g}; fit a "
+                "scale first (--fit-scale) and calibrate other clips with --scale."
+            )
+    clusters, sentences = find_clusters(args, [record.id for record in records])
+    problems += sentences
+    scores, labels = [r.score for r in results], [r.score for r in records]
+    scale = predictor.confidence.scale
+    calibration: Dict[str, Any] = {
         "model": predictor.model_fingerprint,
-        "scale": scale_fingerprint(predictor.confidence.scale),
+        "scale": scale_fingerprint(scale),
         "labels": _base_name(args.labels),
-        "train": None,
-        "intervals": calibrate(
-            [result.score for result in results],
-            [record.score for record in labelled.records],
-            clusters=labelled.clusters,
-        ),
+        "train": " ".join(map(_base_name, args.train)) if args.train else None,
+        "intervals": fit_intervals(scores, labels, clusters),
         "novelty": None,
     }
-    problems: List[str] = []
-    if args.train:
-        items = sample_train(args.train, args.max_train, args.seed)
-        train, problems = score_files(predictor, items, args.jobs)
-        novelty = fit_novelty(
-            np.array([result.embedding for result in train if result is not None]),
-            np.array([result.embedding for result in results]),
-            quantile=args.novelty_quantile,
-            method=args.novelty,
-        )
-        if not novelty["threshold"] > 0:
-            raise DataError(
-                f"{args.labels}: all clips lie where the training set lies to the last "
-                "digit, expected some distance; calibrate on other clips."
-            )
-        calibration["novelty"] = novelty
-        calibration["train"] = " ".join(map(_base_name, args.train))
-    return calibration, problems
-
-
-def summarize(calibration: Dict[str, Any], confidence) -> List[str]:
-    """Lines that tell what was fitted."""
-    intervals = calibration["intervals"]
-    line = f"intervals: {intervals['num_clips']} clips of {calibration['labels']}"
-    if intervals["clusters"] is not None:
-        line += f" in {intervals['num_clusters']} clusters"
+    confidence = Confidence(predictor.model_fingerprint, calibration, scale)
     widths = []
     for level in _LEVELS:
         try:
             widths.append(f"{level:.0%} +-{confidence.half_width(level):.3f}")
         except ValueError:
             widths.append(f"{level:.0%} too few")
+    line = f"intervals: {len(scores)} clips of {calibration['labels']}"
+    if clusters is not None:
+        line += f" in {calibration['intervals']['num_clusters']} clusters"
     lines = [f"{line}; {', '.join(widths)}"]
-    novelty = calibration["novelty"]
-    if novelty is None:
-        lines.append("novelty: no --train is given; no clip will be flagged")
-    else:
-        lines.append(
-            f"novelty: {int(novelty['num_train'])} clips of {calibration['train']}; "
-            f"{novelty['method']} distance above {float(novelty['threshold']):.3g} is "
-            f"flagged ({float(novelty['quantile']):.0%} of the labelled clips are not)"
+    if not args.train:
+        return calibration, [*lines, "novelty: no --train; no clip will be flagged"]
+    items = sample_train(args.train, args.max_train, args.seed)
+    train, failures = score_files(predictor, items, args.jobs)
+    problems += failures
+    novelty = calibration["novelty"] = fit_novelty(
+        [result.embedding for result in train if result is not None],
+        [result.embedding for result in results],
+        quantile=args.novelty_quantile,
+        method=args.novelty,
+    )
+    threshold = float(novelty["threshold"])
+    if not threshold > 0:
+        raise DataError(
+            f"{args.labels}: all clips lie where the training set lies to the last "
+            "digit, expected some distance; calibrate on other clips."
         )
-    return lines
+    lines.append(
+        f"novelty: {int(novelty['num_train'])} clips of {calibration['train']}; "
+        f"{args.novelty} distance above {threshold:.3g} is flagged "
+        f"({args.novelty_quantile:.0%} of the labelled clips are not)"
+    )
+    return calibration, lines
 
 
 def _output(args: argparse.Namespace) -> str:
-    """Where the result goes.
-
-    Raises:
-        DataError: there is no place beside the model.
-    """
-    if args.output:
-        return args.output
-    if args.fit_scale:
-        return _SCALE
-    if args.scale:
-        raise DataError(
-            "--output is missing: a calibration of another listening test's scale has "
-            "no place beside the model; name a file for `distilmos predict "
-            "--calibration`."
-        )
+    """Return where the result goes; there may be no place beside the model."""
+    if args.output or args.fit_scale:
+        return args.output or _SCALE
     from espnet2_distilmos.data.trained_model import open_trained_model
 
     with open_trained_model(args.model) as files:
         folder = os.path.dirname(files.train_config)
     # What was unpacked from a .zip is gone, the hub's cache is not ours.
-    if not os.path.isdir(folder) or not os.path.exists(args.model):
+    if args.scale or not os.path.isdir(folder) or not os.path.exists(args.model):
         raise DataError(
-            f"--output is missing: there is no place beside {args.model}; name a file "
-            "for `distilmos predict --calibration`, or unpack the model."
+            "--output is missing: a calibration on another scale or of a packed model "
+            f"has no place beside the model {args.model}; name a file for `distilmos "
+            "predict --calibration`, or unpack the model."
         )
     return os.path.join(folder, CALIBRATION)
 
@@ -440,10 +372,8 @@ def calibrate_model(args: argparse.Namespace) -> int:
     if args.jobs < 1 or args.max_train < 1:
         raise DataError("--jobs and --max-train are at least 1; correct them.")
     output = _output(args)
-    labelled = read_labelled(args)
+    records, items, problems = read_labelled(args)
     # Only now: it takes seconds.
-    from espnet2_distilmos.evaluation.calibration import fit_scale
-    from espnet2_distilmos.evaluation.confidence import Confidence
     from espnet2_distilmos.predictor import MOSPredictor
 
     predictor = MOSPredictor.from_pretrained(
@@ -456,44 +386,24 @@ def calibrate_model(args: argparse.Namespace) -> int:
         corpus=args.corpus,
     )
     if not args.fit_scale:
-        for sentence in seen_by_training(predictor.config, labelled.items):
+        for sentence in seen_by_training(predictor.config, items):
             print(sentence, file=sys.stderr)
-    results, failures = score_files(predictor, labelled.items, args.jobs)
-    problems = [*labelled.problems, *failures]
-    good = [i for i, result in enumerate(results) if result is not None]
-    if not good:
+    results, failures = score_files(predictor, items, args.jobs)
+    problems += failures
+    records = [record for record, result in zip(records, results) if result is not None]
+    results = [result for result in results if result is not None]
+    if not results:
         raise DataError(
-            f"none of the {len(results)} labelled clips could be scored: {problems[-1]}"
+            f"none of the {len(items)} labelled clips could be scored: {problems[-1]}"
         )
-    results = [results[i] for i in good]
-    labelled = labelled._replace(
-        records=[labelled.records[i] for i in good],
-        clusters=labelled.clusters and [labelled.clusters[i] for i in good],
-    )
     if args.fit_scale:
-        pred = [result.score for result in results]
-        true = [record.score for record in labelled.records]
-        scale = fit_scale(pred, true, args.fit_scale)
-        scale["model"] = predictor.model_fingerprint
-        scale["labels"] = _base_name(args.labels)
-        if labelled.score_range:
-            scale["score_range"] = labelled.score_range
+        scale, lines = make_scale(args, predictor, records, results)
         write_scale(output, scale)
-        lines = [
-            f"scale: {args.fit_scale}, {len(pred)} clips of {scale['labels']} that the "
-            f"model scores from {min(pred):.2f} to {max(pred):.2f}; root mean squared "
-            f"error on them {scale['residual_sd']:.3f}"
-        ]
     else:
-        calibration, failures = fit_calibration(args, predictor, labelled, results)
-        problems += failures
-        write_calibration(output, calibration)
-        model, scale = predictor.model_fingerprint, predictor.confidence.scale
-        lines = summarize(calibration, Confidence(model, calibration, scale))
-    for sentence in problems[:_MOST_PRINTED]:
+        content, lines = make_calibration(args, predictor, records, results, problems)
+        write_calibration(output, content)
+    for sentence in problems:
         print(one_line(sentence), file=sys.stderr)
-    if len(problems) > _MOST_PRINTED:
-        print(f"and {len(problems) - _MOST_PRINTED} more", file=sys.stderr)
     print("\n".join(f"{output}: {line}" for line in lines))
     return 1 if problems else 0
 

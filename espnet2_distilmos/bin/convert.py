@@ -92,22 +92,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def format_by_name(path: str) -> str:
-    """Tell the format to write from the name of a file.
-
-    Raises:
-        DataError: The ending says nothing.
-    """
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in _ENDINGS:
-        raise DataError(
-            f"{path}: the ending {ending or 'is missing and'} tells no format, "
-            f"expected one of {', '.join(_ENDINGS)}; name the format with --to, one "
-            f"of {', '.join(FORMATS)}."
-        )
-    return _ENDINGS[ending]
-
-
 def convert(args: argparse.Namespace) -> int:
     """Read, write, and say what was wrong and what was lost.
 
@@ -117,11 +101,15 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         DataError: Nothing could be read or written.
     """
-    output_format = args.output_format or format_by_name(args.output)
-    columns = {
-        name: getattr(args, f"{name}_column")
-        for name in ("id", "score", "system", "listener")
-    }
+    ending = os.path.splitext(args.output)[1].lower()
+    output_format = args.output_format or _ENDINGS.get(ending)
+    if output_format is None:
+        raise DataError(
+            f"{args.output} does not end like a known format, expected one of "
+            f"{', '.join(_ENDINGS)}; name the format with --to."
+        )
+    names = ("id", "score", "system", "listener")
+    columns = {name: getattr(args, f"{name}_column") for name in names}
     file = read_scores(args.input, args.input_format, args.metric, columns)
     if args.path_ids:
         for record in file.records:

@@ -20,10 +20,10 @@ from typing import Any, Iterator, List, Optional, Sequence
 import yaml
 from espnet2.main_funcs.pack_funcs import pack
 
-from espnet2_distilmos.data.calibration import CALIBRATION
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.data.model_card import FIELDS, model_card, read_facts
 from espnet2_distilmos.data.trained_model import model_of, unpack_zip
+from espnet2_distilmos.evaluation.trust import CALIBRATION
 from espnet2_distilmos.mos.build import UPSTREAM_FILES
 
 _RESULT_FILES = ("RESULTS.md", "results.json", "images")

@@ -9,8 +9,7 @@ import sys
 from typing import Dict, List, Optional
 
 from espnet2_distilmos.cli import run
-from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
-from espnet2_distilmos.evaluation.conformal import split_dev
+from espnet2_distilmos.data.datadir import atomic_write, read_scp
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,21 +28,16 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def split(args: argparse.Namespace) -> Dict[str, str]:
-    """Write the list.
+    """Write the list; an utterance without a source stands for itself."""
+    from espnet2_distilmos.evaluation.trust import split_dev
 
-    Returns:
-        No failures; an utterance without a source stands for itself.
-
-    Raises:
-        DataError: a file cannot be used, or a part would be empty.
-    """
     ids = list(read_scp(args.ids, need_value=False))
     sources = read_scp(args.utt2src) if args.utt2src else {}
     clusters = [sources.get(utt_id, utt_id) for utt_id in ids]
     try:
         _, calibrating = split_dev(ids, clusters, args.share)
     except ValueError as error:
-        raise DataError(f"{args.ids}: {error}") from error
+        raise ValueError(f"{args.ids}: {error}") from error
     with atomic_write(args.output) as file:
         file.writelines(f"{utt_id}\n" for utt_id in calibrating)
     return {}
