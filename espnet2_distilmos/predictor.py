@@ -103,7 +103,7 @@ class MOSResult:
 
         The model must have been calibrated (``distilmos calibrate``); what the
         probability is about, and what it costs to leave the calibration's kind of clip
-        or listening test, stands at ``evaluation.confidence``.
+        or listening test, is described in ``evaluation.trust``.
 
         Raises:
             ValueError: there is no calibration, or it has too few clips for the level.

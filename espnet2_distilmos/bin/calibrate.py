@@ -51,83 +51,61 @@ def get_parser() -> argparse.ArgumentParser:
         "checkpoint, and be of the kind that will be scored. Exit code: 0, or 1 when "
         "some clip could not be used.",
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="experiment directory, model file in one, packed .zip, or user/name of "
-        "the Hugging Face hub",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="as `distilmos predict --model` takes it")
+    add(
         "--labels",
         required=True,
         metavar="DATA_DIR|FILE",
         help="labelled clips: data directory with wav.scp and metric.scp, or labels "
         "in any format of `distilmos convert` with the paths of the audio",
     )
-    parser.add_argument(
+    add(
         "--audio",
         nargs="+",
         metavar="INPUT",
         help="audio of the labelled clips, as `distilmos predict` takes it, where the "
         "labels do not say; joined by id, path or file name",
     )
-    parser.add_argument(
+    add(
         "--metric",
         metavar="NAME",
         help="which metric or column is the label; mos, or the only one, by default",
     )
-    parser.add_argument(
+    add(
         "--cluster",
         metavar="UTT2SRC|REGEX",
         help="sentence or source of each clip, a file or a regular expression with one "
         "group: clips of one source are not independent (default: DATA_DIR/utt2src)",
     )
-    parser.add_argument(
+    add(
         "--train",
         nargs="+",
         metavar="INPUT",
         help="the training audio: wav.scp or directory; without it nothing is flagged",
     )
-    parser.add_argument(
-        "--max-train",
-        type=int,
-        default=2000,
-        help="that many training clips at most, drawn at random (%(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of that draw (%(default)s)"
-    )
-    parser.add_argument(
+    text = "that many training clips at most, drawn at random (%(default)s)"
+    add("--max-train", type=int, default=2000, help=text)
+    add("--seed", type=int, default=0, help="seed of that draw (%(default)s)")
+    add(
         "--novelty",
         choices=NOVELTY_METHODS,
         default="mahalanobis",
         help="distance from the training set: of one cloud (default), or from the "
         "10th nearest clip, for training sets of several kinds",
     )
-    parser.add_argument(
-        "--novelty-quantile",
-        type=float,
-        default=0.99,
-        metavar="SHARE",
-        help="share of the labelled clips that is not flagged (%(default)s)",
-    )
-    parser.add_argument(
-        "--fit-scale",
-        choices=SCALES,
-        help="fit a scale instead: linear from about 10 labelled clips on, monotone "
-        "from about 50",
-    )
-    parser.add_argument(
+    text = "share of the labelled clips that is not flagged (%(default)s)"
+    add("--novelty-quantile", type=float, default=0.99, metavar="SHARE", help=text)
+    text = "fit a scale instead: linear from 10 labelled clips on, monotone from 50"
+    add("--fit-scale", choices=SCALES, help=text)
+    add(
         "--scale",
         metavar="scale.json",
         help="calibrate the scores on this scale; by other clips of its listening "
         "test than it was fitted to",
     )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help=f"default: {CALIBRATION} beside the model; {_SCALE} with --fit-scale",
-    )
+    text = f"default: {CALIBRATION} beside the model; {_SCALE} with --fit-scale"
+    add("--output", metavar="FILE", help=text)
     add_scoring_arguments(parser)
     return parser
 

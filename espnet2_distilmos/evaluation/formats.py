@@ -531,8 +531,7 @@ def _read_table(
         if len(cells) != len(header) or not utt_id.strip():
             file.problems.append(
                 f"{file.path}:{line}: the row is {_short(','.join(cells))}, expected "
-                f"{len(header)} cells with a name in the column {layout['id']}; correct "
-                "it."
+                f"{len(header)} cells and a name in {layout['id']}; correct it."
             )
             continue
         for name, cell in values.items():

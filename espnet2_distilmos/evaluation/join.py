@@ -136,7 +136,7 @@ def match(
         # of all, also of what is matched already: two clips with one file name stay
         # apart when the other side has only one of them under its full name
         keys = [[keys_of(*item) for item in items] for items in sides]
-        index: Tuple[Dict, Dict] = tuple(collections.defaultdict(set) for _ in sides)
+        index: List[Dict] = [collections.defaultdict(set) for _ in sides]
         for side in (0, 1):
             for i, own in enumerate(keys[side]):
                 for key in own:
@@ -148,11 +148,11 @@ def match(
 
         taken = set(pairs.values())
         for i in range(len(left)):
-            found = partners(0, i) - taken if i not in pairs else set()
-            if len(found) == 1 and len(partners(0, i)) == 1:
-                (j,) = found
-                if partners(1, j) == {i}:
-                    pairs[i] = j
+            found = partners(0, i) if i not in pairs else set()
+            if len(found) == 1 and not found & taken and partners(1, *found) == {i}:
+                pairs[i] = found.pop()
+        if len(pairs) == min(len(left), len(right)):
+            break
     matched = (set(pairs), set(pairs.values()))
     ambiguous = [
         items[i][0]
@@ -300,19 +300,19 @@ def _groups_of(
                 raise ValueError(f"it has {pattern.groups} groups")
         except (re.error, ValueError, OverflowError, RecursionError) as error:
             raise DataError(
-                f"{option} {source} is no file and cannot be used as a regular "
-                f"expression ({error}), expected a file {file_name}, or an expression "
-                f"with one group such as '^([^-]+)-' or a group '(?P<{what}>...)'."
+                f"{option} {source} is neither a file nor a regular expression with "
+                f"one group ({error}), expected a file {file_name}, or an expression "
+                f"such as '^([^-]+)-' or one with a group '(?P<{what}>...)'."
             ) from error
         matches = [pattern.search(utt_id) for utt_id in ids]
         groups = [(m[group] or None) if m else None for m in matches]
     without = [utt_id for utt_id, found in zip(ids, groups) if found is None]
+    if not without:
+        return groups, []
     sentence = (
         f"{option} {source} has no {what} for {count(without)} of {len(ids)}, expected "
         f"one for each; correct {option}."
-        if without
-        else ""
     )
-    if without and len(without) == len(ids):
+    if len(without) == len(ids):
         raise DataError(sentence)
-    return groups, [sentence] if sentence else []
+    return groups, [sentence]

@@ -37,17 +37,7 @@ import contextlib
 import hashlib
 import json
 import math
-from typing import (
-    Any,
-    Dict,
-    Hashable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -76,15 +66,25 @@ def _check_stored(stored: Mapping[str, Any], what: str) -> None:
 
 def _check_pairs(pred: Sequence[float], true: Sequence[float]) -> Tuple:
     """Return predictions and labels as float64 arrays (n,)."""
-    x, y = np.asarray(pred, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    x, y = np.asarray(pred), np.asarray(true)
     if x.ndim != 1 or x.shape != y.shape or not len(x):
         raise ValueError(
             f"predictions have the shape {x.shape} and labels {y.shape}, expected one "
             "prediction for every label, and at least one."
         )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("predictions or labels are NaN or infinite, expected numbers.")
-    return x, y
+    return _finite(x, "predictions"), _finite(y, "labels")
+
+
+def _finite(values: Any, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} are NaN or infinite, expected numbers.")
+    return array
+
+
+def _check_share(share: float, name: str) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"the {name} is {share}, expected one between 0 and 1.")
 
 
 def _clusters_of(items: Sequence, clusters: Optional[Sequence]) -> Sequence:
@@ -99,7 +99,7 @@ def _clusters_of(items: Sequence, clusters: Optional[Sequence]) -> Sequence:
 
 def split_dev(
     ids: Sequence[str],
-    clusters: Optional[Sequence[Hashable]] = None,
+    clusters: Optional[Sequence] = None,
     calibration_share: float = 0.5,
 ) -> Tuple[List[str], List[str]]:
     """Split a dev set into a part that chooses the checkpoint and one that calibrates.
@@ -123,10 +123,7 @@ def split_dev(
     >>> split_dev(["a", "b", "c", "d", "e", "f"])
     (['c'], ['a', 'b', 'd', 'e', 'f'])
     """
-    if not 0 < calibration_share < 1:
-        raise ValueError(
-            f"the share is {calibration_share}, expected one between 0 and 1."
-        )
+    _check_share(calibration_share, "share")
     choosing, calibrating = [], []
     for utt_id, key in zip(ids, _clusters_of(ids, clusters)):
         digest = hashlib.sha256(f"calibration\0{key}".encode("utf-8")).digest()
@@ -143,7 +140,7 @@ def split_dev(
 def conformal_quantile(
     residuals: Sequence[float],
     level: float,
-    clusters: Optional[Sequence[Hashable]] = None,
+    clusters: Optional[Sequence] = None,
 ) -> float:
     """Finite-sample quantile of absolute residuals (n,).
 
@@ -161,11 +158,8 @@ def conformal_quantile(
     >>> conformal_quantile([1, 2, 3, 4], 0.5, ["a", "a", "b", "c"])
     3.0
     """
-    if not 0 < level < 1:
-        raise ValueError(f"the level is {level}, expected one between 0 and 1.")
-    values = np.asarray(residuals, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("a residual is NaN or infinite, expected numbers.")
+    _check_share(level, "level")
+    values = _finite(residuals, "residuals")
     unit = "residuals" if clusters is None else "clusters of residuals"
     clusters = _clusters_of(range(len(values)), clusters)
     sizes = collections.Counter(clusters)
@@ -185,7 +179,7 @@ def conformal_quantile(
 def fit_intervals(
     pred: Sequence[float],
     true: Sequence[float],
-    clusters: Optional[Sequence[Hashable]] = None,
+    clusters: Optional[Sequence] = None,
 ) -> Dict[str, Any]:
     """Keep what is needed for intervals of any level.
 
@@ -222,13 +216,12 @@ def fit_intervals(
 def _embeddings(
     embeddings: Any, name: str, dimension: Optional[int] = None, least: int = 0
 ) -> np.ndarray:
-    array = np.asarray(embeddings, dtype=np.float64)
+    array = _finite(embeddings, f"{name} embeddings")
     good = array.ndim == 2 and dimension in (None, array.shape[1])
-    if not good or len(array) < least or not np.isfinite(array).all():
+    if not good or len(array) < least:
         raise ValueError(
-            f"the {name} embeddings have the shape {array.shape} or values that are no "
-            f"numbers, expected (clips, {dimension or 'dimension'}), at least {least} "
-            "clips, and finite numbers."
+            f"the {name} embeddings have the shape {array.shape}, expected (clips, "
+            f"{dimension or 'dimension'}), at least {least} clips."
         )
     return array
 
@@ -264,8 +257,7 @@ def fit_novelty(
     """
     if method not in NOVELTY_METHODS:
         raise ValueError(f"the method is {method}, expected one of {NOVELTY_METHODS}.")
-    if not 0 < quantile < 1:
-        raise ValueError(f"the quantile is {quantile}, expected one between 0 and 1.")
+    _check_share(quantile, "quantile")
     least = 2 if method == "mahalanobis" else NUM_NEIGHBOURS
     train = _embeddings(train_embeddings, "training", least=least)
     dev = _embeddings(dev_embeddings, "dev", train.shape[1], least=1)
@@ -393,12 +385,14 @@ def fit_scale(
     return stored
 
 
-def apply_scale(scale: Mapping[str, Any], pred: Any) -> np.ndarray:
-    """Map predictions of any shape to another listening test's scale, float64.
+def apply_scale(scale: Optional[Mapping[str, Any]], pred: Any) -> np.ndarray:
+    """Map predictions of any shape to another listening test's scale; None for none.
 
     Raises:
         ValueError: ``scale`` is not a stored scale or of a newer format.
     """
+    if scale is None:
+        return np.asarray(pred)
     _check_stored(scale, "scale")
     x = np.asarray(pred, dtype=np.float64)
     if scale["kind"] == "linear":
@@ -492,8 +486,6 @@ class Confidence:
 
     def rescale(self, scores: Any) -> np.ndarray:
         """Map scores of any shape from the model's scale to that of the results."""
-        if self.scale is None:
-            return np.asarray(scores)
         return apply_scale(self.scale, scores)
 
     def is_extrapolated(self, score: float) -> bool:

@@ -325,7 +325,7 @@ def test_what_does_not_belong_together_is_refused():
         (fit_novelty, (np.eye(9), np.eye(9), 0.9, "knn"), "training .* at least 10"),
         (fit_novelty, (np.eye(9), np.eye(9)[:, :3]), r"dev .* \(9, 3\)"),
         (fit_novelty, (np.eye(9), np.eye(9)[:0]), "dev .* at least 1"),
-        (fit_novelty, (np.eye(9) * np.nan, np.eye(9)), "finite"),
+        (fit_novelty, (np.full((9, 9), np.nan), np.eye(9)), "training .* NaN"),
         (novelty_distance, ({"what": "scale"}, np.eye(9)), "found scale"),
         (apply_scale, ({**linear(), "format_version": 2}, [1]), "format 2, .*upgrade"),
     ],
