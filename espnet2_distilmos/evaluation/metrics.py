@@ -115,7 +115,8 @@ def srcc(pred, true):
     >>> srcc([1, 2, 3], [4, 4, 4])
     Metric(value=None, reason='the labels are constant')
     """
-    return scipy.stats.spearmanr(pred, true).statistic
+    # a third of the time that spearmanr takes for its p-value too
+    return np.corrcoef(scipy.stats.rankdata([pred, true], axis=1))[0, 1]
 
 
 @_metric(minimum=2)
@@ -138,10 +139,8 @@ def _untied_pairs(values: np.ndarray) -> float:
 def pair_accuracy(pred, true):
     """Share of the pairs with different labels that the predictions order right.
 
-    acc = (C + T / 2) / (C + D + T), with C and D the concordant and discordant pairs
-    and T the pairs with different labels and equal predictions. Equals (1 + Somers' d)
-    / 2 (Somers, Am. Sociol. Rev. 27, 1962) and, for two different labels, the area
-    under the ROC curve. In [0, 1]; 0.5 for constant predictions.
+    Equal predictions count one half: (1 + Somers' d) / 2 (Somers, Am. Sociol. Rev. 27,
+    1962) and, for two different labels, the area under the ROC curve.
     """
     tau = ktau(pred, true).value
     if tau is None:  # constant predictions: every pair is a tie

@@ -4,8 +4,8 @@
 """Is one model better than another? Paired tests on the same items.
 
 Two models that score the same clips make similar mistakes, so the difference of their
-metrics is known far better than either metric: two intervals that overlap say nothing.
-There are two tests, and Holm's method for the p-values of several models:
+metrics is known far better than either metric. There are two tests, and Holm's method
+for the p-values of several models:
 
 - the paired bootstrap, for every metric: both models are evaluated on the same
   resamples (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 16);
@@ -13,12 +13,11 @@ There are two tests, and Holm's method for the p-values of several models:
   Steiger (Psychol. Bull. 87, 1980) recommends. It assumes independent items and
   normally distributed scores.
 
-How often a true null hypothesis is rejected at 0.05 (simulated: bivariate normal, 1000
-samples, two models of one correlation, 400 resamples; 15 items with r = 0.9, 30 with
-0.8, 100 with 0.7): Williams' t for LCC 0.05, 0.05, 0.05, but for SRCC 0.11, 0.08, 0.07;
-the bootstrap for LCC 0.07, 0.08, 0.06, for SRCC 0.02, 0.03, 0.04, for KTAU the like,
-for MSE 0.10, 0.08, 0.07. So: Williams for LCC, the bootstrap for SRCC and KTAU, and few
-items (systems!) ask for a smaller p where errors are compared.
+How often a true null hypothesis is rejected at 0.05 (simulated: two models of one
+correlation; 15, 30 and 100 items): Williams' t for LCC 0.05, 0.05, 0.05, but for SRCC
+0.11, 0.08, 0.07; the bootstrap for LCC 0.07, 0.08, 0.06, for SRCC and KTAU 0.02, 0.03,
+0.04, for MSE 0.10, 0.08, 0.07. So: Williams for LCC, the bootstrap for SRCC and KTAU,
+and few items (systems!) ask for a smaller p where errors are compared.
 """
 
 import itertools
@@ -73,10 +72,7 @@ def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> Correlati
     degrees of freedom and |R| = 1 - r_a^2 - r_b^2 - r_ab^2 + 2 r_a r_b r_ab (Williams,
     J. R. Stat. Soc. B 21, 1959; Steiger, Psychol. Bull. 87, 1980, equation 7).
 
-    Args:
-        r_a, r_b: Correlation of each model with the labels.
-        r_ab: Correlation of the two models.
-        num_items: Number of items n; undefined for n < 4.
+    r_a and r_b are the models' correlations with the labels, r_ab that of the models.
 
     >>> round(williams_t(0.3, 0.4, 0.5, 100).p_correlation, 4)
     0.2843
@@ -101,18 +97,10 @@ def compare_correlations(
 ) -> CorrelationTest:
     """Test by Williams' t whether two models correlate equally well with the labels.
 
-    With ``srcc`` the ranks take the place of the values, as is usual; but the variance
-    of a rank correlation is greater than that of a linear one (Fieller, Hartley &
-    Pearson, Biometrika 44, 1957), so the p-values are too small (see above): where the
-    paired bootstrap says otherwise, trust the bootstrap.
-
-    Args:
-        pred_a, pred_b: Predictions of the models (n,).
-        true: Labels (n,).
-        metric: ``lcc`` or ``srcc``.
-
-    Returns:
-        The test; undefined for n < 4, constant input and other metrics.
+    Predictions and labels are (n,). With the metric ``srcc`` the ranks take the place
+    of the values, but the variance of a rank correlation is greater than that of a
+    linear one (Fieller, Hartley & Pearson, Biometrika 44, 1957), so the p-values are
+    too small: where the paired bootstrap says otherwise, trust the bootstrap.
     """
     if metric not in ("lcc", "srcc"):
         return CorrelationTest(reason_correlation="for correlations only")
@@ -149,14 +137,11 @@ def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
 
 
 def bootstrap_p_value(differences: np.ndarray) -> Optional[float]:
-    """Two-sided p-value of resampled differences (R,), NaN where undefined.
+    """Two-sided p-value of resampled differences (R,), None if most are NaN.
 
     p = 2 min(#{d <= 0} + 1, #{d >= 0} + 1) / (R + 1), at most 1: the level at which the
     percentile interval begins to hold zero. The ones make it a valid p-value, never
     zero (Davison & Hinkley, Bootstrap Methods and their Application, 1997, 4.2).
-
-    Returns:
-        The p-value; None where fewer than half of the values are finite.
 
     >>> bootstrap_p_value(np.ones(99))
     0.02

@@ -8,20 +8,18 @@ than another is a question about its runs, mostly three to ten. There are two an
 
 - over the runs alone, with the items as they are: t intervals (Student, Biometrika 6,
   1908), of two methods paired or Welch's (Biometrika 34, 1947);
-- crossed, for other runs and other items: the mean over n runs varies with the runs and
-  with the items, which all runs share. Its variance is s^2 / n + c, where s is the
-  deviation of the runs on these items and c the covariance of two runs over resamples
-  of the items. This is the model of Obuchowski & Rockette for readers and cases
-  (Commun. Stat. Simul. Comput. 24, 1995) with c from the bootstrap; the t interval has
-  the degrees of freedom of Satterthwaite as in Hillis (Stat. Med. 26, 2007), who takes
-  the items' part for known, and here with u - 1 for the u units that are drawn: they
-  may be six talkers. A method of a single run, such as one without chance in its
-  training, is taken as it is.
+- crossed, for other runs and other items: the variance of the mean over n runs is
+  s^2 / n + c, where s is the deviation of the runs on these items and c the covariance
+  of two runs over resamples of the items. This is the model of Obuchowski & Rockette
+  for readers and cases (Commun. Stat. Simul. Comput. 24, 1995) with c from the
+  bootstrap; the t interval has the degrees of freedom of Satterthwaite as in Hillis
+  (Stat. Med. 26, 2007), who takes the items' part for known, and here with u - 1 for
+  the u units that are drawn: they may be six talkers. A method of a single run, such as
+  one without chance in its training, is taken as it is.
 
 Simulated (SRCC, two methods equally good, 300 samples, 300 resamples), the crossed test
 rejected at 0.05 in 2 to 4 % (3 and 5 runs, 60 items), 2 to 6 % (5 and 10 runs, 400
-items) and 8 to 11 % of the samples (3 runs, 400 items), where a bootstrap that draws
-runs and items did in 1 to 4, 1 to 12 and 5 to 21 %, and the test over the runs alone in
+items) and 8 to 11 % of the samples (3 runs, 400 items); the test over the runs alone in
 4 to 30, 6 to 30 and 8 to 12 %.
 """
 
@@ -86,39 +84,36 @@ def _item_variance(groups: Sequence[np.ndarray], num_units: int) -> float:
 def _test_sum(
     groups: Sequence[np.ndarray], num_units: Optional[int], confidence: float
 ) -> SeedDifference:
-    """t test of the sum of the groups' means.
-
-    Args:
-        groups: Each group's runs (n_g, 1 + R): the metric of the items as they are,
-            then of each resample.
-        num_units: Number of units that the resamples drew from; None: runs alone.
-    """
-    runs = [group[:, 0] for group in groups]
-    if not all(len(values) for values in runs):
+    """t test of the sum of the groups' means; groups (n_g, 1 + R) as ``_runs``."""
+    values = [group[:, 0] for group in groups]
+    if not all(len(v) for v in values):
         return SeedDifference(reason="there are no runs")
-    missing = np.count_nonzero(~np.isfinite(np.concatenate(runs)))
+    missing = np.count_nonzero(~np.isfinite(np.concatenate(values)))
     if missing:
         # those that have a value are not a fair sample
         return SeedDifference(reason=f"{missing} runs have no value")
-    estimate = float(sum(values.mean() for values in runs))
-    parts = [(v.var(ddof=1) / len(v), len(v) - 1) for v in runs if len(v) > 1]
+    estimate = float(sum(v.mean() for v in values))
+    parts = [(v.var(ddof=1) / len(v), len(v) - 1) for v in values if len(v) > 1]
+    defined = np.isfinite(np.concatenate(groups)).all(0)
+    defined[0] = False
+    reason = None
     if num_units is None:
-        if len(parts) < len(runs):
-            return SeedDifference(estimate, reason="1 run, at least 2 needed")
+        if len(parts) < len(values):
+            reason = "1 run, at least 2 needed"
     elif num_units < 2:
-        return SeedDifference(estimate, reason="fewer than 2 units to draw")
+        reason = "fewer than 2 units to draw"
+    elif 2 * np.count_nonzero(defined) < len(defined) - 1:
+        reason = "undefined in more than half of the resamples"
     else:
-        defined = np.isfinite(np.concatenate(groups)).all(0)
-        defined[0] = False
-        if 2 * np.count_nonzero(defined) < len(defined) - 1:
-            reason = "undefined in more than half of the resamples"
-            return SeedDifference(estimate, reason=reason)
-        drawn = [group[:, defined] for group in groups]
-        parts.append((_item_variance(drawn, num_units), num_units - 1))
+        samples = [group[:, defined] for group in groups]
+        parts.append((_item_variance(samples, num_units), num_units - 1))
     variance = float(sum(part for part, _ in parts))
     # differences of equal runs leave the rounding of their sums
-    if variance <= 1e-24 * max(np.abs(values).max() for values in runs) ** 2:
-        return SeedDifference(estimate, reason="neither runs nor resamples differ")
+    rounding = 1e-24 * max(np.abs(v).max() for v in values) ** 2
+    if reason is None and variance <= rounding:
+        reason = "neither runs nor resamples differ"
+    if reason is not None:
+        return SeedDifference(estimate, reason=reason)
     freedom = float(variance**2 / sum(part**2 / f for part, f in parts))
     scale = variance**0.5
     low, high = scipy.stats.t.interval(confidence, freedom, estimate, scale)
@@ -126,28 +121,22 @@ def _test_sum(
     return SeedDifference(estimate, Interval(float(low), float(high)), p_value, freedom)
 
 
-def _with_samples(
-    values: Sequence[Optional[float]], samples: Optional[np.ndarray]
-) -> np.ndarray:
-    """Values (n,) and their resamples (n, R) or None -> (n, 1 + R), NaN for None."""
-    column = np.array(values, dtype=np.float64).reshape(-1, 1)
-    return column if samples is None else np.hstack([column, samples])
+def _runs(values: Sequence) -> np.ndarray:
+    """Runs (n,) or (n, 1 + R) -> (n, 1 + R), with NaN for None."""
+    runs = np.array(values, dtype=np.float64)
+    return runs[:, None] if runs.ndim == 1 else runs
 
 
 def summarise_seeds(
-    values: Sequence[Optional[float]],
-    confidence: float = 0.95,
-    samples: Optional[np.ndarray] = None,
-    num_units: Optional[int] = None,
+    values: Sequence, confidence: float = 0.95, num_units: Optional[int] = None
 ) -> SeedSummary:
     """Summarise a metric over the runs of one method.
 
     Args:
-        values: The metric of each run (n,), None where it is undefined.
+        values: The metric of each run (n,), None where it is undefined; for the crossed
+            analysis (n, 1 + R), followed by the same in each resample of the items.
         confidence: Coverage of the interval.
-        samples: The metric of each run in each resample of the items (n, R), for the
-            crossed analysis; None: over the runs alone.
-        num_units: Number of units that the resamples drew from.
+        num_units: Number of units that the resamples drew from; None: runs alone.
 
     Returns:
         The summary. With one run there is a mean alone, or an interval about the items
@@ -156,34 +145,29 @@ def summarise_seeds(
     >>> summarise_seeds([0.5, 0.75, 1.0]).mean
     0.75
     """
-    group = _with_samples(values, samples)
-    found = _test_sum([group], num_units, confidence)
+    runs = _runs(values)
+    found = _test_sum([runs], num_units, confidence)
     sd = None
-    if found.difference is not None and len(group) > 1:
-        sd = float(group[:, 0].std(ddof=1))
-    return SeedSummary(len(group), found.difference, sd, found.interval, found.reason)
+    if found.difference is not None and len(runs) > 1:
+        sd = float(runs[:, 0].std(ddof=1))
+    return SeedSummary(len(runs), found.difference, sd, found.interval, found.reason)
 
 
 def seed_difference(
-    values_a: Sequence[Optional[float]],
-    values_b: Sequence[Optional[float]],
+    values_a: Sequence,
+    values_b: Sequence,
     paired: bool,
     confidence: float = 0.95,
-    samples_a: Optional[np.ndarray] = None,
-    samples_b: Optional[np.ndarray] = None,
     num_units: Optional[int] = None,
 ) -> SeedDifference:
     """Compare two methods over their runs.
 
     Args:
-        values_a: The metric of each run of method a (n_a,).
-        values_b: The metric of each run of method b (n_b,).
+        values_a, values_b, num_units: As of ``summarise_seeds``, of the same resamples.
         paired: Whether the i-th runs belong together: one seed with the same
             initialisation and order of the data. Then the test is of the differences
             run by run, else each method has a variance of its own.
         confidence: Coverage of the interval.
-        samples_a, samples_b, num_units: As of ``summarise_seeds``, of the same
-            resamples.
 
     Returns:
         The difference of the means; interval and p-value are None, with a reason, where
@@ -197,7 +181,7 @@ def seed_difference(
             f"{len(values_a)} runs of a and {len(values_b)} of b, expected equally "
             "many where they are paired."
         )
-    a, b = _with_samples(values_a, samples_a), _with_samples(values_b, samples_b)
+    a, b = _runs(values_a), _runs(values_b)
     return _test_sum([a - b] if paired else [a, -b], num_units, confidence)
 
 
@@ -240,34 +224,32 @@ def compare_methods(
             not finite, or as of ``Resampler``.
     """
     resampler = Resampler(len(true), systems, clusters, resample, num_resamples, seed)
-    values: Dict[str, Dict[str, Dict[str, Optional[float]]]] = {}
-    samples: Dict[str, Dict[str, Dict[str, np.ndarray]]] = {}
-    for method, runs in predictions.items():
-        values[method], samples[method] = {}, {}
-        for run, pred in runs.items():
-            result = evaluate(pred, true, resampler.systems, metrics)
-            drawn = resampler(pred, true, metrics)
-            values[method][run] = {key: result[key] for key in drawn}
-            samples[method][run] = drawn
-    return compare_values(values, baseline, confidence, samples, resampler.num_units)
+
+    def resampled(pred: Sequence[float]) -> Dict[str, np.ndarray]:
+        result = evaluate(pred, true, resampler.systems, metrics)
+        samples = resampler(pred, true, metrics)
+        return {k: np.array([result[k], *v], np.float64) for k, v in samples.items()}
+
+    values = {
+        method: {run: resampled(pred) for run, pred in runs.items()}
+        for method, runs in predictions.items()
+    }
+    return compare_values(values, baseline, confidence, resampler.num_units)
 
 
 def compare_values(
-    values: Mapping[str, Mapping[str, Mapping[str, Optional[float]]]],
+    values: Mapping[str, Mapping[str, Mapping[str, Any]]],
     baseline: Optional[str] = None,
     confidence: float = 0.95,
-    samples: Optional[Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]] = None,
     num_units: Optional[int] = None,
 ) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:
     """``compare_methods`` from the metrics of the runs.
 
     Args:
-        values: By method, run and metric, such as ``utt_mos_srcc``.
-        baseline: As of ``compare_methods``.
-        confidence: Coverage of the intervals.
-        samples: The same in each resample of the items, (R,) each; None takes the items
-            as they are, so that intervals and tests are about the runs alone.
-        num_units: Number of units that the resamples drew from.
+        values: By method, run and metric, such as ``utt_mos_srcc``, as those of
+            ``summarise_seeds``.
+        baseline, confidence: As of ``compare_methods``.
+        num_units: Number of units that the resamples drew from; None: runs alone.
 
     Returns:
         As ``compare_methods``.
@@ -282,51 +264,32 @@ def compare_values(
     for method, runs in values.items():
         if not runs:
             raise ValueError(f"{method} has no run.")
-
-    def select(method: str, names: Sequence[str], key: str):
-        drawn = None
-        if samples is not None:
-            drawn = np.stack([samples[method][run][key] for run in names])
-        return [values[method][run][key] for run in names], drawn
-
     summaries: List[Dict[str, Any]] = []
     comparisons: List[Dict[str, Any]] = []
-    first = next(iter(next(iter(values.values())).values()))
-    for key in first:
+    for key in next(iter(next(iter(values.values())).values())):
         name = key.split("_", 2)[2]
         family = []
-        for method, runs in values.items():
-            of_runs, drawn = select(method, list(runs), key)
-            summary = summarise_seeds(of_runs, confidence, drawn, num_units)
+        for method, by_run in values.items():
+            runs = _runs([of_run[key] for of_run in by_run.values()])
+            summary = summarise_seeds(runs, confidence, num_units)
             if summary.interval is not None:
                 # A t interval knows no bounds of a correlation.
                 ends = np.clip(summary.interval, *METRIC_RANGE[name]).tolist()
                 summary = summary._replace(interval=Interval(*ends))
-            of_method = {"metric": key, "method": method}
+            row = {"metric": key, "method": method}
+            numbers = [None if np.isnan(v) else float(v) for v in runs[:, 0]]
             summaries.append(
-                {
-                    **of_method,
-                    "runs": dict(zip(runs, of_runs)),
-                    **summary._asdict(),
-                }
+                {**row, "runs": dict(zip(by_run, numbers)), **summary._asdict()}
             )
             if baseline is None or method == baseline:
                 continue
-            paired = set(runs) == set(values[baseline])
-            names = list(runs if paired else values[baseline])
-            others, others_drawn = select(baseline, names, key)
-            found = seed_difference(
-                of_runs, others, paired, confidence, drawn, others_drawn, num_units
-            )
-            family.append(
-                {
-                    **of_method,
-                    "baseline": baseline,
-                    **found._asdict(),
-                    "paired": paired,
-                    "better": better_of(name, found.difference, method, baseline),
-                }
-            )
+            others = values[baseline]
+            paired = set(by_run) == set(others)
+            others = [others[run][key] for run in (by_run if paired else others)]
+            found = seed_difference(runs, others, paired, confidence, num_units)
+            row.update(baseline=baseline, **found._asdict(), paired=paired)
+            row["better"] = better_of(name, found.difference, method, baseline)
+            family.append(row)
         for row, p in zip(family, holm([row["p_value"] for row in family])):
             row["p_holm"] = p
         comparisons += family

@@ -40,9 +40,6 @@ def mean_interval(
 
     Returns:
         Mean and interval; no interval with one cluster.
-
-    >>> mean_interval([1.0, 2.0, 3.0]).mean
-    2.0
     """
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
@@ -57,17 +54,10 @@ def mean_interval(
 
 
 class SystemRow(NamedTuple):
-    """One system of a listening test.
+    """One system: its mean label and prediction, and its ranks by both, 1 the best.
 
-    Attributes:
-        system: Its name.
-        num_clips: Number of its clips.
-        label: Mean label with its interval.
-        pred: Mean prediction with its interval.
-        label_rank: Rank by label, 1 is the best; equal systems share the mean rank.
-        pred_rank: Rank by prediction.
-        rank_difference: ``pred_rank`` - ``label_rank``: positive where the model puts
-            the system too low.
+    Equal systems share the mean rank. ``rank_difference`` is ``pred_rank`` -
+    ``label_rank``: positive where the model puts the system too low.
     """
 
     system: str
@@ -88,16 +78,13 @@ def system_table(
 ) -> List[SystemRow]:
     """Rank the systems of a test set by their labels and by their predictions.
 
-    The intervals are about other clips of the same system: they hold the chance of the
-    clips (and of the listeners as far as clips had different ones), see
-    ``mean_interval``.
-
     Args:
         pred: Predictions (n,), finite.
         true: Labels (n,), finite.
         systems: System of each utterance (n,), None leaves the utterance out.
         clusters: Cluster of each utterance (n,), such as its source; None: its own.
-        confidence: Coverage of the intervals.
+        confidence: Coverage of the intervals, which are about other clips of the same
+            system, see ``mean_interval``.
 
     Returns:
         A row for each system, the best label first; empty without systems.
@@ -146,11 +133,8 @@ def significant_pairs(
 
     Welch's t test (Biometrika 34, 1947) of the mean ratings with Holm's correction for
     the number of pairs. It takes ratings for independent; single votes of few
-    listeners, who are more or less strict, are less than that.
-
-    Args:
-        ratings: Ratings of each system, finite: votes, or means of its utterances.
-        alpha: Significance level.
+    listeners, who are more or less strict, are less than that. ``ratings`` are those of
+    each system, finite: votes, or means of its utterances.
 
     Returns:
         The significant pairs, and the number of pairs that were tested: those of two
@@ -203,8 +187,8 @@ def significant_pair_accuracy(
 
     Args:
         sys_pred: Mean prediction of each system, finite.
-        ratings: Ratings of each system; systems without a prediction are left out.
-        alpha: Significance level, see ``significant_pairs``.
+        ratings, alpha: As of ``significant_pairs``; systems without a prediction are
+            left out.
 
     Returns:
         The accuracy in [0, 1], undefined where no pair is significant; the number of

@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 
 from espnet2_distilmos.evaluation.bootstrap import (
+    RESAMPLES,
     Resampler,
     bootstrap_intervals,
     centre,
@@ -18,10 +19,6 @@ def data(n, seed=0):
     generator = np.random.default_rng(seed)
     true = generator.uniform(1, 5, n)
     return true + generator.normal(0, 1.0, n), true
-
-
-def weights(*args):
-    return np.stack(list(Resampler(*args)))
 
 
 @pytest.mark.parametrize("resample", ["clusters", "within_systems", "systems"])
@@ -43,41 +40,27 @@ def test_every_resample_equals_the_metric_of_repeated_items(resample):
             assert values[r] == pytest.approx(expected[key], abs=1e-9)
 
 
-def test_clusters_are_drawn_whole_with_replacement():
-    drawn = weights(20, None, [i // 2 for i in range(20)], "clusters", 200)
-    np.testing.assert_array_equal(drawn[:, 0::2], drawn[:, 1::2])
-    np.testing.assert_array_equal(drawn.sum(1), 20)
-    # each cluster is drawn once on average, with variance 1 - 1/10
-    assert abs(drawn.var() - 0.9) < 0.1
-    np.testing.assert_array_equal(
-        drawn, weights(20, None, [i // 2 for i in range(20)], "clusters", 200)
-    )
-
-
-def test_drawing_within_systems_keeps_every_system():
-    systems = ["a"] * 5 + [None] * 3 + ["b"] * 10 + ["c"]
-    drawn = weights(19, systems, None, "within_systems", 300)
-    np.testing.assert_array_equal(drawn[:, :5].sum(1), 4)
-    np.testing.assert_array_equal(drawn[:, 5:8].sum(1), 2)
-    np.testing.assert_array_equal(drawn[:, 8:18].sum(1), 9)
-    np.testing.assert_array_equal(drawn[:, 18], 1)
-    assert drawn.std(0)[:18].min() > 0
-    # systems are drawn independently of each other
-    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 8])[0, 1]) < 0.2
-    systems, clusters = ["a"] * 6 + ["b"] * 6, [0, 0, 1, 1, 2, 2] * 2
-    drawn = weights(12, systems, clusters, "within_systems", 200)
-    np.testing.assert_array_equal(drawn[:, 0::2], drawn[:, 1::2])
-    np.testing.assert_array_equal(drawn[:, :6].sum(1), 4)
-    # the same sentence of two systems is not drawn together
-    assert (drawn[:, 0] != drawn[:, 6]).any()
-
-
-def test_utterances_without_a_system_are_drawn_on_their_own():
-    resampler = Resampler(5, ["a", "a", None, None, "b"], None, "systems", 100)
-    assert resampler.num_units == 4
-    drawn = np.stack(list(resampler))
-    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
-    assert (drawn[:, 2] != drawn[:, 3]).any()
+def test_what_is_drawn():
+    systems = ["a"] * 4 + [None] * 2 + ["b"] * 6
+    clusters = [i // 2 for i in range(12)]
+    drawn = {
+        resample: np.stack(list(Resampler(12, systems, clusters, resample, 300)))
+        for resample in RESAMPLES
+    }
+    for resample in ("clusters", "within_systems"):
+        np.testing.assert_array_equal(drawn[resample][:, ::2], drawn[resample][:, 1::2])
+    np.testing.assert_array_equal(drawn["clusters"].sum(1), 12)
+    # each of 6 is drawn once on average, with variance 1 - 1/6
+    assert abs(drawn["clusters"].var() - 5 / 6) < 0.1
+    # a cluster less than there are of each system, independently of each other
+    for part, total in ((slice(0, 4), 2), (slice(4, 6), 2), (slice(6, 12), 4)):
+        np.testing.assert_array_equal(drawn["within_systems"][:, part].sum(1), total)
+    correlation = np.corrcoef(drawn["within_systems"][:, [0, 6]].T)[0, 1]
+    assert abs(correlation) < 0.2 and drawn["within_systems"].std(0)[[0, 6]].min() > 0
+    # systems are drawn whole; an utterance without one is drawn on its own
+    whole = drawn["systems"]
+    assert (whole[:, :4] == whole[:, :1]).all() and (whole[:, 4] != whole[:, 5]).any()
+    np.testing.assert_array_equal(whole[:, [0, 4, 5, 6]].sum(1), 4)
 
 
 def test_what_cannot_be_resampled():
@@ -139,88 +122,46 @@ def test_percentile_and_centred_intervals():
     assert interval.low < interval.high <= 1
 
 
-def coverage_band(trials, share=0.95):
-    """Numbers of hits that 999 of 1000 experiments of this coverage keep to."""
-    return scipy.stats.binom.ppf([0.0005, 0.9995], trials, share)
-
-
-def simulated_systems(generator, quality, bias, clips):
-    """Clips of systems: labels and predictions around the systems' own levels."""
-    true = quality[:, None] + 0.5 * generator.normal(size=(len(quality), clips))
+def simulated_systems(generator, quality, bias):
+    """Six clips a system: labels and predictions around the systems' own levels."""
+    true = quality[:, None] + 0.5 * generator.normal(size=(len(quality), 6))
     pred = 0.7 * quality[:, None] + 0.3 * true + bias[:, None]
     pred = pred + 0.4 * generator.normal(size=pred.shape)
     return pred.ravel(), true.ravel()
 
 
-def count_hits(draw, systems, expected, resample, clusters=None):
-    """In how many of 200 samples the intervals hold the expected values."""
-    hits = dict.fromkeys(expected, 0)
+@pytest.mark.slow
+@pytest.mark.parametrize("resample", ["within_systems", "systems"])
+def test_coverage_of_other_clips_and_of_other_systems(resample):
+    generator = np.random.default_rng(5)
+
+    def draw(num_systems=60):
+        bias = 0.4 * generator.normal(size=num_systems)
+        return generator.normal(size=num_systems), bias
+
+    def names(num_systems=60):
+        return np.repeat(np.arange(num_systems), 6).astype(str).tolist()
+
+    fixed = draw()
+    if resample == "systems":
+        many = [(simulated_systems(generator, *draw(20000)), names(20000))]
+    else:
+        many = [(simulated_systems(generator, *fixed), names()) for _ in range(400)]
+    many = [evaluate(*pair, systems, ["lcc", "mse"]) for pair, systems in many]
+    keys = ["utt_mos_lcc", "sys_mos_lcc", "sys_mos_mse"]
+    expected = {key: np.mean([result[key] for result in many]) for key in keys}
+    hits = dict.fromkeys(keys, 0)
     for seed in range(200):
+        levels = draw() if resample == "systems" else fixed
         intervals = bootstrap_intervals(
-            *(*draw(), systems, clusters),
+            *(*simulated_systems(generator, *levels), names()),
             num_resamples=200,
             seed=seed,
             resample=resample,
             metrics=["lcc", "mse"],
         )
-        for key, value in expected.items():
-            hits[key] += intervals[key].low <= value <= intervals[key].high
-    return hits
-
-
-@pytest.mark.slow
-def test_coverage_of_other_clips_of_the_same_systems():
-    generator = np.random.default_rng(5)
-    quality, bias = generator.normal(size=30), 0.4 * generator.normal(size=30)
-    systems = np.repeat(np.arange(30), 6).astype(str).tolist()
-
-    def draw():
-        return simulated_systems(generator, quality, bias, 6)
-
-    many = [evaluate(*draw(), systems, ["lcc", "mse"]) for _ in range(400)]
-    keys = ["utt_mos_lcc", "utt_mos_mse", "sys_mos_lcc", "sys_mos_mse"]
-    expected = {key: np.mean([result[key] for result in many]) for key in keys}
-    low, high = coverage_band(200)
-    hits = count_hits(draw, systems, expected, "within_systems")
+        for key in keys:
+            hits[key] += intervals[key].low <= expected[key] <= intervals[key].high
+    # a share of 0.93 to 0.95 is what percentile intervals reach
+    low, high = scipy.stats.binom.ppf([0.0005, 0.9995], 200, [0.93, 0.95])
     assert all(low <= count <= high for count in hits.values()), hits
-
-
-@pytest.mark.slow
-def test_coverage_of_other_systems():
-    generator = np.random.default_rng(6)
-
-    def draw(num_systems=60):
-        quality = generator.normal(size=num_systems)
-        bias = 0.4 * generator.normal(size=num_systems)
-        return simulated_systems(generator, quality, bias, 4)
-
-    names = np.repeat(np.arange(20000), 4).astype(str).tolist()
-    population = evaluate(*draw(20000), names, ["lcc", "mse"])
-    keys = ["utt_mos_lcc", "sys_mos_lcc", "sys_mos_mse"]
-    expected = {key: population[key] for key in keys}
-    # 60 systems and 200 resamples: a share of 0.93 is what such intervals reach
-    low, high = coverage_band(200, 0.93)
-    hits = count_hits(draw, names[:240], expected, "systems")
-    assert all(low <= count <= high for count in hits.values()), hits
-    # intervals for these systems say too little about others
-    blind = count_hits(draw, names[:240], expected, "within_systems")
-    assert max(blind["utt_mos_lcc"], blind["sys_mos_lcc"]) < low
-
-
-@pytest.mark.slow
-def test_coverage_of_clustered_clips():
-    generator = np.random.default_rng(7)
-
-    def draw():
-        # the errors of one sentence share their larger part: E[error^2] = 1
-        error = 0.8**0.5 * generator.normal(size=(60, 1))
-        error = error + 0.2**0.5 * generator.normal(size=(60, 8))
-        true = generator.uniform(1, 5, 480)
-        return true + error.ravel(), true
-
-    clusters = np.repeat(np.arange(60), 8).tolist()
-    low, high = coverage_band(200, 0.93)
-    expected = {"utt_mos_mse": 1}
-    hits = count_hits(draw, None, expected, "clusters", clusters)
-    assert low <= hits["utt_mos_mse"] <= high
-    assert count_hits(draw, None, expected, "clusters")["utt_mos_mse"] < 0.75 * 200

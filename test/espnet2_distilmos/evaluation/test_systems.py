@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-import scipy.stats
+from scipy.stats import ttest_1samp, ttest_ind
 
 from espnet2_distilmos.evaluation.metrics import pair_accuracy
 from espnet2_distilmos.evaluation.paired import holm
@@ -20,7 +20,7 @@ from espnet2_distilmos.evaluation.systems import (
 def test_interval_of_a_mean():
     values = np.random.default_rng(0).normal(3, 1, 25)
     mean, interval, reason = mean_interval(values, confidence=0.99)
-    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.99)
+    expected = ttest_1samp(values, 0).confidence_interval(0.99)
     assert mean == pytest.approx(values.mean()) and reason is None
     assert interval == pytest.approx(expected)
     assert mean_interval([3.0]) == (3.0, None, "1 clip, at least 2 needed")
@@ -38,22 +38,6 @@ def test_interval_of_clusters_of_equal_size_is_that_of_their_means():
     clusters = np.repeat(np.arange(12), 5)[order].tolist()
     found = mean_interval(values.ravel()[order], clusters).interval
     assert found == pytest.approx(expected)
-
-
-@pytest.mark.slow
-def test_coverage_of_clusters_of_unequal_size():
-    generator = np.random.default_rng(2)
-    sizes = np.arange(40) % 6 + 1
-    clusters = np.repeat(np.arange(40), sizes).tolist()
-    covered = 0
-    for _ in range(1000):
-        values = np.repeat(generator.normal(size=40), sizes)
-        values = values + 0.5 * generator.normal(size=len(values))
-        low, high = mean_interval(values, clusters).interval
-        covered += low <= 0 <= high
-    # unequal clusters cost it about one percent
-    low, high = scipy.stats.binom.ppf([0.0005, 0.9995], 1000, 0.94)
-    assert low <= covered <= high
 
 
 def test_table_of_systems():
@@ -90,25 +74,23 @@ def test_table_shares_ranks_of_equal_systems_and_takes_clusters():
 def test_significant_pairs_against_scipy():
     generator = np.random.default_rng(0)
     ratings = {
-        f"s{i}": np.clip(np.round(generator.normal(1.5 + 0.35 * i, 0.9, n)), 1, 5)
+        f"s{i}": generator.integers(1 + i // 4, 4 + i // 4, n)
         for i, n in enumerate(generator.integers(5, 30, 8))
     }
     both = list(itertools.combinations(ratings, 2))
-    p_values = holm(
-        [
-            scipy.stats.ttest_ind(ratings[a], ratings[b], equal_var=False).pvalue
-            for a, b in both
-        ]
-    )
-    expected = {}
-    for (a, b), p in zip(both, p_values):
-        if p <= 0.05:
-            better = a if ratings[a].mean() > ratings[b].mean() else b
-            expected[better, b if better == a else a] = p
+    tests = [ttest_ind(ratings[a], ratings[b], equal_var=False) for a, b in both]
+    p_values = holm([test.pvalue for test in tests])
+    # in the order of the pairs, the better first
+    signs = [np.sign(test.statistic) for test in tests]
+    expected = {
+        pair[:: int(sign)]: p
+        for pair, sign, p in zip(both, signs, p_values)
+        if p <= 0.05
+    }
     pairs, num_tested = significant_pairs(ratings)
     assert num_tested == len(both) == 28
     found = {(p.better, p.worse): p.p_value for p in pairs}
-    assert expected and found == pytest.approx(expected)
+    assert 0 < len(expected) < 28 and found == pytest.approx(expected)
     with pytest.raises(ValueError, match="ratings of a"):
         significant_pairs({"a": [1, np.nan], "b": [1, 2]})
 
@@ -140,9 +122,7 @@ def test_accuracy_over_the_significant_pairs():
 
 def test_accuracy_without_pairs_has_a_reason():
     same = {"a": [1, 2, 3], "b": [3, 2, 1]}
-    metric, significant, tested = significant_pair_accuracy({"a": 1, "b": 2}, same)
-    assert metric.value is None and (significant, tested) == (0, 1)
-    assert "none of 1 pairs" in metric.reason
-    metric, significant, tested = significant_pair_accuracy({"a": 1}, same)
-    assert metric.value is None and tested == 0
-    assert "fewer than 2 systems" in metric.reason
+    metric, *counts = significant_pair_accuracy({"a": 1, "b": 2}, same)
+    assert metric.value is None and counts == [0, 1] and "none of 1" in metric.reason
+    metric, *counts = significant_pair_accuracy({"a": 1}, same)
+    assert metric.value is None and counts == [0, 0] and "fewer than 2" in metric.reason
