@@ -25,7 +25,7 @@ from espnet2_distilmos.bin.score import (
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
 from espnet2_distilmos.evaluation.metrics import ALL_METRICS, evaluate
-from espnet2_distilmos.evaluation.paired import CORRELATION_TESTS, compare_models
+from espnet2_distilmos.evaluation.paired import compare_models
 
 FORMAT_VERSION = 1
 CONFIDENCE = 0.95
@@ -35,9 +35,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="distilmos compare",
         description="Compare models on the utterances that all of them scored: the "
-        "difference of each metric with its paired bootstrap interval and p-value, a "
-        "test of dependent correlations, and Holm's correction over all comparisons "
-        "of a metric. With --output also comparison.json, COMPARISON.md and a figure.",
+        "difference of each metric with its paired bootstrap interval and p-value, "
+        "Williams' test of dependent correlations (without --cluster), and Holm's "
+        "correction over all comparisons of a metric. With --output also "
+        "comparison.json, COMPARISON.md and a figure.",
     )
     add_input_arguments(parser)
     parser.add_argument(
@@ -50,13 +51,6 @@ def get_parser() -> argparse.ArgumentParser:
         "--baseline",
         metavar="NAME",
         help="compare the others with this model only, not all with all",
-    )
-    parser.add_argument(
-        "--test",
-        choices=list(CORRELATION_TESTS),
-        default="williams",
-        help="test of dependent correlations beside the bootstrap (williams); it "
-        "assumes independent utterances and is left out where --cluster joins some",
     )
     return parser
 
@@ -119,10 +113,10 @@ def _signed(value: Optional[float]) -> str:
     return "–" if value is None else f"{value:+.3f}"
 
 
-def comparison_table(rows: Sequence[Dict[str, Any]], test: str) -> List[str]:
+def comparison_table(rows: Sequence[Dict[str, Any]]) -> List[str]:
     """Format what ``compare_models`` returned as lines of a Markdown table."""
     head = ["metric", "model a", "model b", "a", "b", "a - b [95 %]"]
-    head += ["p bootstrap", "Holm", f"p {test}", "Holm", "better"]
+    head += ["p bootstrap", "Holm", "p williams", "Holm", "better"]
     lines = []
     for row in rows:
         difference = _signed(row["difference"])
@@ -174,7 +168,6 @@ def compare(args: argparse.Namespace) -> int:
             data["predictions"],
             *shared,
             baseline=args.baseline,
-            test=args.test,
             num_resamples=num_resamples,
             confidence=CONFIDENCE,
             seed=args.seed,
@@ -183,7 +176,7 @@ def compare(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise DataError(f"the models cannot be compared: {error}") from error
     test_set = split_name(args.reference)[0]
-    lines = comparison_table(rows, args.test)
+    lines = comparison_table(rows)
     for problem in data["problems"]:
         print(problem, file=sys.stderr)
     print("\n".join(lines))

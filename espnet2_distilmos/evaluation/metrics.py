@@ -3,13 +3,18 @@
 
 """Error and correlation of predicted against true MOS.
 
-All functions take arrays of equal length n and return a ``Metric``: a number, or
-None with the reason why the metric is undefined. Nothing here knows files.
+A metric takes predictions (n,) and labels (n,) and returns a ``Metric``: a number, or
+None with the reason why it is undefined (too few items, constant, NaN or infinite
+values); arrays of different shapes raise ValueError. Nothing here knows files.
 """
 
-from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+import functools
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+import scipy  # loads scipy.stats, which takes half a second, where it is first used
+from numpy.polynomial import Polynomial
+from numpy.polynomial.polynomial import polyvander
 
 # Means of equal scores may differ in the last bit by the order of summation; ties
 # between systems are taken at this many decimals.
@@ -30,7 +35,17 @@ class Metric(NamedTuple):
     reason: Optional[str] = None
 
 
-def _arrays(pred: Sequence[float], true: Sequence[float]):
+MetricFunction = Callable[[Sequence[float], Sequence[float]], Metric]
+
+
+def as_pair(
+    pred: Sequence[float], true: Sequence[float], finite: bool = False
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Convert predictions and labels (n,) to float64.
+
+    Raises:
+        ValueError: The shapes differ or, with ``finite``, a value is not finite.
+    """
     pred = np.asarray(pred, dtype=np.float64)
     true = np.asarray(true, dtype=np.float64)
     if pred.ndim != 1 or pred.shape != true.shape:
@@ -38,221 +53,113 @@ def _arrays(pred: Sequence[float], true: Sequence[float]):
             f"predictions have the shape {pred.shape} and labels {true.shape}, "
             "expected one prediction for every label."
         )
+    if finite and not (np.isfinite(pred).all() and np.isfinite(true).all()):
+        raise ValueError("predictions and labels must be finite.")
     return pred, true
 
 
-def undefined_reason(
-    pred: np.ndarray, true: np.ndarray, correlation: bool = True
-) -> Optional[str]:
-    """Say why a metric of these arrays (n,) is undefined, or None if it is defined."""
-    minimum = 2 if correlation else 1
-    if len(pred) < minimum:
-        return f"{len(pred)} items, at least {minimum} needed"
-    for name, values in (("predictions", pred), ("labels", true)):
-        if not np.isfinite(values).all():
-            return f"the {name} contain NaN or infinity"
-        if correlation and values.min() == values.max():
-            return f"the {name} are constant"
-    return None
+def _metric(
+    minimum: int, varying: Sequence[str] = ("predictions", "labels")
+) -> Callable[[Callable[..., Union[float, Metric]]], MetricFunction]:
+    """Wrap a computation, so that undefined cases become None with a reason.
 
-
-def mse(pred: Sequence[float], true: Sequence[float]) -> Metric:
-    """Mean squared error, (1/n) sum (p_i - t_i)^2.
-
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
-
-    Returns:
-        A value >= 0 in squared units of the scale; undefined for n = 0.
-
-    Raises:
-        ValueError: The shapes differ.
+    It needs ``minimum`` items; what ``varying`` names must not be constant.
     """
-    pred, true = _arrays(pred, true)
-    reason = undefined_reason(pred, true, correlation=False)
-    return (
-        Metric(None, reason) if reason else Metric(float(np.mean((pred - true) ** 2)))
-    )
+
+    def decorate(compute: Callable[..., Union[float, Metric]]) -> MetricFunction:
+        @functools.wraps(compute)
+        def metric(pred: Sequence[float], true: Sequence[float]) -> Metric:
+            pred, true = as_pair(pred, true)
+            if len(pred) < minimum:
+                return Metric(None, f"{len(pred)} items, at least {minimum} needed")
+            for name, values in (("predictions", pred), ("labels", true)):
+                if not np.isfinite(values).all():
+                    return Metric(None, f"the {name} contain NaN or infinity")
+                if name in varying and values.min() == values.max():
+                    return Metric(None, f"the {name} are constant")
+            with np.errstate(all="ignore"):
+                result = compute(pred, true)
+            if not isinstance(result, Metric):
+                result = Metric(float(result))
+            if not np.isfinite(result.value):
+                return Metric(None, "the values are too large")
+            return result
+
+        return metric
+
+    return decorate
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    x = x - x.mean()
-    y = y - y.mean()
-    # scaled to unit maximum, so that squares neither overflow nor vanish
-    x = x / np.abs(x).max()
-    y = y / np.abs(y).max()
-    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
+@_metric(minimum=1, varying=())
+def mse(pred, true):
+    """Mean squared error, (1/n) sum (p_i - t_i)^2, in squared units of the scale."""
+    return np.mean((pred - true) ** 2)
 
 
-def lcc(pred: Sequence[float], true: Sequence[float]) -> Metric:
-    """Linear correlation (Pearson, Proc. R. Soc. 58, 1895).
+@_metric(minimum=2)
+def lcc(pred, true):
+    """Linear correlation (Pearson, Proc. R. Soc. 58, 1895), in [-1, 1]."""
+    # not pearsonr, which is slower and warns where predictions nearly coincide; scaled,
+    # so that squares do not overflow
+    return np.corrcoef(pred / np.abs(pred).max(), true / np.abs(true).max())[0, 1]
 
-    r = sum (p_i - mean p)(t_i - mean t)
-        / sqrt(sum (p_i - mean p)^2 sum (t_i - mean t)^2)
 
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
+@_metric(minimum=2)
+def srcc(pred, true):
+    """Rank correlation rho (Spearman, Am. J. Psychol. 15, 1904), in [-1, 1].
 
-    Returns:
-        A value in [-1, 1]; undefined for n < 2 or constant input.
+    The linear correlation of the ranks, where equal values share their mean rank.
 
-    Raises:
-        ValueError: The shapes differ.
+    >>> round(srcc([1, 1, 2, 3], [1, 2, 3, 4]).value, 4)
+    0.9487
+    >>> srcc([1, 2, 3], [4, 4, 4])
+    Metric(value=None, reason='the labels are constant')
     """
-    pred, true = _arrays(pred, true)
-    reason = undefined_reason(pred, true)
-    return Metric(None, reason) if reason else Metric(_pearson(pred, true))
+    # a third of the time that spearmanr takes for its p-value too
+    return np.corrcoef(scipy.stats.rankdata([pred, true], axis=1))[0, 1]
 
 
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank values (n,) from 1 to n; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
-def srcc(pred: Sequence[float], true: Sequence[float]) -> Metric:
-    """Rank correlation rho (Spearman, Am. J. Psychol. 15, 1904).
-
-    The linear correlation of the ranks, where equal values share the mean of their
-    ranks. Without ties: 1 - 6 sum d_i^2 / (n (n^2 - 1)), d_i the rank difference.
-
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
-
-    Returns:
-        A value in [-1, 1]; undefined for n < 2 or constant input.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
-    pred, true = _arrays(pred, true)
-    reason = undefined_reason(pred, true)
-    if reason:
-        return Metric(None, reason)
-    return Metric(_pearson(average_ranks(pred), average_ranks(true)))
-
-
-def _concordance(pred: np.ndarray, true: np.ndarray) -> Tuple[int, int, int]:
-    """Count ordered pairs of items in O(n log n): each pair twice.
-
-    Args:
-        pred: Predictions (n,), not constant.
-        true: Labels (n,), not constant.
-
-    Returns:
-        Concordant minus discordant pairs, pairs with different predictions, pairs
-        with different labels.
-    """
-    # here, because training imports this module and scipy.stats takes long to import
-    from scipy.stats import kendalltau
-
-    # Ranks instead of values: differences of ranks have exact signs.
-    pred, true = average_ranks(pred), average_ranks(true)
-    untied = []
-    for ranks in (pred, true):
-        counts = np.unique(ranks, return_counts=True)[1]
-        untied.append(len(ranks) ** 2 - int((counts.astype(np.int64) ** 2).sum()))
-    tau = kendalltau(pred, true)[0]
-    # The balance is a whole number: rounding removes what the divisions left.
-    balance = round(float(tau) * (float(untied[0]) * float(untied[1])) ** 0.5)
-    return balance, untied[0], untied[1]
-
-
-def ktau(pred: Sequence[float], true: Sequence[float]) -> Metric:
-    """Rank correlation tau-b (Kendall, Biometrika 33, 1945).
+@_metric(minimum=2)
+def ktau(pred, true):
+    """Rank correlation tau-b (Kendall, Biometrika 33, 1945), in [-1, 1].
 
     tau_b = (C - D) / sqrt((n_0 - n_p)(n_0 - n_t)), with C and D the concordant and
     discordant pairs, n_0 = n (n - 1) / 2 all pairs, n_p and n_t the pairs with equal
     predictions and equal labels. Time grows with n log n.
-
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
-
-    Returns:
-        A value in [-1, 1]; undefined for n < 2 or constant input.
-
-    Raises:
-        ValueError: The shapes differ.
     """
-    pred, true = _arrays(pred, true)
-    reason = undefined_reason(pred, true)
-    if reason:
-        return Metric(None, reason)
-    balance, untied_pred, untied_true = _concordance(pred, true)
-    return Metric(balance / (float(untied_pred) * float(untied_true)) ** 0.5)
+    return scipy.stats.kendalltau(pred, true).statistic
 
 
-def pair_accuracy(pred: Sequence[float], true: Sequence[float]) -> Metric:
+def _untied_pairs(values: np.ndarray) -> float:
+    counts = np.unique(values, return_counts=True)[1].astype(np.float64)
+    return (len(values) ** 2 - counts @ counts) / 2
+
+
+@_metric(minimum=2, varying=("labels",))
+def pair_accuracy(pred, true):
     """Share of the pairs with different labels that the predictions order right.
 
-    acc = (C + T / 2) / (C + D + T), with C and D the concordant and discordant pairs
-    and T the pairs with different labels and equal predictions: a tie is a coin's
-    toss. Equals (1 + Somers' d) / 2 (Somers, Am. Sociol. Rev. 27, 1962) and, for two
-    different labels, the area under the ROC curve.
-
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
-
-    Returns:
-        A value in [0, 1], 0.5 for constant predictions; undefined for n < 2 or
-        constant labels.
-
-    Raises:
-        ValueError: The shapes differ.
+    Equal predictions count one half: (1 + Somers' d) / 2 (Somers, Am. Sociol. Rev. 27,
+    1962) and, for two different labels, the area under the ROC curve.
     """
-    pred, true = _arrays(pred, true)
-    reason = undefined_reason(pred, true)
-    if reason == "the predictions are constant":
-        # every pair is a tie; the labels still have to differ
-        reason = undefined_reason(true, true)
-        return Metric(None, "the labels are constant") if reason else Metric(0.5)
-    if reason:
-        return Metric(None, reason)
-    balance, _, untied_true = _concordance(pred, true)
-    return Metric(0.5 + 0.5 * balance / untied_true)
-
-
-class ScoreMapping(NamedTuple):
-    """A polynomial from predictions to labels.
-
-    Attributes:
-        coefficients: In ascending powers of the prediction (order + 1,).
-        order: 1 or 3, of the polynomial that was fitted.
-        reason: Why the order is less than was asked for.
-    """
-
-    coefficients: np.ndarray
-    order: int
-    reason: Optional[str] = None
-
-    def __call__(self, pred: Sequence[float]) -> np.ndarray:
-        """Map predictions (n,) to the labels' scale (n,)."""
-        return np.polynomial.polynomial.polyval(
-            np.asarray(pred, dtype=np.float64), self.coefficients
-        )
-
-
-def _fit_line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted least squares line with slope >= 0: intercept and slope (2,)."""
-    mean_x, mean_y = np.average(x, weights=weights), np.average(y, weights=weights)
-    slope = (weights * (x - mean_x)) @ (y - mean_y) / (weights @ (x - mean_x) ** 2)
-    slope = max(slope, 0.0)
-    return np.array([mean_y - slope * mean_x, slope])
+    tau = ktau(pred, true).value
+    if tau is None:  # constant predictions: every pair is a tie
+        return 0.5
+    # Somers' d = (C - D) / (n_0 - n_t)
+    somers_d = tau * (_untied_pairs(pred) / _untied_pairs(true)) ** 0.5
+    return 0.5 + 0.5 * somers_d
 
 
 # Integrals of the Bernstein polynomials (1 - u)^2, 2 u (1 - u) and u^2, by rows in
 # ascending powers of u
-_SLOPES = np.array([[0, 1, -1, 1 / 3], [0, 0, 1, -2 / 3], [0, 0, 0, 1 / 3]])
+_RISES = np.array([[0, 1, -1, 1 / 3], [0, 0, 1, -2 / 3], [0, 0, 0, 1 / 3]])
+# What (u - r)^2 has of the three Bernstein polynomials: r^2, r^2 - r and (1 - r)^2, by
+# rows in ascending powers of r
+_SQUARE = np.array([[0, 0, 1], [0, -1, 1], [1, -2, 1]])
 
 
-def _fit_cubic(u: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted least squares cubic that does not fall in [0, 1]: coefficients (4,).
+def _rising_cubic(design: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least squares ||design c - target|| (3, 3), (3,) of a slope that is nowhere < 0.
 
     The slope c0 (1 - u)^2 + 2 c1 u (1 - u) + c2 u^2 is >= 0 in [0, 1] if and only if
     c0, c2 >= 0 and c1 >= -sqrt(c0 c2). Where free least squares leave this cone, its
@@ -260,59 +167,28 @@ def _fit_cubic(u: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     or a double one between, k (u - r)^2. The first two are non-negative least
     squares. For the third, the error falls by N(r)^2 / D(r), N quadratic and D
     quartic, which is greatest at a root of 2 N' D - N D'. So the optimum is exact.
-
-    Args:
-        u: Predictions (n,) in [0, 1], at least 4 different ones.
-        y: Labels (n,).
-        weights: How often each item occurs (n,), > 0.
-
-    Returns:
-        Coefficients in ascending powers of u.
     """
-    from numpy.polynomial import Polynomial
-    from scipy.optimize import nnls
-
-    root = np.sqrt(weights)[:, None]
-    design = np.stack(
-        [np.polynomial.polynomial.polyval(u, slope) for slope in _SLOPES], axis=1
-    )
-    centre = np.average(design, axis=0, weights=weights)
-    mean = np.average(y, weights=weights)
-    # small triangular system with the same least squares as all the items
-    q, design = np.linalg.qr(root * (design - centre))
-    target = q.T @ (root[:, 0] * (y - mean))
-
     # not solve: predictions that nearly coincide leave the system singular
-    c = np.linalg.lstsq(design, target, rcond=None)[0]
-    if not (c[0] >= 0 and c[2] >= 0 and c[1] >= -np.sqrt(c[0] * c[2])):
-        candidates = []
-        for free in ([1, 2], [0, 1]):
-            c = np.zeros(3)
-            c[free] = nnls(design[:, free], target)[0]
-            candidates.append(c)
-        # (u - r)^2 has c0 = r^2, c1 = r^2 - r, c2 = (1 - r)^2
-        square = [Polynomial(p) for p in ([0, 0, 1], [0, -1, 1], [1, -2, 1])]
-        rows = [sum(a * p for a, p in zip(row, square)) for row in design]
-        gain = sum(t * p for t, p in zip(target, rows))
-        size = sum(p * p for p in rows)
-        for r in (2 * gain.deriv() * size - gain * size.deriv()).roots():
-            # what is no real root in [0, 1] makes a candidate that loses
-            r = float(np.clip(r.real, 0, 1))
-            if size(r) > 0:
-                k = max(gain(r) / size(r), 0.0)
-                candidates.append(k * np.array([p(r) for p in square]))
-        c = min(candidates, key=lambda c: float(np.sum((design @ c - target) ** 2)))
-    result = c @ _SLOPES
-    result[0] = mean - centre @ c
-    return result
+    free = np.linalg.lstsq(design, target, rcond=None)[0]
+    if free[0] >= 0 and free[2] >= 0 and free[1] >= -np.sqrt(free[0] * free[2]):
+        return free
+    candidates = [
+        np.r_[0.0, scipy.optimize.nnls(design[:, 1:], target)[0]],
+        np.r_[scipy.optimize.nnls(design[:, :2], target)[0], 0.0],
+    ]
+    rows = [Polynomial(row) for row in design @ _SQUARE]
+    gain = sum(t * row for t, row in zip(target, rows))
+    size = sum(row * row for row in rows)
+    for root in (2 * gain.deriv() * size - gain * size.deriv()).roots():
+        # what is no real root in [0, 1] makes a candidate that loses
+        r = float(np.clip(root.real, 0, 1))
+        if size(r) > 0:
+            k = max(gain(r) / size(r), 0.0)
+            candidates.append(k * np.array([r**2, r**2 - r, (1 - r) ** 2]))
+    return min(candidates, key=lambda c: float(np.sum((design @ c - target) ** 2)))
 
 
-def fit_mapping(
-    pred: Sequence[float],
-    true: Sequence[float],
-    order: int,
-    weights: Optional[Sequence[float]] = None,
-) -> ScoreMapping:
+def fit_mapping(pred: Sequence[float], true: Sequence[float], order: int) -> Polynomial:
     """Fit the polynomial that maps predictions to the scale of one listening test.
 
     ITU-T P.1401 (01/2020), 7.3.2: before errors are computed, a model's scale is
@@ -323,116 +199,86 @@ def fit_mapping(
     negatively, both are the constant mean: a mapping mends a scale, not a direction.)
 
     Args:
-        pred: Predictions (n,), finite, not constant.
+        pred: Predictions (n,), finite; at least 2 different ones, 4 for a cubic.
         true: Labels (n,), finite.
-        order: 1 or 3. With fewer than ``MINIMUM_CUBIC_ITEMS`` items or
-            ``MINIMUM_CUBIC_VALUES`` different predictions 3 becomes 1, with a reason.
-        weights: How often each item occurs (n,), >= 0; None: once.
+        order: 1 or 3.
 
     Returns:
         The mapping; beyond the range of the predictions a cubic may fall.
 
     Raises:
-        ValueError: The shapes differ, the order is neither 1 nor 3, or the input is
-            constant or not finite.
+        ValueError: One of these does not hold or the shapes differ.
+
+    >>> mapping = fit_mapping([1, 2, 3], [2, 4, 6], 1)
+    >>> mapping(np.array([1.5, 2.5]))
+    array([3., 5.])
     """
-    x, y = _arrays(pred, true)
-    if order not in (1, 3):
-        raise ValueError(f"the mapping's order is {order}, expected 1 or 3.")
-    counts = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
-    if counts.shape != x.shape:
-        raise ValueError(f"{counts.shape} weights for {x.shape} predictions.")
-    drawn = counts > 0
-    x, y, counts = x[drawn], y[drawn], counts[drawn]
-    if len(x) < 2 or not np.isfinite(x).all() or x.min() == x.max():
-        raise ValueError(
-            "a mapping needs at least 2 different predictions and finite ones."
-        )
-    if not np.isfinite(y).all():
-        raise ValueError("the labels contain NaN or infinity.")
-    num_items, num_values = int(counts.sum()), len(np.unique(x))
-    reason = None
-    if order == 3 and num_items < MINIMUM_CUBIC_ITEMS:
-        reason = f"{num_items} items, at least {MINIMUM_CUBIC_ITEMS} needed"
-    elif order == 3 and num_values < MINIMUM_CUBIC_VALUES:
-        reason = (
-            f"{num_values} different predictions, at least {MINIMUM_CUBIC_VALUES} "
-            "needed"
-        )
-    if order == 1 or reason:
-        if reason:
-            reason = f"mapped linearly instead of by third order: {reason}"
-        return ScoreMapping(_fit_line(x, y, counts), 1, reason)
-    low, width = x.min(), x.max() - x.min()
-    in_u = _fit_cubic((x - low) / width, y, counts)
-    line = np.polynomial.Polynomial([-low / width, 1 / width])
-    in_x = np.polynomial.Polynomial(in_u)(line).coef
-    coefficients = np.zeros(4)
-    coefficients[: len(in_x)] = in_x
-    return ScoreMapping(coefficients, 3)
+    pred, true = as_pair(pred, true, finite=True)
+    low, high = pred.min(), pred.max()
+    if order not in (1, 3) or low == high:
+        raise ValueError("a mapping has the order 1 or 3 and different predictions.")
+    u = (pred - low) / (high - low)
+    # polynomials that rise in [0, 1], by rows in ascending powers of u
+    basis = _RISES if order == 3 else np.array([[0.0, 1.0]])
+    design = polyvander(u, order) @ basis.T
+    centre = design.mean(0)
+    # a small triangular system with the same least squares as all the items
+    q, design = np.linalg.qr(design - centre)
+    target = q.T @ (true - true.mean())
+    if order == 3:
+        c = _rising_cubic(design, target)
+    else:
+        c = np.maximum(target / design[0], 0.0)
+    coefficients = c @ basis
+    coefficients[0] = true.mean() - centre @ c
+    return Polynomial(coefficients, domain=[low, high], window=[0, 1])
 
 
-def _mapped_rmse(pred: Sequence[float], true: Sequence[float], order: int) -> Metric:
-    pred, true = _arrays(pred, true)
-    reason = undefined_reason(pred, true)
-    if reason is None and len(pred) < 3:
-        reason = f"{len(pred)} items, at least 3 needed"
-    if reason:
-        return Metric(None, reason)
-    mapping = fit_mapping(pred, true, order)
-    error = mapping(pred) - true
-    freedom = len(pred) - len(mapping.coefficients)
-    return Metric(float(np.sqrt(error @ error / freedom)), mapping.reason)
+def _mapped_rmse(pred: np.ndarray, true: np.ndarray, order: int) -> float:
+    error = fit_mapping(pred, true, order)(pred) - true
+    return np.sqrt(error @ error / (len(pred) - order - 1))
 
 
-def rmse_first_order(pred: Sequence[float], true: Sequence[float]) -> Metric:
+@_metric(minimum=3)
+def rmse_first_order(pred, true):
     """Root mean squared error after linear mapping (ITU-T P.1401, 7.5.1).
 
     sqrt(sum_i (f(p_i) - t_i)^2 / (n - d)), f as in ``fit_mapping`` with order 1 and
     d = 2 its coefficients. (P.1401 divides by n - d so that more flexible mappings
-    gain nothing; some peers take d = 1 here or divide by n.)
-
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
-
-    Returns:
-        A value >= 0 in units of the labels; undefined for n < 3 or constant input.
-
-    Raises:
-        ValueError: The shapes differ.
+    gain nothing; some peers take d = 1 here or divide by n.) In units of the labels.
     """
     return _mapped_rmse(pred, true, 1)
 
 
-def rmse_third_order(pred: Sequence[float], true: Sequence[float]) -> Metric:
+@_metric(minimum=3)
+def rmse_third_order(pred, true):
     """Root mean squared error after monotonic cubic mapping (ITU-T P.1401, 7.5.1).
 
     sqrt(sum_i (f(p_i) - t_i)^2 / (n - d)), f as in ``fit_mapping`` with order 3 and
-    d = 4 its coefficients.
-
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
-
-    Returns:
-        A value >= 0 in units of the labels; undefined for n < 3 or constant input.
-        With too few items for a cubic it is ``rmse_first_order`` and the reason.
-
-    Raises:
-        ValueError: The shapes differ.
+    d = 4 its coefficients. With too few items for a cubic it is ``rmse_first_order``
+    and the reason.
     """
+    for found, minimum, what in (
+        (len(pred), MINIMUM_CUBIC_ITEMS, "items"),
+        (len(np.unique(pred)), MINIMUM_CUBIC_VALUES, "different predictions"),
+    ):
+        if found < minimum:
+            reason = f"{found} {what}, at least {minimum} needed"
+            return Metric(
+                float(_mapped_rmse(pred, true, 1)),
+                f"mapped linearly instead of by third order: {reason}",
+            )
     return _mapped_rmse(pred, true, 3)
 
 
-METRICS: Dict[str, Callable[[Sequence[float], Sequence[float]], Metric]] = {
+METRICS: Dict[str, MetricFunction] = {
     "mse": mse,
     "lcc": lcc,
     "srcc": srcc,
     "ktau": ktau,
 }
 # The four above are what every peer reports; these come on request.
-ALL_METRICS: Dict[str, Callable[[Sequence[float], Sequence[float]], Metric]] = {
+ALL_METRICS: Dict[str, MetricFunction] = {
     **METRICS,
     "rmse_first_order": rmse_first_order,
     "rmse_third_order": rmse_third_order,
@@ -441,37 +287,40 @@ ALL_METRICS: Dict[str, Callable[[Sequence[float], Sequence[float]], Metric]] = {
 # Errors; of all the others more is better.
 LOWER_IS_BETTER = frozenset(["mse", "rmse_first_order", "rmse_third_order"])
 METRIC_RANGE: Dict[str, Tuple[float, float]] = {
-    "mse": (0.0, np.inf),
-    "lcc": (-1.0, 1.0),
-    "srcc": (-1.0, 1.0),
-    "ktau": (-1.0, 1.0),
-    "rmse_first_order": (0.0, np.inf),
-    "rmse_third_order": (0.0, np.inf),
+    **dict.fromkeys(LOWER_IS_BETTER, (0.0, np.inf)),
+    **dict.fromkeys(("lcc", "srcc", "ktau"), (-1.0, 1.0)),
     "pair_accuracy": (0.0, 1.0),
 }
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Raise ValueError for a name that is not in ``ALL_METRICS``."""
-    for name in names:
-        if name not in ALL_METRICS:
-            raise ValueError(
-                f"the metric {name} is unknown, expected one of "
-                f"{', '.join(ALL_METRICS)}."
-            )
+def group_means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Average values (n,) of each group that occurs, by its number (n,), -1 for none.
+
+    Rounded to ``SYSTEM_DECIMALS`` decimals.
+    """
+    values, group = values[group >= 0], group[group >= 0]
+    counts = np.bincount(group)
+    sums = np.bincount(group, weights=values)
+    return np.round(sums[counts > 0] / counts[counts > 0], SYSTEM_DECIMALS)
+
+
+def number_systems(
+    systems: Sequence[Optional[str]],
+) -> Tuple[List[str], np.ndarray]:
+    """Sorted names (S,) of systems (n,) and each one's number (n,), -1 for None."""
+    names = sorted({system for system in systems if system is not None})
+    number = {name: i for i, name in enumerate(names)}
+    return names, np.array([number.get(s, -1) for s in systems], dtype=np.int64)
 
 
 def system_means(
     pred: Sequence[float],
     true: Sequence[float],
     systems: Sequence[Optional[str]],
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average predictions and labels over the utterances of each system.
+) -> Tuple[np.ndarray, np.ndarray, List[str]]:
+    """Average predictions and labels (n,) over the utterances of each system.
 
-    Args:
-        pred: Predictions (n,).
-        true: Labels (n,).
-        systems: System of each utterance (n,); None leaves the utterance out.
+    Utterances with the system None are left out.
 
     Returns:
         Mean predictions (S,), mean labels (S,), both rounded to ``SYSTEM_DECIMALS``
@@ -479,25 +328,15 @@ def system_means(
 
     Raises:
         ValueError: The shapes differ.
+
+    >>> system_means([1, 3, 5], [2, 2, 4], ["b", "b", "a"])[0]
+    array([5., 2.])
     """
-    pred, true = _arrays(pred, true)
+    pred, true = as_pair(pred, true)
     if len(systems) != len(pred):
-        raise ValueError(
-            f"{len(systems)} systems for {len(pred)} utterances, expected one for each."
-        )
-    known = np.array([system is not None for system in systems], dtype=bool)
-    names, index = np.unique(
-        np.array([s for s in systems if s is not None], dtype=str), return_inverse=True
-    )
-    counts = np.bincount(index, minlength=len(names))
-    means = [
-        np.round(
-            np.bincount(index, weights=v[known], minlength=len(names)) / counts,
-            SYSTEM_DECIMALS,
-        )
-        for v in (pred, true)
-    ]
-    return means[0], means[1], names
+        raise ValueError(f"{len(systems)} systems for {len(pred)} predictions.")
+    names, number = number_systems(systems)
+    return group_means(pred, number), group_means(true, number), names
 
 
 def evaluate(
@@ -525,8 +364,13 @@ def evaluate(
     Raises:
         ValueError: The shapes differ or a metric is unknown.
     """
-    pred, true = _arrays(pred, true)
-    check_metrics(metrics)
+    pred, true = as_pair(pred, true)
+    unknown = set(metrics) - set(ALL_METRICS)
+    if unknown:
+        raise ValueError(
+            f"the metric {unknown.pop()} is unknown, expected one of "
+            f"{', '.join(ALL_METRICS)}."
+        )
     result: dict = {"num_utts": len(pred), "num_systems": 0}
     values = {f"utt_mos_{name}": ALL_METRICS[name](pred, true) for name in metrics}
     if systems is None:
@@ -538,14 +382,9 @@ def evaluate(
         for name in metrics:
             values[f"sys_mos_{name}"] = ALL_METRICS[name](sys_pred, sys_true)
     result.update({key: metric.value for key, metric in values.items()})
-    result["undefined"] = {
-        key: metric.reason for key, metric in values.items() if metric.value is None
-    }
-    remarks = {
-        key: metric.reason
-        for key, metric in values.items()
-        if metric.value is not None and metric.reason
-    }
+    reasons = {key: metric.reason for key, metric in values.items() if metric.reason}
+    result["undefined"] = {k: r for k, r in reasons.items() if result[k] is None}
+    remarks = {k: r for k, r in reasons.items() if result[k] is not None}
     if remarks:
         result["remarks"] = remarks
     return result

@@ -4,32 +4,26 @@
 """Is one model better than another? Paired tests on the same items.
 
 Two models that score the same clips make similar mistakes, so the difference of their
-metrics is known far better than either metric: two intervals that overlap say nothing.
-Two kinds of test:
+metrics is known far better than either metric. There are two tests, and Holm's method
+for the p-values of several models:
 
 - the paired bootstrap, for every metric: both models are evaluated on the same
   resamples (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 16);
-  clips of one source can be drawn together;
-- tests for two dependent correlations that share a variable, the labels: Williams' t,
-  which Steiger (Psychol. Bull. 87, 1980) recommends, Steiger's own Z and the Z of Meng,
-  Rosenthal & Rubin (Psychol. Bull. 111, 1992). They assume independent items and
+- Williams' t for two dependent correlations that share a variable, the labels, which
+  Steiger (Psychol. Bull. 87, 1980) recommends. It assumes independent items and
   normally distributed scores.
 
-With several models the p-values are adjusted by Holm's method.
-
-How often a true null hypothesis is rejected at 0.05 (simulated: bivariate normal, 1000
-samples, two models of one correlation, 400 resamples; 15 items with r = 0.9, 30 with
-0.8, 100 with 0.7): Williams' t for LCC 0.05, 0.05, 0.05, but for SRCC 0.11, 0.08, 0.07;
-the bootstrap for LCC 0.07, 0.08, 0.06, for SRCC 0.02, 0.03, 0.04, for KTAU the like,
-for MSE 0.10, 0.08, 0.07. So: Williams for LCC, the bootstrap for SRCC and KTAU, and few
-items (systems!) ask for a smaller p where errors are compared.
+How often a true null hypothesis is rejected at 0.05 (simulated: two models of one
+correlation; 15, 30 and 100 items): Williams' t for LCC 0.05, 0.05, 0.05, but for SRCC
+0.11, 0.08, 0.07; the bootstrap for LCC 0.07, 0.08, 0.06, for SRCC and KTAU 0.02, 0.03,
+0.04, for MSE 0.10, 0.08, 0.07. So: Williams for LCC, the bootstrap for SRCC and KTAU,
+and few items (systems!) ask for a smaller p where errors are compared.
 """
 
 import itertools
 import math
 from typing import (
     Any,
-    Callable,
     Dict,
     Hashable,
     List,
@@ -41,59 +35,33 @@ from typing import (
 )
 
 import numpy as np
+import scipy
 
 from espnet2_distilmos.evaluation.bootstrap import (
-    Interval,
     Resampler,
     centre,
     percentile_interval,
 )
 from espnet2_distilmos.evaluation.metrics import (
+    ALL_METRICS,
     LOWER_IS_BETTER,
     METRICS,
-    average_ranks,
-    check_metrics,
+    as_pair,
     evaluate,
-    lcc,
     system_means,
 )
 
-# Correlations that differ by less are equal but for rounding.
-_ROUNDING = 1e-12
-
 
 class CorrelationTest(NamedTuple):
-    """A test of two dependent correlations.
+    """t, positive where the first correlation is greater, and its two-sided p-value.
 
-    Attributes:
-        statistic: t or z, positive where the first correlation is greater.
-        p_value: Two-sided.
-        degrees_of_freedom: Of t; None for z.
-        reason: Why there is neither statistic nor p-value, or why they are what they
-            are without a computation.
+    The reason says why they are None, or what they are without a computation.
     """
 
-    statistic: Optional[float]
-    p_value: Optional[float]
+    statistic: Optional[float] = None
+    p_correlation: Optional[float] = None
     degrees_of_freedom: Optional[int] = None
-    reason: Optional[str] = None
-
-
-def _special_case(
-    r_a: float, r_b: float, r_ab: float, num_items: int
-) -> Optional[CorrelationTest]:
-    """Answer where the formulas divide by zero, or None."""
-    for r in (r_a, r_b, r_ab):
-        if not -1 - _ROUNDING <= r <= 1 + _ROUNDING:
-            raise ValueError(f"a correlation is {r}, expected a value in [-1, 1].")
-    if num_items < 4:
-        return CorrelationTest(
-            None, None, None, f"{num_items} items, at least 4 needed"
-        )
-    if r_ab >= 1 - _ROUNDING:
-        reason = "the two models' predictions are the same but for their scale"
-        return CorrelationTest(0.0, 1.0, None, reason)
-    return None
+    reason_correlation: Optional[str] = None
 
 
 def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> CorrelationTest:
@@ -104,207 +72,48 @@ def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> Correlati
     degrees of freedom and |R| = 1 - r_a^2 - r_b^2 - r_ab^2 + 2 r_a r_b r_ab (Williams,
     J. R. Stat. Soc. B 21, 1959; Steiger, Psychol. Bull. 87, 1980, equation 7).
 
-    Args:
-        r_a: Correlation of model a with the labels.
-        r_b: Correlation of model b with the labels.
-        r_ab: Correlation of the two models.
-        num_items: Number of items n.
+    r_a and r_b are the models' correlations with the labels, r_ab that of the models.
 
-    Returns:
-        The test; undefined for n < 4. Models that differ in scale only: t = 0, p = 1.
-
-    Raises:
-        ValueError: A correlation is not in [-1, 1].
+    >>> round(williams_t(0.3, 0.4, 0.5, 100).p_correlation, 4)
+    0.2843
     """
-    from scipy.stats import t as student
-
-    special = _special_case(r_a, r_b, r_ab, num_items)
-    if special:
-        return special
     n = num_items
+    if n < 4:
+        return CorrelationTest(reason_correlation=f"{n} items, at least 4 needed")
+    if r_ab >= 1 - 1e-12:
+        reason = "the two models' predictions are the same but for their scale"
+        return CorrelationTest(0.0, 1.0, None, reason)
     determinant = 1 - r_a**2 - r_b**2 - r_ab**2 + 2 * r_a * r_b * r_ab
     below = 2 * (n - 1) / (n - 3) * max(determinant, 0.0)
     below += (r_a + r_b) ** 2 / 4 * (1 - r_ab) ** 3
     if below <= 0:
-        return CorrelationTest(None, None, None, "the correlations leave no variance")
+        return CorrelationTest(reason_correlation="the correlations leave no variance")
     t = (r_a - r_b) * math.sqrt((n - 1) * max(1 + r_ab, 0.0) / below)
-    return CorrelationTest(t, float(2 * student.sf(abs(t), n - 3)), n - 3)
-
-
-def _normal_test(z: float) -> CorrelationTest:
-    return CorrelationTest(z, math.erfc(abs(z) / math.sqrt(2)))
-
-
-def _fisher(r_a: float, r_b: float) -> Optional[Tuple[float, float]]:
-    if max(abs(r_a), abs(r_b)) >= 1 - _ROUNDING:
-        return None
-    return math.atanh(r_a), math.atanh(r_b)
-
-
-_PERFECT = CorrelationTest(
-    None, None, None, "a correlation is 1 or -1, which Fisher's z cannot express"
-)
-
-
-def steiger_z(r_a: float, r_b: float, r_ab: float, num_items: int) -> CorrelationTest:
-    """Steiger's test that two dependent correlations are equal.
-
-    Z = (z_a - z_b) sqrt(n - 3) / sqrt(2 - 2 s), with Fisher's z = artanh r and s the
-    covariance of z_a and z_b at the pooled r = (r_a + r_b) / 2:
-    s = (r_ab (1 - 2 r^2) - r^2 (1 - 2 r^2 - r_ab^2) / 2) / (1 - r^2)^2
-    (Steiger, Psychol. Bull. 87, 1980, equations 10 and 14, after Dunn & Clark, JASA
-    64, 1969).
-
-    Args:
-        r_a: Correlation of model a with the labels.
-        r_b: Correlation of model b with the labels.
-        r_ab: Correlation of the two models.
-        num_items: Number of items n.
-
-    Returns:
-        The test; undefined for n < 4 and perfect correlations. Models that differ in
-        scale only: Z = 0, p = 1.
-
-    Raises:
-        ValueError: A correlation is not in [-1, 1].
-    """
-    special = _special_case(r_a, r_b, r_ab, num_items)
-    if special:
-        return special
-    z = _fisher(r_a, r_b)
-    if z is None:
-        return _PERFECT
-    square = ((r_a + r_b) / 2) ** 2
-    covariance = r_ab * (1 - 2 * square) - square * (1 - 2 * square - r_ab**2) / 2
-    covariance /= (1 - square) ** 2
-    if covariance >= 1:
-        return CorrelationTest(None, None, None, "the correlations leave no variance")
-    return _normal_test(
-        (z[0] - z[1]) * math.sqrt((num_items - 3) / (2 - 2 * covariance))
-    )
-
-
-def _meng_error(r_a: float, r_b: float, r_ab: float, num_items: int) -> float:
-    """Standard error of the difference of Fisher's z."""
-    square = (r_a**2 + r_b**2) / 2
-    f = min((1 - r_ab) / (2 * (1 - square)), 1.0)
-    h = (1 - f * square) / (1 - square)
-    return math.sqrt(2 * (1 - r_ab) * h / (num_items - 3))
-
-
-def meng_z(r_a: float, r_b: float, r_ab: float, num_items: int) -> CorrelationTest:
-    """Test of Meng, Rosenthal & Rubin that two dependent correlations are equal.
-
-    Z = (z_a - z_b) sqrt((n - 3) / (2 (1 - r_ab) h)), with Fisher's z = artanh r,
-    r^2 = (r_a^2 + r_b^2) / 2, f = min(1, (1 - r_ab) / (2 (1 - r^2))) and
-    h = (1 - f r^2) / (1 - r^2) (Psychol. Bull. 111, 1992, equations 1 to 3).
-
-    Args:
-        r_a: Correlation of model a with the labels.
-        r_b: Correlation of model b with the labels.
-        r_ab: Correlation of the two models.
-        num_items: Number of items n.
-
-    Returns:
-        The test; undefined for n < 4 and perfect correlations. Models that differ in
-        scale only: Z = 0, p = 1.
-
-    Raises:
-        ValueError: A correlation is not in [-1, 1].
-    """
-    special = _special_case(r_a, r_b, r_ab, num_items)
-    if special:
-        return special
-    z = _fisher(r_a, r_b)
-    if z is None:
-        return _PERFECT
-    return _normal_test((z[0] - z[1]) / _meng_error(r_a, r_b, r_ab, num_items))
-
-
-def meng_interval(
-    r_a: float, r_b: float, r_ab: float, num_items: int, confidence: float = 0.95
-) -> Optional[Interval]:
-    """Interval of the difference of Fisher's z of two dependent correlations.
-
-    (z_a - z_b) -+ 1.96 sqrt(2 (1 - r_ab) h / (n - 3)) (Meng, Rosenthal & Rubin,
-    Psychol. Bull. 111, 1992, equation 4).
-
-    Args:
-        r_a: Correlation of model a with the labels.
-        r_b: Correlation of model b with the labels.
-        r_ab: Correlation of the two models.
-        num_items: Number of items n.
-        confidence: Coverage of the interval.
-
-    Returns:
-        The interval in units of z; None where ``meng_z`` is not computed.
-
-    Raises:
-        ValueError: A correlation is not in [-1, 1].
-    """
-    from scipy.stats import norm
-
-    z = _fisher(r_a, r_b)
-    if _special_case(r_a, r_b, r_ab, num_items) or z is None:
-        return None
-    half = float(norm.isf((1 - confidence) / 2))
-    half *= _meng_error(r_a, r_b, r_ab, num_items)
-    return Interval(z[0] - z[1] - half, z[0] - z[1] + half)
-
-
-CORRELATION_TESTS: Dict[str, Callable[..., CorrelationTest]] = {
-    "williams": williams_t,
-    "steiger": steiger_z,
-    "meng": meng_z,
-}
+    return CorrelationTest(t, float(2 * scipy.stats.t.sf(abs(t), n - 3)), n - 3)
 
 
 def compare_correlations(
-    pred_a: Sequence[float],
-    pred_b: Sequence[float],
-    true: Sequence[float],
-    correlation: str = "lcc",
-    test: str = "williams",
+    pred_a: np.ndarray, pred_b: np.ndarray, true: np.ndarray, metric: str = "lcc"
 ) -> CorrelationTest:
-    """Test whether two models correlate with the same labels equally well.
+    """Test by Williams' t whether two models correlate equally well with the labels.
 
-    The tests are derived for the linear correlation of independent, normally
-    distributed items. With ``srcc`` the ranks take their place, as is usual; but the
-    variance of a rank correlation is greater than that of a linear one (Fieller,
-    Hartley & Pearson, Biometrika 44, 1957), so the p-values are too small (see above):
-    where the paired bootstrap says otherwise, trust the bootstrap. None of these tests
-    knows clips that share a source.
-
-    Args:
-        pred_a: Predictions of model a (n,).
-        pred_b: Predictions of model b (n,).
-        true: Labels (n,).
-        correlation: ``lcc`` or ``srcc``.
-        test: A key of ``CORRELATION_TESTS``.
-
-    Returns:
-        The test; undefined for n < 4, constant or non-finite input.
-
-    Raises:
-        ValueError: The shapes differ, or the correlation or the test is unknown.
+    Predictions and labels are (n,). With the metric ``srcc`` the ranks take the place
+    of the values, but the variance of a rank correlation is greater than that of a
+    linear one (Fieller, Hartley & Pearson, Biometrika 44, 1957), so the p-values are
+    too small: where the paired bootstrap says otherwise, trust the bootstrap.
     """
-    if correlation not in ("lcc", "srcc"):
-        raise ValueError(f"the correlation is {correlation}, expected lcc or srcc.")
-    if test not in CORRELATION_TESTS:
-        raise ValueError(
-            f"the test is {test}, expected one of {', '.join(CORRELATION_TESTS)}."
-        )
-    arrays = [np.asarray(v, dtype=np.float64) for v in (pred_a, pred_b, true)]
-    if correlation == "srcc" and all(np.isfinite(v).all() for v in arrays):
-        arrays = [average_ranks(v) for v in arrays]
-    a, b, t = arrays
-    r = {"a": lcc(a, t), "b": lcc(b, t), "ab": lcc(a, b)}
-    for key, metric in r.items():
-        if metric.value is None:
-            model = "" if key == "ab" else f"model {key}: "
-            return CorrelationTest(None, None, None, f"{model}{metric.reason}")
-    values = [r[key].value for key in ("a", "b", "ab")]
-    return CORRELATION_TESTS[test](*values, len(t))
+    if metric not in ("lcc", "srcc"):
+        return CorrelationTest(reason_correlation="for correlations only")
+    pairs = {
+        "model a: ": (pred_a, true),
+        "model b: ": (pred_b, true),
+        "": (pred_a, pred_b),
+    }
+    found = {name: ALL_METRICS[metric](*pair) for name, pair in pairs.items()}
+    for name, correlation in found.items():
+        if correlation.value is None:
+            return CorrelationTest(reason_correlation=f"{name}{correlation.reason}")
+    return williams_t(*(correlation.value for correlation in found.values()), len(true))
 
 
 def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
@@ -313,20 +122,12 @@ def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
     With p_(1) <= ... <= p_(m), the adjusted p_(i) is the greatest of
     min(1, (m - j + 1) p_(j)) over j <= i. Rejecting where it is at most alpha keeps the
     probability of any false rejection at alpha, however the tests depend on each other.
+    None is no test: it stays None and does not count in m.
 
-    Args:
-        p_values: p-values in [0, 1]; None is no test and does not count in m.
-
-    Returns:
-        The adjusted p-values in the same order, None where there is none.
-
-    Raises:
-        ValueError: A p-value is not in [0, 1].
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
     """
     tested = [i for i, p in enumerate(p_values) if p is not None]
-    for i in tested:
-        if not 0 <= p_values[i] <= 1:
-            raise ValueError(f"a p-value is {p_values[i]}, expected one in [0, 1].")
     adjusted: List[Optional[float]] = [None] * len(p_values)
     greatest = 0.0
     for rank, i in enumerate(sorted(tested, key=lambda i: p_values[i])):
@@ -336,131 +137,65 @@ def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
 
 
 def bootstrap_p_value(differences: np.ndarray) -> Optional[float]:
-    """Two-sided p-value of resampled differences (R,).
+    """Two-sided p-value of resampled differences (R,), None if most are NaN.
 
     p = 2 min(#{d <= 0} + 1, #{d >= 0} + 1) / (R + 1), at most 1: the level at which the
     percentile interval begins to hold zero. The ones make it a valid p-value, never
     zero (Davison & Hinkley, Bootstrap Methods and their Application, 1997, 4.2).
 
-    Args:
-        differences: Values, NaN where a resample left the metric undefined.
-
-    Returns:
-        The p-value; None where fewer than half of the values are finite.
+    >>> bootstrap_p_value(np.ones(99))
+    0.02
     """
-    finite = differences[np.isfinite(differences)]
+    # two models that order a resample alike differ by rounding only
+    finite = np.round(differences[np.isfinite(differences)], 12)
     if not 2 * len(finite) >= len(differences) > 0:
         return None
     smaller = min(np.count_nonzero(finite <= 0), np.count_nonzero(finite >= 0))
     return float(min(1.0, 2 * (smaller + 1) / (len(finite) + 1)))
 
 
-class PairedDifference(NamedTuple):
-    """The difference of a metric between two models on the same items.
+def better_of(
+    metric: str, difference: Optional[float], first: str, second: str
+) -> Optional[str]:
+    """Name the better of two by the first's metric minus the second's.
 
-    Attributes:
-        difference: Metric of model a minus metric of model b.
-        interval: Percentile interval of the difference.
-        p_value: Two-sided, of no difference.
-        reason: Why something is None.
+    >>> better_of("mse", -0.1, "a", "b"), better_of("srcc", 0.0, "a", "b")
+    ('a', None)
     """
-
-    difference: Optional[float]
-    interval: Optional[Interval]
-    p_value: Optional[float]
-    reason: Optional[str] = None
+    if not difference:
+        return None
+    return first if (difference > 0) != (metric in LOWER_IS_BETTER) else second
 
 
-def _paired_difference(
-    value_a: Optional[float],
-    value_b: Optional[float],
-    samples_a: Optional[np.ndarray],
-    samples_b: Optional[np.ndarray],
+def _bootstrap_test(
+    values: Tuple[Optional[float], Optional[float]],
+    samples: Optional[Tuple[np.ndarray, np.ndarray]],
     confidence: float,
     centred: bool,
-) -> PairedDifference:
-    if value_a is None or value_b is None:
-        return PairedDifference(None, None, None, "undefined for a model")
-    difference = value_a - value_b
-    if samples_a is None or samples_b is None:
-        reason = "fewer than 2 independent units to resample"
-        return PairedDifference(difference, None, None, reason)
-    differences = samples_a - samples_b
-    if centred:
-        differences = centre(differences, difference)
-    interval = percentile_interval(differences, confidence)
-    if interval is None:
-        reason = "undefined in more than half of the resamples"
-        return PairedDifference(difference, None, None, reason)
-    return PairedDifference(difference, interval, bootstrap_p_value(differences))
-
-
-def paired_bootstrap(
-    pred_a: Sequence[float],
-    pred_b: Sequence[float],
-    true: Sequence[float],
-    systems: Optional[Sequence[Optional[str]]] = None,
-    clusters: Optional[Sequence[Hashable]] = None,
-    metrics: Sequence[str] = tuple(METRICS),
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    resample: str = "clusters",
-) -> Dict[str, PairedDifference]:
-    """Compare two models on the same items by the paired bootstrap.
-
-    Args:
-        pred_a: Predictions of model a (n,), finite.
-        pred_b: Predictions of model b (n,), finite.
-        true: Labels (n,), finite.
-        systems: System of each utterance (n,), None where it has none; or None.
-        clusters: Cluster of each utterance (n,), such as its sentence; None takes
-            every utterance for a cluster of its own.
-        metrics: Names from ``metrics.ALL_METRICS``.
-        num_resamples: Number of resamples R; p-values are multiples of 2 / (R + 1).
-        confidence: Coverage of the intervals.
-        seed: Seed of the resampling; one seed always gives the same result.
-        resample: What is drawn, one of ``bootstrap.RESAMPLES``; the choice says what
-            the verdict is about: other clips (of the same systems), or other systems.
-
-    Returns:
-        The differences by the keys of ``evaluate``.
-
-    Raises:
-        ValueError: The lengths differ, a value is not finite, or ``resample`` needs
-            systems and there are none.
-    """
-    compared = compare_models(
-        {"a": pred_a, "b": pred_b},
-        true,
-        *(systems, clusters, metrics),
-        num_resamples=num_resamples,
-        confidence=confidence,
-        seed=seed,
-        resample=resample,
-    )
+) -> Dict[str, Any]:
+    """Difference of two models' values, with interval and p-value from resamples."""
+    difference = interval = p_value = reason = None
+    if None in values:
+        reason = "undefined for a model"
+    else:
+        difference = values[0] - values[1]
+        if samples is None:
+            reason = "fewer than 2 independent units to resample"
+        else:
+            drawn = samples[0] - samples[1]
+            drawn = centre(drawn, difference) if centred else drawn
+            interval = percentile_interval(drawn, confidence)
+            p_value = bootstrap_p_value(drawn)
+            if interval is None:
+                reason = "undefined in more than half of the resamples"
     return {
-        f"{row['level']}_mos_{row['metric']}": PairedDifference(
-            row["difference"], row["interval"], row["p_bootstrap"], row["reason"]
-        )
-        for row in compared
+        "value_a": values[0],
+        "value_b": values[1],
+        "difference": difference,
+        "interval": interval,
+        "p_bootstrap": p_value,
+        "reason": reason,
     }
-
-
-def _correlation_tests(
-    predictions: Mapping[str, np.ndarray],
-    true: np.ndarray,
-    pair: Tuple[str, str],
-    metric: str,
-    test: str,
-    reason: Optional[str],
-) -> CorrelationTest:
-    if metric not in ("lcc", "srcc"):
-        return CorrelationTest(None, None, None, "for correlations only")
-    if reason:
-        return CorrelationTest(None, None, None, reason)
-    a, b = (predictions[name] for name in pair)
-    return compare_correlations(a, b, true, metric, test)
 
 
 def compare_models(
@@ -470,7 +205,6 @@ def compare_models(
     clusters: Optional[Sequence[Hashable]] = None,
     metrics: Sequence[str] = tuple(METRICS),
     baseline: Optional[str] = None,
-    test: str = "williams",
     num_resamples: Optional[int] = None,
     confidence: float = 0.95,
     seed: int = 0,
@@ -479,127 +213,89 @@ def compare_models(
     """Compare every two of several models on the same items.
 
     All comparisons of one metric at one level are one family for Holm's method. Where
-    ``clusters`` hold several clips, the tests of correlations are not done at utterance
-    level, since they assume independent items.
+    ``clusters`` hold several clips, Williams' test is not done at utterance level,
+    since it assumes independent items.
 
     Args:
         predictions: Predictions (n,), finite, by the name of the model; at least 2.
         true: Labels (n,), finite.
-        systems: System of each utterance (n,), None where it has none; or None.
-        clusters: Cluster of each utterance (n,), such as its sentence; None takes
-            every utterance for a cluster of its own.
+        systems, clusters, seed: As of ``Resampler``.
         metrics: Names from ``metrics.ALL_METRICS``.
         baseline: Compare the others with this model only, not all with all.
-        test: Test of the correlations, a key of ``CORRELATION_TESTS``.
-        num_resamples: Number of resamples; None takes 1000, or 200 a comparison where
-            that is more: Holm multiplies the least p-value, 2 / (R + 1), by the number
-            of comparisons.
+        num_resamples: Number of resamples R; p-values are multiples of 2 / (R + 1).
+            None takes 1000, or 200 a comparison where that is more: Holm multiplies
+            the least p-value by the number of comparisons.
         confidence: Coverage of the intervals, not adjusted for their number.
-        seed: Seed of the resampling; one seed always gives the same result.
-        resample: What is drawn, one of ``bootstrap.RESAMPLES``.
+        resample: As of ``Resampler``; it says what the verdict is about: other clips
+            (of the same systems), or other systems.
 
     Returns:
-        A JSON-ready dict for each level (``utt``, ``sys``), metric and pair of models:
-        ``level``, ``metric``, ``model_a``, ``model_b``, ``value_a``, ``value_b``,
-        ``difference`` (a minus b), ``interval``, ``better`` (the name of the model with
-        the better value, None where they are equal), ``p_bootstrap`` and
-        ``p_correlation`` (of ``test``), both also as ``…_holm``, ``test``,
-        ``statistic``, ``degrees_of_freedom``, and ``reason`` and ``reason_correlation``
-        for what is None. The system level is left out without systems.
+        A JSON-ready dict for each level (``utt`` and, with systems, ``sys``), metric
+        and pair of models: ``level``, ``metric``, ``model_a``, ``model_b``,
+        ``value_a``, ``value_b``, ``difference`` (a minus b), ``interval``, ``better``
+        (the name of the model with the better value, None where they are equal),
+        ``p_bootstrap`` and ``p_correlation``, both also as ``…_holm``, ``test``,
+        ``statistic``, ``degrees_of_freedom`` (of Williams' test), and ``reason`` and
+        ``reason_correlation`` for what is None.
 
     Raises:
-        ValueError: There is one model or none, the baseline or a metric is unknown, the
-            lengths differ, a value is not finite, or ``resample`` needs systems and
-            there are none.
+        ValueError: There is one model or none, the baseline or a metric is unknown, a
+            value is not finite, or as of ``Resampler``.
     """
-    check_metrics(metrics)
-    if test not in CORRELATION_TESTS:
-        raise ValueError(
-            f"the test is {test}, expected one of {', '.join(CORRELATION_TESTS)}."
-        )
     if len(predictions) < 2:
         raise ValueError(f"{len(predictions)} models, at least 2 are compared.")
-    if baseline is not None and baseline not in predictions:
+    if baseline is None:
+        pairs = list(itertools.combinations(predictions, 2))
+    elif baseline in predictions:
+        pairs = [(name, baseline) for name in predictions if name != baseline]
+    else:
         raise ValueError(
             f"the baseline {baseline} is none of the models {', '.join(predictions)}."
         )
-    if baseline is None:
-        pairs = list(itertools.combinations(predictions, 2))
-    else:
-        pairs = [(name, baseline) for name in predictions if name != baseline]
     if num_resamples is None:
         num_resamples = max(1000, 200 * len(pairs))
-
-    labels = np.asarray(true, dtype=np.float64)
-    scores = {m: np.asarray(p, dtype=np.float64) for m, p in predictions.items()}
-    for name, values in scores.items():
-        if values.shape != labels.shape or labels.ndim != 1:
-            raise ValueError(
-                f"the predictions of {name} have the shape {values.shape} and the "
-                f"labels {labels.shape}, expected one prediction for every label."
-            )
-        if not (np.isfinite(values).all() and np.isfinite(labels).all()):
-            raise ValueError(f"the predictions of {name} or the labels are not finite.")
-    resampler = Resampler(len(labels), systems, clusters, resample, num_resamples, seed)
-    systems = resampler.systems
-    values = {name: evaluate(p, labels, systems, metrics) for name, p in scores.items()}
-    samples: Dict[str, Dict[str, np.ndarray]] = {name: {} for name in scores}
+    resampler = Resampler(len(true), systems, clusters, resample, num_resamples, seed)
+    # predictions and labels by level and model
+    scores = {"utt": {m: as_pair(p, true, finite=True) for m, p in predictions.items()}}
+    items = scores["utt"].items()
+    if resampler.systems is not None:
+        scores["sys"] = {m: system_means(*s, resampler.systems)[:2] for m, s in items}
+    values = {m: evaluate(*s, resampler.systems, metrics) for m, s in items}
+    samples = None
     if resampler.num_units >= 2:
-        samples = {name: resampler(p, labels, metrics) for name, p in scores.items()}
-
-    levels = {"utt": (scores, labels)}
-    if systems is not None:
-        means = {name: system_means(p, labels, systems) for name, p in scores.items()}
-        sys_scores = {name: mean[0] for name, mean in means.items()}
-        levels["sys"] = (sys_scores, next(iter(means.values()))[1])
-    dependent = None
-    if clusters is not None and len(set(clusters)) < len(labels):
-        dependent = "clips of one cluster are not independent, see p_bootstrap"
+        samples = {m: resampler(*s, metrics) for m, s in items}
+    dependent = clusters is not None and len(set(clusters)) < len(true)
 
     rows = []
-    for level, (level_scores, level_labels) in levels.items():
-        for metric in metrics:
-            key = f"{level}_mos_{metric}"
-            family = []
-            for pair in pairs:
-                value_a, value_b = (values[name][key] for name in pair)
-                paired = _paired_difference(
-                    *(value_a, value_b),
-                    *(samples[name].get(key) for name in pair),
-                    confidence,
-                    resample == "within_systems",
-                )
-                tested = _correlation_tests(
-                    *(level_scores, level_labels, pair, metric, test),
-                    dependent if level == "utt" else None,
-                )
-                better = None
-                if paired.difference:
-                    a_wins = (paired.difference > 0) != (metric in LOWER_IS_BETTER)
-                    better = pair[0] if a_wins else pair[1]
-                family.append(
-                    {
-                        "level": level,
-                        "metric": metric,
-                        "model_a": pair[0],
-                        "model_b": pair[1],
-                        "value_a": value_a,
-                        "value_b": value_b,
-                        "difference": paired.difference,
-                        "interval": paired.interval,
-                        "better": better,
-                        "p_bootstrap": paired.p_value,
-                        "reason": paired.reason,
-                        "test": test,
-                        "statistic": tested.statistic,
-                        "degrees_of_freedom": tested.degrees_of_freedom,
-                        "p_correlation": tested.p_value,
-                        "reason_correlation": tested.reason,
-                    }
-                )
-            for name in ("p_bootstrap", "p_correlation"):
-                adjusted = holm([row[name] for row in family])
-                for row, p in zip(family, adjusted):
-                    row[f"{name}_holm"] = p
-            rows += family
+    for level, metric in itertools.product(scores, metrics):
+        key = f"{level}_mos_{metric}"
+        family = []
+        for a, b in pairs:
+            if level == "utt" and dependent and metric in ("lcc", "srcc"):
+                reason = "clips of one cluster are not independent, see p_bootstrap"
+                williams = CorrelationTest(reason_correlation=reason)
+            else:
+                (pred_a, labels), (pred_b, _) = scores[level][a], scores[level][b]
+                williams = compare_correlations(pred_a, pred_b, labels, metric)
+            tested = _bootstrap_test(
+                (values[a][key], values[b][key]),
+                samples and (samples[a][key], samples[b][key]),
+                confidence,
+                centred=resample == "within_systems",
+            )
+            row = {
+                "level": level,
+                "metric": metric,
+                "model_a": a,
+                "model_b": b,
+                "better": better_of(metric, tested["difference"], a, b),
+                **tested,
+                "test": "williams",
+                **williams._asdict(),
+            }
+            family.append(row)
+        for name in ("p_bootstrap", "p_correlation"):
+            for row, p in zip(family, holm([row[name] for row in family])):
+                row[f"{name}_holm"] = p
+        rows += family
     return rows
