@@ -586,13 +586,12 @@ def results_page(document: Row) -> str:
     notes = list(document["notes"])
     num_resamples = document["bootstrap"]["num_resamples"]
     if num_resamples > 0:
-        drawn: Dict[str, Dict[str, None]] = {}
-        for row in results:
-            text = f"{row['num_clusters']} {row['resampled']}"
-            drawn.setdefault(text, {})[row["test_set"]] = None
-        sets = "; ".join(f"{text} of {', '.join(s)}" for text, s in drawn.items())
+        drawn = [
+            f"{r['num_clusters']} {r['resampled']} of {r['test_set']}" for r in results
+        ]
         notes.append(
-            f"[95 %]: bootstrap interval from {num_resamples} resamples of the {sets}."
+            f"[95 %]: bootstrap interval from {num_resamples} resamples of the "
+            f"{'; '.join(dict.fromkeys(drawn))}."
         )
     remarks = []
     for row in results:

@@ -49,15 +49,12 @@ def test_runs_share_the_tokens_that_they_can(write):
     hashes = {name: run.config_hash for name, run in runs.items()}
     assert hashes["first"] == hashes["k50"] != hashes["other"]
     # What holds for all runs gives way to what a line says.
-    again = {
-        run.name: run
-        for run in read_runs(path, "--frontend_conf upstream=b", "--num_clusters 50")
-    }
+    common = ("--frontend_conf upstream=b", "--num_clusters 50")
+    again = {run.name: run for run in read_runs(path, *common)}
     assert again["k100"].token_options == "--num_clusters 100"
     assert again["first"].token_options == "--num_clusters 50"
     assert again["first"].tokens_tag == again["other"].tokens_tag
-    weight = again["weight"].train_args
-    assert weight == f"--frontend_conf upstream=b {runs['weight'].train_args}"
+    assert again["weight"].train_args == f"{common[0]} {runs['weight'].train_args}"
 
 
 @pytest.mark.parametrize(

@@ -4,65 +4,49 @@
 import json
 
 import numpy as np
-import pytest
 
 from espnet2_distilmos.bin.mos_scoring import get_parser, main
-from espnet2_distilmos.data.datadir import write_metric_scp, write_scp
+from espnet2_distilmos.data.datadir import write_metric_scp
 
 
-@pytest.fixture
-def root(tmp_path):
-    """Two test sets of 30 utterances and their predictions."""
+def test_rows_are_scored_and_a_bad_one_spoils_no_other(tmp_path, capsys):
     generator = np.random.default_rng(0)
-    for name in ("dev", "ood"):
-        true = dict(zip((f"{name}{i}" for i in range(30)), generator.uniform(1, 5, 30)))
-        write_metric_scp(tmp_path / name / "metric.scp", true)
-        write_scp(tmp_path / name / "utt2sys", {u: u[-1] for u in true})
-        pred = {u: mos + generator.normal(0, 0.5) for u, mos in true.items()}
-        write_metric_scp(tmp_path / f"{name}.pred", pred)
-    return tmp_path
-
-
-def run(root, *names, options=()):
-    command = ["--output_dir", f"{root}/out", "--bootstrap", "20", *options]
-    for name in names:
-        command += ["--score", "m", name, f"{root}/{name}", f"{root}/{name}.pred"]
-    code = main(command)
-    return code, json.loads((root / "out" / "results.json").read_text())
-
-
-def test_two_runs_give_the_same_but_the_environment(root, capsys):
-    code, first = run(root, "dev", "ood", options=["--note", "A note."])
-    assert code == 0 and first["notes"] == ["A note."]
-    assert [row["test_set"] for row in first["results"]] == ["dev", "ood"]
-    printed = capsys.readouterr().out.splitlines()
-    assert f"{first['results'][1]['utt_mos_srcc']:.3f} [" in printed[-2]
-    assert printed[-1].endswith("RESULTS.md")
-    options = ["--note", "A note.", "--command", "./run.sh"]
-    _, second = run(root, "dev", "ood", options=options)
+    command = ["--output_dir", f"{tmp_path}/out", "--bootstrap", "20"]
+    for name in ("dev", "bad", "gone", "far", "far"):
+        true = {f"{name}{i}": v for i, v in enumerate(generator.uniform(1, 5, 30))}
+        if name != "gone":
+            write_metric_scp(tmp_path / name / "metric.scp", true)
+            pred = {u: mos + generator.normal(0, 0.5) for u, mos in true.items()}
+            write_metric_scp(tmp_path / f"{name}.pred", pred)
+        files = [f"{tmp_path}/{name}", f"{tmp_path}/{name}.pred"]
+        command += ["--score", "m", name, *files]
+    (tmp_path / "far" / "score_range").write_text("0 100\n")
+    (tmp_path / "bad.pred").write_text('bad0 {"mos": "good"}\n')
+    assert main(command) == 1
+    first = json.loads((tmp_path / "out" / "results.json").read_text())
+    dev, far = first["results"]
+    assert (dev["test_set"], far["test_set"]) == ("dev", "far")
+    assert dev["utt_mos_mse"] > 0 and far["utt_mos_mse"] is None
+    captured = capsys.readouterr()
+    assert f"{dev['utt_mos_srcc']:.3f} [" in captured.out
+    assert captured.out.splitlines()[-1].endswith("RESULTS.md")
+    assert len(first["problems"]) == 3
+    for word, sentence in zip(("bad.pred", "gone", "twice"), first["problems"]):
+        assert word in sentence and f"{sentence}\n" in captured.err
+    # The same again, but for the environment.
+    options = ["--command", "./run.sh"]
+    assert main([*command, *options]) == 1
+    second = json.loads((tmp_path / "out" / "results.json").read_text())
     assert second.pop("environment")["command"] == "./run.sh"
     del first["environment"]
     assert first == second
-
-
-def test_a_bad_row_spoils_no_other(root, capsys):
-    (root / "dev.pred").write_text('dev0 {"mos": "good"}\n')
-    (root / "ood" / "score_range").write_text("0 100\n")
-    code, document = run(root, "dev", "gone", "ood", "ood")
-    (row,) = document["results"]
-    assert code == 1 and row["test_set"] == "ood" and row["utt_mos_mse"] is None
-    errors = capsys.readouterr().err
-    assert len(document["problems"]) == 3
-    for word, sentence in zip(("dev.pred", "gone", "twice"), document["problems"]):
-        assert word in sentence and f"{sentence}\n" in errors
-    code, document = run(root, "ood", options=["--score_range", "0", "100"])
-    assert code == 0 and document["results"][0]["utt_mos_mse"] > 0
-
-
-def test_unwritable_output(root, capsys):
-    (root / "file").touch()
-    rows = ["--score", "m", "dev", f"{root}/dev", f"{root}/dev.pred"]
-    assert main(["--output_dir", f"{root}/file/out", "--bootstrap", "0", *rows]) == 1
+    options = ["--score_range", "0", "100", "--note", "A note."]
+    assert main([*command, *options]) == 1
+    third = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert third["notes"] == ["A note."] and third["results"][1]["utt_mos_mse"] > 0
+    (tmp_path / "file").touch()
+    command[1] = f"{tmp_path}/file/out"
+    assert main(command) == 1
     assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
 
 

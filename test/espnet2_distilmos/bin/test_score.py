@@ -13,98 +13,81 @@ from espnet2_distilmos.cli import split_name
 
 
 @pytest.fixture
-def files(tmp_path):
-    """Forty clips of four systems and ten sentences, with two models."""
+def files(tmp_path, monkeypatch):
+    """Forty clips of four systems and ten sentences, with predictions."""
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     ids = [f"sys{k % 4}-utt{k // 4}" for k in range(40)]
     true = rng.uniform(1, 5, 40).round(2)
-    good = (true + rng.normal(0, 0.3, 40)).round(3)
-    bad = (true + rng.normal(0, 2.0, 40)).round(3)
-    data = tmp_path / "test"
-    data.mkdir()
-    lines = [f'{i} {{"mos": {t}}}\n' for i, t in zip(ids, true)]
-    (data / "metric.scp").write_text("".join(lines))
-    (data / "utt2sys").write_text("".join(f"{i} {i[:4]}\n" for i in ids))
-    (data / "utt2src").write_text("".join(f"{i} {i[5:]}\n" for i in ids))
+    pred = (true + rng.normal(0, 0.3, 40)).round(3)
+    (tmp_path / "test").mkdir()
+    for path, values in (("test/metric.scp", true), ("metric.scp", pred)):
+        lines = [f'{i} {{"mos": {v}}}\n' for i, v in zip(ids, values)]
+        (tmp_path / path).write_text("".join(lines))
+    (tmp_path / "test/utt2sys").write_text("".join(f"{i} {i[:4]}\n" for i in ids))
+    (tmp_path / "test/utt2src").write_text("".join(f"{i} {i[5:]}\n" for i in ids))
     # VoiceMOS's format, in another order, names with the ending of the audio.
-    rows = [f"{i}.wav,{p}\n" for i, p in zip(ids[::-1], good[::-1])]
-    (tmp_path / "good.txt").write_text("".join(rows))
-    rows = [json.dumps({"key": i, "mos": p}) + "\n" for i, p in zip(ids, bad)]
-    (tmp_path / "bad.jsonl").write_text("".join(rows))
-    return tmp_path, ids, true, good, bad
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())["results"]
-
-
-def test_metrics_are_those_of_scipy_whatever_the_formats(files, capsys):
-    root, ids, true, good, bad = files
-    command = [f"{root}/test", f"{root}/good.txt", f"noisy={root}/bad.jsonl"]
-    assert main([*command, "--output", f"{root}/out", "--bootstrap", "50"]) == 0
-    rows = {r["model"]: r for r in results(root / "out")}
-    assert list(rows) == ["good", "noisy"]
-    for name, pred in (("good", good), ("noisy", bad)):
-        row = rows[name]
-        assert row["test_set"] == "test" and row["num_utts"] == 40
-        assert row["utt_mos_srcc"] == pytest.approx(stats.spearmanr(pred, true)[0])
-    assert "RESULTS.md" in capsys.readouterr().out.splitlines()[-1]
-    assert "distilmos score" in (root / "out" / "RESULTS.md").read_text()
-    assert rows["good"]["files"]["prediction"] == f"{root}/good.txt"
-
-
-def test_the_recipe_gives_the_same_numbers(files):
-    root, ids, _, good, _ = files
-    lines = [f'{i} {{"mos": {p}}}\n' for i, p in zip(ids, good)]
-    (root / "metric.scp").write_text("".join(lines))
-    recipe = ["good", "test", f"{root}/test", f"{root}/metric.scp"]
-    options = ["--bootstrap", "50"]
-    command = ["--score", *recipe, "--output_dir", f"{root}/recipe"]
-    assert mos_scoring([*command, *options]) == 0
-    command = [f"{root}/test", f"{root}/good.txt", "--output", f"{root}/out"]
-    assert main([*command, *options]) == 0
-    ours, theirs = results(root / "out")[0], results(root / "recipe")[0]
-    ours.pop("files"), theirs.pop("files")
-    assert ours == theirs and ours["num_clusters"] == 10
-
-
-def test_labels_systems_and_predictions_of_one_file(files):
-    root, ids, true, good, _ = files
+    rows = [f"{i}.wav,{p}\n" for i, p in zip(ids[::-1], pred[::-1])]
+    (tmp_path / "answer.txt").write_text("".join(rows))
+    # SHEET's results have both.
+    rows = [f"{i}.wav,{t},x,{i},{p}\n" for i, t, p in zip(ids, true, pred)]
     head = "wav_path,avg_score,system_id,sample_id,answer\n"
-    rows = [f"{i}.wav,{t},x,{i},{p}\n" for i, t, p in zip(ids, true, good)]
-    (root / "results.csv").write_text(head + "".join(rows))
-    command = [f"{root}/results.csv"] * 2 + ["--reference-metric", "avg_score"]
+    (tmp_path / "sheet.csv").write_text(head + "".join(rows))
+    return stats.spearmanr(pred, true)[0]
+
+
+def results(path):
+    with open(f"{path}/results.json") as file:
+        return json.load(file)["results"]
+
+
+def test_the_recipe_gives_the_same_numbers_whatever_the_formats(files, capsys):
+    options = ["--bootstrap", "50"]
+    recipe = ["--score", "answer", "test", "test", "metric.scp"]
+    assert mos_scoring([*recipe, "--output_dir", "recipe", *options]) == 0
+    assert main(["test", "answer.txt", "m=sheet.csv", "--output", "out", *options]) == 0
+    assert "RESULTS.md" in capsys.readouterr().out.splitlines()[-1]
+    with open("out/RESULTS.md") as file:
+        assert "`distilmos score test answer.txt" in file.read()
+    (theirs,), ours = results("recipe"), results("out")
+    assert [row["model"] for row in ours] == ["answer", "m"]
+    for row in (theirs, *ours):
+        row.pop("model")
+        assert row.pop("files")["reference"] == "test"
+    assert ours == [theirs] * 2 and theirs["num_clusters"] == 10
+    assert theirs["utt_mos_srcc"] == pytest.approx(files)
+
+
+def test_labels_and_predictions_of_one_file(files):
+    command = ["sheet.csv", "sheet.csv", "--reference-metric", "avg_score"]
     command += ["--systems", "^(sys[0-9])-", "--resample", "systems"]
-    assert main([*command, "--output", f"{root}/out", "--bootstrap", "20"]) == 0
-    (row,) = results(root / "out")
-    assert row["utt_mos_srcc"] == pytest.approx(stats.spearmanr(good, true)[0])
+    assert main([*command, "--output", "out", "--bootstrap", "20"]) == 0
+    (row,) = results("out")
+    assert row["utt_mos_srcc"] == pytest.approx(files)
     assert row["num_systems"] == row["num_clusters"] == 4
-    assert row["resampled"] == "systems"
 
 
-def test_what_is_missing_is_said_and_the_rest_scored(files, capsys):
-    root = files[0]
-    lines = (root / "good.txt").read_text().splitlines(True)
-    (root / "good.txt").write_text("".join(lines[3:]))
-    assert main([f"{root}/test", f"{root}/good.txt", "--bootstrap", "0"]) == 1
+def test_what_is_missing_is_said_and_the_rest_scored(files, capsys, tmp_path):
+    lines = (tmp_path / "answer.txt").read_text().splitlines(True)
+    (tmp_path / "answer.txt").write_text("".join(lines[3:]))
+    before = sorted(tmp_path.iterdir())
+    assert main(["test", "answer.txt", "--bootstrap", "0"]) == 1
     captured = capsys.readouterr()
     assert "3 utterances" in captured.err and "|   37 |" in captured.out
     # Nothing is written unasked.
-    assert not (root / "results.json").exists()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    "predictions, options, word",
+    "command, word",
     [
-        (["good.txt", "good=bad.jsonl"], [], "good"),
-        (["nothing.csv"], [], "nothing.csv"),
-        (["bad.jsonl"], ["--resample", "systems"], "systems"),
+        (["test", "a=answer.txt", "a=metric.scp"], "a"),
+        (["test", "nothing.csv"], "nothing.csv"),
+        (["metric.scp", "metric.scp", "--resample", "systems"], "systems"),
     ],
 )
-def test_refusals(files, predictions, options, word, capsys, monkeypatch):
-    monkeypatch.chdir(files[0])
-    (files[0] / "test" / "utt2sys").unlink()
-    assert main(["test", *predictions, *options]) == 1
+def test_refusals(files, command, word, capsys):
+    assert main(command) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert word in line
 
@@ -113,8 +96,7 @@ def test_refusals(files, predictions, options, word, capsys, monkeypatch):
     "text, expected",
     [
         ("a=b/c.csv", ("a", "b/c.csv")),
-        ("b/c.results.csv", ("c", "b/c.results.csv")),
-        ("b/lr=1/c.csv", ("c", "b/lr=1/c.csv")),
+        ("b/lr=1/c.results.csv", ("c", "b/lr=1/c.results.csv")),
         ("dump/test/", ("test", "dump/test/")),
     ],
 )
