@@ -24,7 +24,7 @@ from espnet2_distilmos import FORMAT_VERSION, __file__, __version__
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_score_range
 from espnet2_distilmos.evaluation import formats
 from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
-from espnet2_distilmos.evaluation.metrics import ALL_METRICS, evaluate
+from espnet2_distilmos.evaluation.metrics import ALL_METRICS, METRICS, evaluate
 from espnet2_distilmos.evaluation.paired import compare_models
 from espnet2_distilmos.evaluation.seeds import compare_methods, compare_values
 from espnet2_distilmos.evaluation.systems import (
@@ -185,24 +185,27 @@ def common_utterances(models: Sequence[Scored]) -> Tuple[List[Scored], List[str]
 
 
 def score(
-    scored: Scored, num_resamples: int = 1000, seed: int = 0, resample: str = "clusters"
+    scored: Scored,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    resample: str = "clusters",
+    metrics: Sequence[str] = tuple(ALL_METRICS),
 ) -> Row:
     """Compute the metrics and intervals of one model on one test set.
 
     Args:
         scored: Labels and predictions.
-        num_resamples, seed, resample: As of ``bootstrap_intervals``; 0 resamples for no
-            intervals.
+        num_resamples, seed, resample, metrics: As of ``bootstrap_intervals``; 0
+            resamples for no intervals.
 
     Returns:
-        A row of results.json, without NaN: what ``evaluate`` returns of all metrics,
-        ``intervals`` (pairs or None by metric), ``resampled`` (what is drawn) of
-        ``num_clusters``, and ``significant_pairs``, those of the systems whose votes,
-        or else labels, differ.
+        A row of results.json, without NaN: what ``evaluate`` returns, ``intervals``
+        (pairs or None by metric), ``resampled`` (what is drawn), ``num_clusters`` (of
+        these), and ``significant_pairs`` (of systems whose votes or labels differ).
     """
     data = (scored.pred, scored.true, scored.systems)
     row = {"model": scored.model, "test_set": scored.test_set}
-    row.update(evaluate(*data, tuple(ALL_METRICS)))
+    row.update(evaluate(*data, metrics))
     row["resampled"] = "utterances" if scored.clusters is None else "sources (utt2src)"
     row["num_clusters"] = len(set(scored.clusters or scored.ids))
     if resample == "systems":
@@ -214,7 +217,7 @@ def score(
     row["intervals"] = {}
     if num_resamples > 0:
         options = (scored.clusters, num_resamples, CONFIDENCE, seed, resample)
-        intervals = bootstrap_intervals(*data, *options, tuple(ALL_METRICS))
+        intervals = bootstrap_intervals(*data, *options, metrics)
         row["intervals"] = {k: i and list(i) for k, i in intervals.items()}
     if scored.two_scales:
         for key in ("utt_mos_mse", "sys_mos_mse"):
@@ -297,6 +300,7 @@ def compare(
         them, and ``results`` as ``score`` does.
     """
     models, problems = common_utterances(models)
+    drawing = (num_resamples or 1000, seed, resample, tuple(METRICS))
     options.update(num_resamples=num_resamples, seed=seed, resample=resample)
     return {
         "format_version": FORMAT_VERSION,
@@ -306,7 +310,7 @@ def compare(
         "resample": resample,
         "seed": seed,
         "comparisons": _compare(models, **options),
-        "results": [score(m, num_resamples or 1000, seed, resample) for m in models],
+        "results": [score(model, *drawing) for model in models],
         "problems": problems,
         "environment": environment(command),
     }

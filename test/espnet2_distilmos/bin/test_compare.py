@@ -26,7 +26,7 @@ def files(tmp_path, monkeypatch):
 
 def run(*options, models=("good", "close", "bad")):
     paths = [f"{name}.txt" for name in ("labels", *models)]
-    return main([*paths, "--systems", r"^(utt\d)", "--bootstrap", "400", *options])
+    return main([*paths, "--systems", r"^(utt\d)", "--bootstrap", "200", *options])
 
 
 def test_differences_tests_and_verdicts(files, capsys):

@@ -44,7 +44,7 @@ def root(tmp_path_factory):
     (root / "far" / "score_range").write_text("0 100\n")
     (root / "runs.txt").write_text("".join(runs))
     for model, seed in (("good", "0"), ("bad", "0"), ("twin", "-")):
-        command = ["--output_dir", f"{root}/{model}", "--bootstrap", "50"]
+        command = ["--output_dir", f"{root}/{model}", "--bootstrap", "20"]
         for name in ("near", "far")[: 1 if model == "twin" else 2]:
             files = [f"{root}/{name}", f"{root}/{model}_{seed}_{name}.scp"]
             command += ["--score", model, name, *files]
@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_said(root, tmp_path, capsys):
 
 
 def test_a_list_of_runs_gets_tables_and_figures(root, tmp_path, capsys):
-    command = ["--list", f"{root}/runs.txt", "--baseline", "good", "--bootstrap", "200"]
+    command = ["--list", f"{root}/runs.txt", "--baseline", "good", "--bootstrap", "100"]
     command += ["--metrics", "utt_mos_srcc,utt_mos_mse"]
     assert main([*command, "--output_dir", f"{tmp_path}", "--note", "Mind this."]) == 0
     page = (tmp_path / "RESULTS.md").read_text()
