@@ -20,7 +20,7 @@ from typing import Any, Dict, Hashable, Iterable, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from espnet2_distilmos import FORMAT_VERSION, __file__, __version__
+from espnet2_distilmos import FORMAT_VERSION, __version__
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_score_range
 from espnet2_distilmos.evaluation import formats
 from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
@@ -344,7 +344,7 @@ def environment(command: Optional[str] = None) -> Dict[str, Optional[str]]:
     """Collect what the pages state about the run; unknown values are None."""
     checkout = os.path.dirname(os.path.abspath(__file__))
     # An installed copy may lie inside another project's checkout, untracked.
-    if not _git(checkout, "ls-files", "--error-unmatch", "__init__.py"):
+    if not _git(checkout, "ls-files", "--error-unmatch", "report.py"):
         checkout = "."
     return {
         "date": time.strftime("%a %b %d %H:%M:%S %Z %Y"),
