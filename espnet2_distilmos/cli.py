@@ -8,15 +8,21 @@ import hashlib
 import io
 import logging
 import os
+import shlex
 import sys
 import time
 import urllib.parse
-from typing import Callable, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import yaml
 
 from espnet2_distilmos.data.datadir import DataError
 from espnet2_distilmos.data.inputs import InputFile
+from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
+from espnet2_distilmos.evaluation.formats import FORMATS
+
+if TYPE_CHECKING:
+    from espnet2_distilmos.evaluation.report import Scored
 
 
 def start_logging() -> None:
@@ -190,3 +196,128 @@ class Progress:
         self.bar.close()
         if self.in_log and self.done:
             print(self._state(), file=sys.stderr)
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], Sequence[str]],
+    cmd: Optional[Sequence[str]],
+) -> int:
+    """Parse a command line and ``run`` what returns a sentence for every problem.
+
+    Args:
+        parser: Its ``prog`` is the beginning of ``args.command``, the command as one
+            would type it, unless it has a ``--command`` of its own.
+        work: Takes the arguments.
+        cmd: The arguments; None takes those of the process.
+    """
+    args = parser.parse_args(cmd)
+    if "command" not in args:
+        given = sys.argv[1:] if cmd is None else cmd
+        args.command = shlex.join([*parser.prog.split(), *given])
+    return run(
+        lambda: {problem: problem for problem in work(args)},
+        "problem(s), see above; the rest was done.",
+    )
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `score`, `compare` and `plot` share: files, systems, clusters."""
+    parser.add_argument(
+        "reference", metavar="REFERENCE", help="labels: file or data directory"
+    )
+    parser.add_argument(
+        "predictions",
+        metavar="[NAME=]PREDICTIONS",
+        nargs="+",
+        help="predictions of a model, named after their file by default",
+    )
+    parser.add_argument(
+        "--systems",
+        metavar="UTT2SYS|REGEX",
+        help="file with lines `utt system`, or a regular expression with one group "
+        "that finds the system in the id; by default what the files say",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="UTT2SRC|REGEX",
+        help="the same for the sentence or source of each clip: clips of one source "
+        "are not independent, so intervals resample the sources",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="which metric or column of a file is the score; mos, or the only one, by "
+        "default",
+    )
+    parser.add_argument(
+        "--reference-metric",
+        metavar="NAME",
+        help="the same for REFERENCE, where it differs: avg_score takes the labels of "
+        "SHEET's results",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        choices=list(FORMATS),
+        help=f"format of the files, one of {', '.join(FORMATS)}; their content tells "
+        "it by default",
+    )
+
+
+def add_bootstrap_arguments(
+    parser: argparse.ArgumentParser, num_resamples: Optional[int], default: str
+) -> None:
+    """Add the options of the resampling; ``default`` describes ``num_resamples``."""
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=num_resamples,
+        metavar="N",
+        help=f"resamples for the 95 %% intervals ({default})",
+    )
+    parser.add_argument(
+        "--resample",
+        choices=RESAMPLES,
+        default="clusters",
+        help="what the bootstrap draws: clusters (or utterances without clusters), "
+        "those within each system, or whole systems; it says what an interval is "
+        "about, other clips or other systems",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the resampling (0)"
+    )
+
+
+def split_name(text: str) -> Tuple[str, str]:
+    """Split ``[NAME=]PATH`` into the two; without a name it is the file's."""
+    name, equals, path = text.partition("=")
+    if equals and name and "/" not in name:
+        return name, path
+    return os.path.basename(text.rstrip("/")).partition(".")[0] or text, text
+
+
+def read_models(
+    args: argparse.Namespace, test_set: Optional[str] = None
+) -> List["Scored"]:
+    """Read labels and predictions of ``add_score_arguments``.
+
+    Raises:
+        DataError: A file cannot be read, or two models have one name.
+    """
+    from espnet2_distilmos.evaluation.report import read_scored
+
+    test_set = test_set or split_name(args.reference)[0]
+    models: Dict[str, "Scored"] = {}
+    for text in args.predictions:
+        name, path = split_name(text)
+        if name in models:
+            raise DataError(
+                f"{models[name].prediction} and {path} have both the name {name}, "
+                "expected a name for each model; name them as in NAME=FILE."
+            )
+        files = (args.systems, args.cluster, args.metric, args.reference_metric)
+        models[name] = read_scored(
+            name, test_set, args.reference, path, *files, args.format
+        )
+    return list(models.values())

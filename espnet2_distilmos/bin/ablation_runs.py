@@ -86,49 +86,68 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _token_options(where: str, text: str) -> Dict[str, str]:
+def _token_options(text: str) -> Dict[str, str]:
     words = text.split()
     options: Dict[str, str] = {}
-    while words:
-        name = words[0][2:].replace("-", "_") if words[0].startswith("--") else ""
-        if name not in TOKEN_OPTIONS:
-            known = ", ".join(f"--{option}" for option in TOKEN_OPTIONS)
+    for option, value in zip(words[::2], [*words[1::2], ""]):
+        name = option[2:].replace("-", "_") if option.startswith("--") else ""
+        if not re.fullmatch(TOKEN_OPTIONS.get(name, "$."), value):
+            known = "; ".join(f"--{k} {v}" for k, v in TOKEN_OPTIONS.items())
             raise DataError(
-                f"{where}: the options about tokens have {words[0]!r}, expected some "
-                f"of {known}; those of the training stand before the third |."
-            )
-        value = words[1] if len(words) > 1 else ""
-        if not re.fullmatch(TOKEN_OPTIONS[name], value):
-            raise DataError(
-                f"{where}: --{name} is {value!r}, expected "
-                f"{TOKEN_OPTIONS[name].replace('|', ' or ')}; correct the line."
+                f"the options about tokens have {option!r} with {value!r}, expected "
+                f"some of {known}; those of the training stand before the third |."
             )
         options[name] = value
-        words = words[2:]
     return options
 
 
-def _train_args(where: str, text: str) -> str:
-    unsafe = sorted(set(text) & set("'\"\\$`"))
-    if unsafe:
-        raise DataError(
-            f"{where}: the options of the training have {' '.join(unsafe)}, which no "
-            "shell will read; expected plain words such as "
-            "`--losses token_ce.weight=0.3`."
-        )
+def _train_args(text: str) -> str:
     words = text.split()
-    if words and not words[0].startswith("--"):
+    reserved = [word for word in words if word.partition("=")[0] in _RESERVED]
+    if reserved:
         raise DataError(
-            f"{where}: the options of the training begin with {words[0]!r}, expected "
-            "an option such as `--losses token_ce.weight=0.3`."
+            f"{reserved[0]} is not for a list, expected it on the command line or in "
+            "the configuration: seeds are --seeds of the script."
         )
-    for word in words:
-        if word.partition("=")[0] in _RESERVED:
-            raise DataError(
-                f"{where}: {word} is not for a list, expected it on the command line "
-                "or in the configuration: seeds are --seeds of the script."
-            )
+    if set(text) & set("'\"\\$`") or not (words or ["--"])[0].startswith("--"):
+        raise DataError(
+            f"the options of the training are {text!r}, expected plain words, which no "
+            "shell will evaluate, such as `--losses token_ce.weight=0.3`."
+        )
     return " ".join(words)
+
+
+def _read_run(line: str, train_args: str, token_options: Dict[str, str]) -> Run:
+    """Read a line of the list, to which the options of all runs come."""
+    fields = [field.strip() for field in line.split("|")]
+    if not 2 <= len(fields) <= 4:
+        raise DataError(
+            f"found {len(fields)} fields, expected two to four: name | train config | "
+            "options of the training | options about tokens."
+        )
+    name, config, own_args, own_options = [*fields, "", ""][:4]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise DataError(
+            f"the name of the run is {name!r}, expected letters, digits, '.', '_' and "
+            "'-'."
+        )
+    args = f"{train_args} {_train_args(own_args)}".strip()
+    options = {**token_options, **_token_options(own_options)}
+    frontend = read_frontend_conf(config, args)
+    with open(config, encoding="utf-8") as file:
+        config_hash = _hash(yaml.safe_load(file))
+    use_tokens = options.pop("use_tokens", "true") == "true"
+    # The name of the tokens says what they are of, so that equal ones are shared and
+    # unequal ones are not, whatever runs the list has.
+    conf = {k: v for k, v in frontend.conf.items() if k not in _TRAINING_ONLY}
+    key = _hash([frontend.name, conf, frontend.init_model, options])
+    tag = "ablation"
+    if "num_clusters" in options:
+        tag += f"_k{options['num_clusters']}"
+    if "token_layers" in options:
+        tag += f"_l{options['token_layers'].replace(',', '-')}"
+    words = " ".join(f"--{option} {value}" for option, value in options.items())
+    return Run(name, config, args, use_tokens, f"{tag}_{key}", words, config_hash)
 
 
 def read_runs(path: str, train_args: str = "", token_options: str = "") -> List[Run]:
@@ -138,9 +157,6 @@ def read_runs(path: str, train_args: str = "", token_options: str = "") -> List[
         path: The list.
         train_args: Options of mos_train for all runs; those of a line come after.
         token_options: Options of mos.sh about tokens, which a line overrides.
-
-    Returns:
-        The runs in their order.
 
     Raises:
         DataError: A line is not as it should be, two have one name, there is none, or
@@ -154,57 +170,21 @@ def read_runs(path: str, train_args: str = "", token_options: str = "") -> List[
             f"{path} cannot be read ({error}), expected a list of runs; give another "
             "--list."
         ) from error
-    for_all = _token_options("--token_options", token_options)
-    common = _train_args("--train_args", train_args)
+    for_all = (_train_args(train_args), _token_options(token_options))
     runs: Dict[str, Run] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        where = f"{path}, line {number}"
-        fields = [field.strip() for field in line.split("|")]
-        if not 2 <= len(fields) <= 4:
-            raise DataError(
-                f"{where} has {len(fields)} fields, expected two to four: name | train "
-                "config | options of the training | options about tokens."
-            )
-        name, config, own_args, own_options = [*fields, "", ""][:4]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise DataError(
-                f"{where}: the name of the run is {name!r}, expected letters, digits, "
-                "'.', '_' and '-'."
-            )
-        if name in runs:
-            raise DataError(
-                f"{where}: the name {name} was given before, expected a name for each "
-                "run; rename one."
-            )
-        args = f"{common} {_train_args(where, own_args)}".strip()
-        options = {**for_all, **_token_options(where, own_options)}
         try:
-            frontend = read_frontend_conf(config, args)
-            with open(config, encoding="utf-8") as file:
-                config_hash = _hash(yaml.safe_load(file))
+            run = _read_run(line, *for_all)
+            if run.name in runs:
+                raise DataError(
+                    f"the name {run.name} was given before, expected a name for each "
+                    "run; rename one."
+                )
         except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        conf = {k: v for k, v in frontend.conf.items() if k not in _TRAINING_ONLY}
-        use_tokens = options.pop("use_tokens", "true") == "true"
-        # The name of the tokens says what they are of, so that equal ones are shared
-        # and unequal ones are not, whatever runs the list has.
-        key = _hash([frontend.name, conf, frontend.init_model, options])
-        tag = "ablation"
-        if "num_clusters" in options:
-            tag += f"_k{options['num_clusters']}"
-        if "token_layers" in options:
-            tag += f"_l{options['token_layers'].replace(',', '-')}"
-        runs[name] = Run(
-            name,
-            config,
-            args,
-            use_tokens,
-            f"{tag}_{key}",
-            " ".join(f"--{option} {value}" for option, value in options.items()),
-            config_hash,
-        )
+            raise DataError(f"{path}, line {number}: {error}") from error
+        runs[run.name] = run
     if not runs:
         raise DataError(
             f"{path} has no run, expected lines such as "
@@ -230,8 +210,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
         return 1
     for run in runs:
         if run.name in chosen:
-            use_tokens = str(run.use_tokens).lower()
-            print("|".join(run._replace(use_tokens=use_tokens)))
+            print("|".join(run._replace(use_tokens=str(run.use_tokens).lower())))
     return 0
 
 

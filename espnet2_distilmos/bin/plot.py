@@ -7,19 +7,24 @@
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Callable, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
-from espnet2_distilmos.bin.mos_scoring import systems_figure
-from espnet2_distilmos.bin.results import read_results
-from espnet2_distilmos.bin.score import Scored, pairs_of, read_scored, run
-from espnet2_distilmos.data.datadir import DataError, atomic_write
-from espnet2_distilmos.evaluation.formats import FORMATS
-from espnet2_distilmos.evaluation.systems import system_table
+from espnet2_distilmos.cli import add_score_arguments, read_models, run_command
+from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.evaluation import plots, report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FORMATS = (".pdf", ".png", ".svg")
+_ENDINGS = (".pdf", ".png", ".svg")
+KINDS = {
+    "scatter": "predicted over true scores, utterances and systems",
+    "residuals": "prediction minus label, over the labels",
+    "systems": "mean label and prediction of each system, with 95 % intervals",
+    "frames": "frame scores under the spectrogram of an utterance",
+    "training": "loss, correlation, tokens and layer weights by epoch",
+    "models": "a metric of many models on each test set, with intervals",
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,163 +33,103 @@ def get_parser() -> argparse.ArgumentParser:
         description="Draw a figure, as .pdf, .png or .svg by the ending of FILE.",
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        kind = kinds.add_parser(
-            name, help=text.replace("%", "%%"), description=text.replace("%", "%%")
-        )
+    for name, text in KINDS.items():
+        text = text.replace("%", "%%")
+        kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument(
             "--title", default="", help="title of the figure; none by default"
         )
         kind.add_argument(
             "--output", metavar="FILE", required=True, help="the figure to write"
         )
-        return kind
-
-    for name, text in (
-        ("scatter", "predicted over true scores, utterances and systems"),
-        ("residuals", "what is left of each label, by the label"),
-        ("systems", "mean label and prediction of each system, with 95 % intervals"),
-    ):
-        kind = add(name, text)
-        kind.add_argument("reference", metavar="REFERENCE")
-        kind.add_argument("predictions", metavar="[NAME=]PREDICTIONS", nargs="+")
-        kind.add_argument("--systems", metavar="UTT2SYS|REGEX")
-        kind.add_argument("--metric", metavar="NAME")
-        kind.add_argument("--reference-metric", metavar="NAME")
-        kind.add_argument("--format", metavar="FORMAT", choices=list(FORMATS))
-        kind.add_argument("--cluster", metavar="UTT2SRC|REGEX")
-    kind = add("frames", "frame scores under the spectrogram of an utterance")
-    kind.add_argument("model", metavar="MODEL", help="as for `distilmos predict`")
-    kind.add_argument("audio", metavar="AUDIO")
-    kind = add("training", "loss, correlation, tokens and layer weights by epoch")
-    kind.add_argument("experiment", metavar="EXPERIMENT", help="its directory")
-    kind = add("models", "a metric of many models on each test set, with intervals")
-    kind.add_argument("results", metavar="RESULTS.JSON", nargs="+")
-    kind.add_argument(
-        "--metric", default="utt_mos_srcc", help="which metric (utt_mos_srcc)"
-    )
+        if name in ("scatter", "residuals", "systems"):
+            add_score_arguments(kind)
+        elif name == "frames":
+            kind.add_argument("model", metavar="MODEL", help="as of distilmos predict")
+            kind.add_argument("audio", metavar="AUDIO")
+        elif name == "training":
+            kind.add_argument("experiment", metavar="EXPERIMENT", help="its directory")
+        else:
+            kind.add_argument("results", metavar="RESULTS.JSON", nargs="+")
+            kind.add_argument(
+                "--metric", default="utt_mos_srcc", help="which metric (utt_mos_srcc)"
+            )
     return parser
 
 
-def _one_model(args: argparse.Namespace) -> Scored:
-    models = read_scored(args)
+def draw(args: argparse.Namespace) -> Tuple["Figure", List[str]]:
+    """Draw the figure; return it with the problems.
+
+    Raises:
+        DataError, OSError, ValueError: Nothing can be drawn.
+    """
+    if args.kind == "frames":
+        return _draw_frames(args), []
+    if args.kind == "training":
+        # Imports torch, which the other figures do not need.
+        from espnet2_distilmos.train.mos_trainer import read_history
+
+        return plots.training_figure(read_history(args.experiment)), []
+    if args.kind == "models":
+        documents = [report.read_results(path) for path in args.results]
+        rows = [row for document in documents for row in document["results"]]
+        return plots.comparison_figure(rows, args.metric, args.title), []
+    models = read_models(args)
+    problems = [sentence for model in models for sentence in model.problems]
+    first = models[0]
+    if args.kind == "systems":
+        if first.systems is None:
+            raise DataError(
+                "no utterance has a system, expected some; name them with --systems."
+            )
+        tables = {model.model: report.systems_of_model(model) for model in models}
+        return plots.system_figure(tables, args.title), problems
     if len(models) > 1:
         raise DataError(
             f"found {len(models)} files of predictions, expected one for a figure of "
             f"{args.kind}; draw one figure each."
         )
-    return models[0]
+    if args.kind == "residuals":
+        return plots.residual_figure(first.pred, first.true, args.title), problems
+    data = (first.pred, first.true, first.systems)
+    return plots.scatter_figure(*data, args.title), problems
 
 
-def _scatter(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.evaluation.plots import scatter_figure
-
-    model = _one_model(args)
-    args.problems = model.problems
-    pairs = pairs_of(model)
-    return scatter_figure(pairs["pred"], pairs["true"], pairs["systems"], args.title)
-
-
-def _residuals(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.evaluation.plots import residual_figure
-
-    model = _one_model(args)
-    args.problems = model.problems
-    return residual_figure(model.joined.prediction, model.joined.reference, args.title)
-
-
-def _systems(args: argparse.Namespace) -> "Figure":
-    models = read_scored(args)
-    args.problems = [sentence for model in models for sentence in model.problems]
-    first = models[0].joined
-    if all(system is None for system in first.systems):
-        raise DataError(
-            "no utterance has a system, expected some; name them with --systems."
-        )
-    tables = {}
-    for model in models:
-        joined = model.joined
-        shared = (joined.prediction, joined.reference, joined.systems)
-        tables[model.name] = system_table(*shared, model.clusters)
-    return systems_figure(tables, args.title)
-
-
-def _frames(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.data.audio import AudioError, read_audio
-    from espnet2_distilmos.evaluation.plots import frame_figure
+def _draw_frames(args: argparse.Namespace) -> "Figure":
+    from espnet2_distilmos.data.audio import read_audio
     from espnet2_distilmos.predictor import MOSPredictor
 
     predictor = MOSPredictor.from_pretrained(args.model)
     rate = predictor.model.frontend.sample_rate
-    try:
-        speech = read_audio(args.audio, rate)
-    except AudioError as error:
-        raise DataError(str(error)) from error
+    speech = read_audio(args.audio, rate)
     result = predictor(speech, rate)
     title = args.title or os.path.basename(args.audio)
-    return frame_figure(speech, rate, result.frames, result.times, result.score, title)
+    frames = (result.frames, result.times, result.score)
+    return plots.frame_figure(speech, rate, *frames, title)
 
 
-def _training(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.evaluation.plots import training_figure
-    from espnet2_distilmos.train.mos_trainer import read_history
-
-    return training_figure(read_history(args.experiment))
-
-
-def _models(args: argparse.Namespace) -> "Figure":
-    from espnet2_distilmos.evaluation.plots import comparison_figure
-
-    rows = [row for path in args.results for row in read_results(path)["results"]]
-    return comparison_figure(rows, args.metric, args.title)
-
-
-KINDS: Dict[str, Callable[[argparse.Namespace], "Figure"]] = {
-    "scatter": _scatter,
-    "residuals": _residuals,
-    "systems": _systems,
-    "frames": _frames,
-    "training": _training,
-    "models": _models,
-}
-
-
-def plot(args: argparse.Namespace) -> int:
-    """Draw and write a figure.
-
-    Returns:
-        0, or 1 where some of the data could not be used.
-
-    Raises:
-        DataError: Nothing could be drawn or written.
-    """
+def plot(args: argparse.Namespace) -> List[str]:
+    """Draw and write a figure; return the problems."""
     ending = os.path.splitext(args.output)[1].lower()
-    if ending not in _FORMATS:
+    if ending not in _ENDINGS:
         raise DataError(
             f"{args.output} ends in {ending or 'nothing'}, expected one of "
-            f"{', '.join(_FORMATS)}; rename the output."
+            f"{', '.join(_ENDINGS)}; rename the output."
         )
-    args.problems = []
     try:
-        figure = KINDS[args.kind](args)
+        figure, problems = draw(args)
     except ImportError as error:
         raise DataError(
             f"the package {error.name} is missing, expected it for figures; run 'pip "
             f"install {error.name}'."
         ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(str(error)) from error
-    with atomic_write(args.output, "wb") as file:
-        figure.savefig(file, format=ending[1:], dpi=150)
-    for problem in args.problems:
-        print(problem, file=sys.stderr)
+    plots.write_figure(args.output, figure)
     print(f"The figure is in {args.output}")
-    return 1 if args.problems else 0
+    return problems
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
-    return run(plot, get_parser(), cmd)
+    return run_command(get_parser(), plot, cmd)
 
 
 if __name__ == "__main__":

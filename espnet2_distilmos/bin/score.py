@@ -5,105 +5,16 @@
 """Score files of predictions against labels, whatever their formats."""
 
 import argparse
-import shlex
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence
 
-from espnet2_distilmos.bin.mos_scoring import Row, write_results
-from espnet2_distilmos.cli import start_logging
-from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
-from espnet2_distilmos.evaluation.formats import (
-    FORMATS,
-    Joined,
-    clusters_of,
-    file_stem,
-    join,
-    read_scores,
-    systems_of,
+from espnet2_distilmos.cli import (
+    add_bootstrap_arguments,
+    add_score_arguments,
+    read_models,
+    run_command,
 )
-
-
-class Scored(NamedTuple):
-    """One file of predictions beside the labels.
-
-    Attributes:
-        name: Of the model.
-        path: File of the predictions.
-        joined: Labels and predictions of the same utterances.
-        clusters: Of each utterance (n,); one without a cluster is its own. None where
-            nothing was said of clusters.
-        problems: A sentence each.
-    """
-
-    name: str
-    path: str
-    joined: Joined
-    clusters: Optional[List[Any]]
-    problems: List[str]
-
-
-def add_input_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `score` and `compare` share: files, systems, clusters, resampling."""
-    parser.add_argument(
-        "reference", metavar="REFERENCE", help="labels: file or data directory"
-    )
-    parser.add_argument(
-        "predictions",
-        metavar="[NAME=]PREDICTIONS",
-        nargs="+",
-        help="predictions of a model, named after their file by default",
-    )
-    parser.add_argument(
-        "--systems",
-        metavar="UTT2SYS|REGEX",
-        help="file with lines `utt system`, or a regular expression with one group "
-        "that finds the system in the id; by default what the files say",
-    )
-    parser.add_argument(
-        "--cluster",
-        metavar="UTT2SRC|REGEX",
-        help="the same for the sentence or source of each clip: clips of one source "
-        "are not independent, so intervals resample the sources",
-    )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="which metric or column of a file is the score; mos, or the only one, by "
-        "default",
-    )
-    parser.add_argument(
-        "--reference-metric",
-        metavar="NAME",
-        help="the same for REFERENCE, where it differs: avg_score takes the labels of "
-        "SHEET's results",
-    )
-    parser.add_argument(
-        "--format",
-        metavar="FORMAT",
-        choices=list(FORMATS),
-        help=f"format of the files, one of {', '.join(FORMATS)}; their content tells "
-        "it by default",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="resamples for the 95 %% intervals (1000); 0 for none",
-    )
-    parser.add_argument(
-        "--resample",
-        choices=RESAMPLES,
-        default="clusters",
-        help="what the bootstrap draws: clusters (or utterances without --cluster), "
-        "those within each system, or whole systems; it says what an interval is "
-        "about, other clips or other systems",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the resampling (0)"
-    )
-    parser.add_argument("--output", metavar="DIR", help="write the results here too")
+from espnet2_distilmos.evaluation import report
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -114,7 +25,9 @@ def get_parser() -> argparse.ArgumentParser:
         "Reads labels and predictions in any format of `distilmos convert`, writes "
         "results.json, RESULTS.md and scatter plots.",
     )
-    add_input_arguments(parser)
+    add_score_arguments(parser)
+    add_bootstrap_arguments(parser, 1000, "1000; 0 for none")
+    parser.add_argument("--output", metavar="DIR", help="write the results here too")
     parser.add_argument(
         "--test-set",
         metavar="NAME",
@@ -126,113 +39,26 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def split_name(text: str) -> Tuple[str, str]:
-    """Split ``[NAME=]PATH`` into the two; without a name it is the file's."""
-    name, equals, path = text.partition("=")
-    if equals and name and "/" not in name:
-        return name, path
-    return file_stem(text.rstrip("/")).partition(".")[0] or text, text
-
-
-def read_scored(args: argparse.Namespace) -> List[Scored]:
-    """Read the labels and every file of predictions.
-
-    Returns:
-        The models that could be joined with the labels.
-
-    Raises:
-        DataError: A file cannot be read, or two models have one name.
-    """
-    metric = args.reference_metric or args.metric
-    reference = read_scores(args.reference, args.format, metric)
-    scored: Dict[str, Scored] = {}
-    for text in args.predictions:
-        name, path = split_name(text)
-        if name in scored:
-            raise DataError(
-                f"{scored[name].path} and {path} have both the name {name}, expected a "
-                "name for each model; name them as in NAME=FILE."
-            )
-        prediction = read_scores(path, args.format, args.metric)
-        joined = join(reference, prediction)
-        problems = [*prediction.problems, *joined.problems]
-        if not scored:
-            problems = reference.problems + problems
-        if args.systems is not None:
-            joined.systems, sentences = systems_of(joined.ids, args.systems)
-            problems += sentences
-        clusters: Optional[List[Any]] = None
-        if args.cluster is not None:
-            found, sentences = clusters_of(joined.ids, args.cluster)
-            problems += sentences
-            # A tuple cannot equal the name of a source.
-            clusters = [c if c is not None else (i,) for c, i in zip(found, joined.ids)]
-        scored[name] = Scored(name, path, joined, clusters, problems)
-    return list(scored.values())
-
-
-def pairs_of(scored: Scored) -> Dict[str, Any]:
-    """What :func:`mos_scoring.score` takes of one model."""
-    joined = scored.joined
-    has_systems = any(system is not None for system in joined.systems)
-    return {
-        "pred": joined.prediction.tolist(),
-        "true": joined.reference.tolist(),
-        "systems": joined.systems if has_systems else None,
-        "clusters": scored.clusters,
-        "votes": [[v.score for v in record.votes] for record, _ in joined.pairs],
-        "problems": scored.problems,
-        "num_unlabelled": len(joined.unlabelled),
-        "score_range": None,
-    }
-
-
-def score_all(args: argparse.Namespace) -> int:
-    """Score every file of predictions and print the table.
-
-    Returns:
-        0, or 1 where anything was missing or unusable.
-
-    Raises:
-        DataError: Nothing could be scored or written.
-    """
-    test_set = args.test_set or split_name(args.reference)[0]
-    rows = [
-        Row(scored.name, test_set, pairs_of(scored), args.reference, scored.path)
-        for scored in read_scored(args)
-    ]
-    document = write_results(
-        rows,
-        [],
-        args.output,
-        args.bootstrap,
-        args.seed,
+def score(args: argparse.Namespace) -> List[str]:
+    """Score every file, print the table, write the files; return the problems."""
+    models = read_models(args, args.test_set)
+    document = report.score_models(
+        models,
+        num_resamples=args.bootstrap,
+        seed=args.seed,
+        resample=args.resample,
         notes=args.note,
         command=args.command,
-        resample=args.resample,
     )
-    return 1 if document["problems"] else 0
-
-
-def run(
-    work: Callable[[argparse.Namespace], int],
-    parser: argparse.ArgumentParser,
-    cmd: Optional[Sequence[str]],
-) -> int:
-    """Parse the command line and do the work; a DataError becomes its sentence."""
-    args = parser.parse_args(cmd)
-    given = sys.argv[1:] if cmd is None else list(cmd)
-    args.command = " ".join(map(shlex.quote, [*parser.prog.split(), *given]))
-    start_logging()
-    try:
-        return work(args)
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 1
+    print("\n".join(report.results_table(document["results"])))
+    if args.output is not None:
+        path = report.write_results(args.output, document, models)
+        print(f"The results are in {path}", flush=True)
+    return document["problems"]
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
-    return run(score_all, get_parser(), cmd)
+    return run_command(get_parser(), score, cmd)
 
 
 if __name__ == "__main__":

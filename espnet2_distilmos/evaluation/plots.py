@@ -3,24 +3,59 @@
 
 """Figures of scores, models and trainings. Needs matplotlib, imported on use.
 
-Colours are those of Okabe & Ito, told apart with every kind of colour vision; what
-they tell is told by marker, line style or lightness too, for grey print.
+Colours are those of Okabe & Ito, distinguishable with every kind of colour vision; what
+they say is said by marker, line style or lightness too, for grey print.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
+import os
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 import numpy as np
 
+from espnet2_distilmos.data.datadir import atomic_write
 from espnet2_distilmos.evaluation.metrics import evaluate, system_means
+from espnet2_distilmos.evaluation.systems import SystemRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_UTTERANCE_COLOUR = "#56B4E9"
-_SYSTEM_COLOUR = "#D55E00"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X")
-_LINES = ("-", "--", "-.", ":")
+_UTTERANCES = {"color": "#56B4E9", "alpha": 0.5, "markersize": 4, "markeredgewidth": 0}
+_MEANS = {"color": "#D55E00", "markeredgecolor": "white"}
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # Figure instead of pyplot: no window system and no global state.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _finish(axes, legend: Optional[str] = "best", grid: str = "both", **labels) -> None:
+    axes.set(**labels)
+    axes.grid(axis=grid, color="0.9")
+    axes.set_axisbelow(True)
+    if legend:
+        axes.legend(loc=legend, framealpha=0.9, fontsize="small")
+
+
+def _style(number: int) -> Mapping[str, Any]:
+    """Colour and marker of a series."""
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+    }
+
+
+def write_figure(path: str, figure: "Figure") -> None:
+    """Write a figure whole or not at all, in the format of the path's ending.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format=os.path.splitext(path)[1][1:].lower(), dpi=150)
 
 
 def scatter_figure(
@@ -39,89 +74,50 @@ def scatter_figure(
         title: Title of the figure.
         same_scale: Whether predictions and labels are on one scale, which gives both
             axes the same limits and the figure its diagonal.
-
-    Returns:
-        A matplotlib figure; write it with ``savefig``.
     """
-    # Figure instead of pyplot: no window system and no global state
-    from matplotlib.figure import Figure
-
     result = evaluate(pred, true, systems)
 
-    def label(level: str, name: str, count: int) -> str:
+    def label(level: str, name: str) -> str:
         value = result[f"{level}_mos_srcc"]
         text = "undefined" if value is None else f"{value:.3f}"
-        return f"{count} {name}, SRCC {text}"
+        return f"{name}, SRCC {text}"
 
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = _figure(5, 5)
     axes = figure.add_subplot()
-    axes.plot(
-        true,
-        pred,
-        "o",
-        color=_UTTERANCE_COLOUR,
-        alpha=0.5,
-        markersize=4,
-        markeredgewidth=0,
-        label=label("utt", "utterances", len(pred)),
-    )
+    name = label("utt", f"{len(pred)} utterances")
+    axes.plot(true, pred, "o", label=name, **_UTTERANCES)
     if result["num_systems"]:
-        sys_pred, sys_true, names = system_means(pred, true, systems)
-        axes.plot(
-            sys_true,
-            sys_pred,
-            "D",
-            color=_SYSTEM_COLOUR,
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            markersize=7,
-            label=label("sys", "systems", len(names)),
-        )
+        sys_pred, sys_true, _ = system_means(pred, true, systems)
+        name = label("sys", f"{len(sys_pred)} systems")
+        axes.plot(sys_true, sys_pred, "D", label=name, markersize=7, **_MEANS)
     if same_scale:
         values = np.concatenate([np.asarray(pred, float), np.asarray(true, float)])
-        # the usual scale, so that figures compare, and wider where scores leave it
-        low, high = min(1.0, values.min()) - 0.1, max(5.0, values.max()) + 0.1
-        axes.plot([low, high], [low, high], "-", color="0.6", linewidth=1, zorder=0)
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set(xlabel="true MOS", ylabel="predicted MOS", title=title)
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.legend(loc="upper left", framealpha=0.9)
+        # The usual scale, so that figures compare, and wider where scores leave it.
+        limits = min(1.0, values.min()) - 0.1, max(5.0, values.max()) + 0.1
+        axes.plot(limits, limits, "-", color="0.6", linewidth=1, zorder=0)
+        axes.set(xlim=limits, ylim=limits, aspect="equal")
+    labels = {"xlabel": "true MOS", "ylabel": "predicted MOS", "title": title}
+    _finish(axes, "upper left", **labels)
     return figure
 
 
 def residual_figure(
     pred: Sequence[float], true: Sequence[float], title: str = "", num_bins: int = 10
 ) -> "Figure":
-    """Draw what is left of each label: where on the scale a model is too kind.
-
-    Left the residuals (prediction minus label) over the labels, with the mean and
-    its 95 % interval (normal approximation) in bins of equally many clips; right
-    their histogram.
+    """Draw the residuals (prediction minus label) over the labels, and a histogram.
 
     Args:
         pred: Predictions (n,) on the scale of the labels.
         true: Labels (n,).
         title: Title of the figure.
-        num_bins: Bins along the scale; fewer where a bin would have under 5 clips.
-
-    Returns:
-        A matplotlib figure.
+        num_bins: Bins of equally many clips along the scale, each with its mean and 95
+            % interval (normal approximation); fewer where one would have under 5 clips.
     """
-    from matplotlib.figure import Figure
-
     true = np.asarray(true, float)
     residuals = np.asarray(pred, float) - true
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = _figure(7, 4)
     axes, side = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-    axes.plot(
-        *(true, residuals, "o"),
-        color=_UTTERANCE_COLOUR,
-        alpha=0.5,
-        markersize=4,
-        markeredgewidth=0,
-        label=f"{len(true)} utterances",
-    )
+    axes.plot(true, residuals, "o", label=f"{len(true)} utterances", **_UTTERANCES)
     order = np.argsort(true, kind="stable")
     bins = np.array_split(order, max(1, min(num_bins, len(true) // 5)))
     centres = [true[b].mean() for b in bins]
@@ -130,95 +126,56 @@ def residual_figure(
         1.96 * residuals[b].std(ddof=1) / len(b) ** 0.5 if len(b) > 1 else 0
         for b in bins
     ]
-    axes.errorbar(
-        *(centres, means, errors),
-        fmt="D-",
-        color=_SYSTEM_COLOUR,
-        markeredgecolor="white",
-        capsize=3,
-        label="mean of a bin, 95 % interval",
-    )
+    name = "mean of a bin, 95 % interval"
+    axes.errorbar(centres, means, errors, fmt="D-", capsize=3, label=name, **_MEANS)
     # At least half a point wide, or equal residuals would leave no bin.
     middle = (residuals.min() + residuals.max()) / 2
     half = max(0.25, (residuals.max() - residuals.min()) / 2)
-    side.hist(
-        residuals,
-        bins=30,
-        range=(middle - half, middle + half),
-        orientation="horizontal",
-        color=_UTTERANCE_COLOUR,
-        edgecolor="white",
-        linewidth=0.3,
-    )
+    edges = np.linspace(middle - half, middle + half, 31)
+    colours = {"color": _UTTERANCES["color"], "edgecolor": "white", "linewidth": 0.3}
+    side.hist(residuals, bins=edges, orientation="horizontal", **colours)
     for ax in (axes, side):
         ax.axhline(0, color="0.3", linewidth=1, zorder=0)
     mean, sd = residuals.mean(), residuals.std()
     side.set(xlabel="utterances", title=f"mean {mean:+.2f}\nSD {sd:.2f}")
-    axes.set(xlabel="true MOS", ylabel="predicted minus true", title=title)
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.legend(loc="best", framealpha=0.9)
+    _finish(axes, xlabel="true MOS", ylabel="predicted minus true", title=title)
     return figure
 
 
 def system_figure(
-    names: Sequence[str],
-    means: Mapping[str, Sequence[float]],
-    intervals: Mapping[str, Sequence[Optional[Tuple[float, float]]]],
-    title: str = "",
+    tables: Mapping[str, Sequence[SystemRow]], title: str = ""
 ) -> "Figure":
-    """Draw the systems of a listening test in the order of the first series.
+    """Draw labels and predictions of each system in the order of the labels.
 
     Args:
-        names: Systems (s,).
-        means: Mean score of each system by series, such as ``listeners`` and a
-            model's name; (s,) each.
-        intervals: (low, up) of each mean by series, None where there is none.
+        tables: Systems as ``system_table`` returns them, by model.
         title: Title of the figure.
-
-    Returns:
-        A matplotlib figure, taller with more systems.
     """
-    from matplotlib.figure import Figure
-
-    first = next(iter(means))
-    order = np.argsort(np.asarray(means[first], float), kind="stable")
-    rows = np.arange(len(names))
-    figure = Figure(figsize=(6, 1.2 + 0.28 * len(names)), layout="constrained")
+    labels = {row.system: row.label for table in tables.values() for row in table}
+    series = {"listeners": labels}
+    for model, table in tables.items():
+        series[model] = {row.system: row.pred for row in table}
+    names = sorted(labels, key=lambda name: labels[name].mean)
+    figure = _figure(6, 1.2 + 0.28 * len(names))
     axes = figure.add_subplot()
-    axes.barh(rows, np.asarray(means[first], float)[order], color="0.88", label="_")
-    for k, (series, values) in enumerate(means.items()):
-        offset = 0.12 * (k - (len(means) - 1) / 2)
-        values = np.asarray(values, float)[order]
-        spans = [intervals.get(series, [None] * len(names))[i] for i in order]
-        axes.plot(
-            *(values, rows + offset),
-            linestyle="",
-            marker=_MARKERS[k % len(_MARKERS)],
-            color=_COLOURS[k % len(_COLOURS)],
-            markersize=5,
-            label=series,
-        )
-        for row, span in zip(rows, spans):
-            if span is not None:
-                axes.plot(
-                    *(span, [row + offset] * 2),
-                    color=_COLOURS[k % len(_COLOURS)],
-                    linewidth=1.2,
-                )
-    scores = [v for values in means.values() for v in values]
-    scores += [v for spans in intervals.values() for s in spans if s for v in s]
-    low = min(1.0, min(scores))
-    axes.set(
-        xlim=(low, max(scores) + 0.05 * (max(scores) - low)),
-        ylim=(-0.7, len(names) - 0.3),
-        xlabel="mean score",
-        title=title,
-    )
-    axes.set_yticks(rows, [names[i] for i in order])
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    axes.legend(loc="lower right", framealpha=0.9)
+    axes.barh(range(len(names)), [labels[n].mean for n in names], color="0.88")
+    ends = [1.0]
+    for k, (label, means) in enumerate(series.items()):
+        offset = 0.12 * (k - (len(series) - 1) / 2)
+        rows = [i + offset for i, name in enumerate(names) if name in means]
+        found = [means[name] for name in names if name in means]
+        values = [mean.mean for mean in found]
+        axes.plot(values, rows, linestyle="", markersize=5, label=label, **_style(k))
+        ends += values
+        for row, mean in zip(rows, found):
+            if mean.interval is not None:
+                colour = _style(k)["color"]
+                axes.plot(mean.interval, [row, row], color=colour, linewidth=1.2)
+                ends += mean.interval
+    axes.set_yticks(range(len(names)), names)
+    right = max(ends) + 0.05 * (max(ends) - min(ends))
+    axes.set(xlim=(min(ends), right), ylim=(-0.7, len(names) - 0.3))
+    _finish(axes, "lower right", "x", xlabel="mean score", title=title)
     return figure
 
 
@@ -239,37 +196,24 @@ def frame_figure(
         times: Their times (t,), seconds.
         utt_mos: Utterance score, drawn as a line.
         title: Title of the figure.
-
-    Returns:
-        A matplotlib figure.
     """
-    from matplotlib.figure import Figure
-
     speech = np.asarray(speech, float)
     window = min(len(speech), round(0.025 * sample_rate))
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    overlap = window - max(1, round(0.01 * sample_rate))
+    figure = _figure(8, 4.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _, _, _, image = above.specgram(
-        # A floor 100 dB under full scale, else silence is minus infinity.
-        speech + 1e-5 * np.sin(np.arange(len(speech)) * np.pi * 0.999),
-        NFFT=window,
-        Fs=sample_rate,
-        noverlap=window - max(1, round(0.01 * sample_rate)),
-        cmap="Greys",
-    )
+    # A floor 100 dB under full scale, else silence is minus infinity.
+    floor = 1e-5 * np.sin(np.arange(len(speech)) * np.pi * 0.999)
+    options = {"NFFT": window, "Fs": sample_rate, "noverlap": overlap, "cmap": "Greys"}
+    image = above.specgram(speech + floor, **options)[3]
     peak = image.get_array().max()
     image.set_clim(peak - 80, peak)
     above.set(ylabel="frequency, Hz", title=title)
     below.plot(times, frame_mos, color=_COLOURS[0], label="frame score")
-    below.axhline(
-        utt_mos,
-        color=_COLOURS[1],
-        linestyle="--",
-        label=f"utterance score {utt_mos:.2f}",
-    )
-    below.set(xlabel="time, s", ylabel="MOS", xlim=(0, len(speech) / sample_rate))
-    below.grid(color="0.9")
-    below.legend(loc="best", framealpha=0.9)
+    name = f"utterance score {utt_mos:.2f}"
+    below.axhline(utt_mos, color=_COLOURS[1], linestyle="--", label=name)
+    limits = (0, len(speech) / sample_rate)
+    _finish(below, xlabel="time, s", ylabel="MOS", xlim=limits)
     return figure
 
 
@@ -283,83 +227,49 @@ def training_figure(
             :func:`espnet2_distilmos.train.mos_trainer.read_history` gives them.
 
     Returns:
-        A matplotlib figure of one to four panels, those that the training has.
+        A figure of one to four panels, those that the training has.
 
     Raises:
         ValueError: There is no epoch.
     """
-    from matplotlib.figure import Figure
-
     if not history:
         raise ValueError("found no epoch, expected a training with one at least")
     epochs = sorted(history)
-
-    def curve(phase: str, key: str):
-        return [history[e].get(phase, {}).get(key, np.nan) for e in epochs]
-
-    def keys(phase: str, start: str):
-        found = {k for e in epochs for k in history[e].get(phase, {})}
-        return sorted(k for k in found if k.startswith(start))
-
-    panels = ["loss"] + [k for k in ("utt_srcc",) if keys("valid", k)]
-    panels += [p for p in ("token_acc_", "mix_l") if keys("valid", p)]
-    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
-    all_axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0]))
-
-    axes = all_axes["loss"]
-    for k, phase in enumerate(("train", "valid")):
-        axes.plot(
-            *(epochs, curve(phase, "loss"), _LINES[k]),
-            color=_COLOURS[k],
-            marker=_MARKERS[k],
-            markersize=4,
-            label=phase,
-        )
-    axes.set(title="loss (weighted sum)")
-    for k, (key, label) in enumerate(
-        (("utt_srcc", "utterances"), ("sys_srcc", "systems"))
-    ):
-        if keys("valid", key):
-            axes = all_axes["utt_srcc"]
-            axes.plot(
-                *(epochs, curve("valid", key), _LINES[k]),
-                color=_COLOURS[k],
-                marker=_MARKERS[k],
-                markersize=4,
-                label=label,
-            )
-            axes.set(title="SRCC of the validation set")
-    for panel, title in (
-        ("token_acc_", "token accuracy, validation set"),
-        ("mix_l", "weight in the layer mix"),
-    ):
-        if panel not in all_axes:
-            continue
-        axes = all_axes[panel]
-        names = keys("valid", panel)
-        # One hue from light to dark says the order of the layers without a legend of
-        # twenty lines; the first and last are named.
-        for k, key in enumerate(names):
-            shade = 0.75 - 0.75 * k / max(1, len(names) - 1)
-            ends = k in (0, len(names) - 1)
-            axes.plot(
-                *(epochs, curve("valid", key)),
-                color=(shade, shade, 0.45 + 0.55 * shade),
-                linewidth=1.5,
-                label=(
-                    key[len(panel) :] if panel != "mix_l" else f"layer {int(key[5:])}"
-                ),
-            )
-            if ends or len(names) <= 6:
-                continue
-            axes.lines[-1].set_label("_" + axes.lines[-1].get_label())
-        axes.set(title=title)
-    for axes in all_axes.values():
-        axes.set(xlabel="epoch")
+    keys = sorted({k for e in epochs for k in history[e].get("valid", {})})
+    accuracies = [key for key in keys if key.startswith("token_acc_")]
+    weights = [key for key in keys if key.startswith("mix_l")]
+    # Key in the history and label of each curve, by phase and panel.
+    panels = {
+        "loss (weighted sum)": [("train", "loss", "train"), ("valid", "loss", "valid")],
+        "SRCC of the validation set": [
+            ("valid", key, label)
+            for key, label in (("utt_srcc", "utterances"), ("sys_srcc", "systems"))
+            if key in keys
+        ],
+        "token accuracy, validation set": [
+            ("valid", key, key[len("token_acc_") :]) for key in accuracies
+        ],
+        "weight in the layer mix": [
+            ("valid", key, f"layer {int(key[len('mix_l') :])}") for key in weights
+        ],
+    }
+    panels = {title: curves for title, curves in panels.items() if curves}
+    figure = _figure(4.2 * len(panels), 3.8)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, curves) in zip(all_axes, panels.items()):
+        for k, (phase, key, label) in enumerate(curves):
+            style = {**_style(k), "linestyle": ("-", "--")[k % 2], "markersize": 4}
+            if key in accuracies + weights:
+                # One hue from light to dark says the order of the layers without a
+                # legend of twenty lines; the first and last are named.
+                shade = 0.75 - 0.75 * k / max(1, len(curves) - 1)
+                style = {"color": (shade, shade, 0.45 + 0.55 * shade)}
+                if len(curves) > 6 and 0 < k < len(curves) - 1:
+                    label = f"_{label}"
+            values = [history[e].get(phase, {}).get(key, np.nan) for e in epochs]
+            axes.plot(epochs, values, label=label, **style)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.legend(loc="best", framealpha=0.9, fontsize="small")
+        _finish(axes, xlabel="epoch", title=title)
     return figure
 
 
@@ -377,52 +287,38 @@ def comparison_figure(
         title: Title of the figure.
 
     Returns:
-        A matplotlib figure, one panel a test set, the models in the order of their
-        first row.
+        A figure of a panel a test set, the models in the order of their first row.
 
     Raises:
         ValueError: No row has the metric.
     """
-    from matplotlib.figure import Figure
-
     rows = [r for r in results if r.get(metric) is not None]
     if not rows:
         raise ValueError(f"found no result with {metric}, expected one at least")
     models = list(dict.fromkeys(r["model"] for r in rows))
     sets = list(dict.fromkeys(r["test_set"] for r in rows))
-    figure = Figure(
-        figsize=(2.2 + 2.6 * len(sets), 1.2 + 0.34 * len(models)), layout="constrained"
-    )
+    figure = _figure(2.2 + 2.6 * len(sets), 1.2 + 0.34 * len(models))
     # One scale, or a small difference on one set looks like a large one on another.
-    all_axes = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, test_set in zip(all_axes, sets):
+    panels = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
+    level, _, name = metric.partition("_mos_")
+    levels = {"utt": "utterance", "sys": "system"}
+    label = f"{levels[level]} {name.upper()}" if level in levels else metric
+    for axes, test_set in zip(panels, sets):
         for r in rows:
             if r["test_set"] != test_set:
                 continue
             k = models.index(r["model"])
-            colour = _COLOURS[k % len(_COLOURS)]
+            style = _style(k)
             span = (r.get("intervals") or {}).get(metric)
             if span and None not in span:
-                axes.plot(span, [k, k], color=colour, linewidth=2)
-            axes.plot(r[metric], k, marker=_MARKERS[k % len(_MARKERS)], color=colour)
+                axes.plot(span, [k, k], color=style["color"], linewidth=2)
+            axes.plot(r[metric], k, **style)
             runs = [v for v in (r.get("runs") or {}).get(metric, ()) if v is not None]
             if len(runs) > 1:
-                axes.plot(
-                    *(runs, [k + 0.25] * len(runs), "o"),
-                    markersize=3,
-                    color=colour,
-                    fillstyle="none",
-                )
-        axes.set(xlabel=_metric_name(metric), title=test_set)
-        axes.grid(axis="x", color="0.9")
-        axes.set_axisbelow(True)
-    all_axes[0].set_yticks(range(len(models)), models)
-    all_axes[0].set_ylim(len(models) - 0.5, -0.5)
+                small = {"markersize": 3, "color": style["color"], "fillstyle": "none"}
+                axes.plot(runs, [k + 0.25] * len(runs), "o", **small)
+        _finish(axes, None, "x", xlabel=label, title=test_set)
+    panels[0].set_yticks(range(len(models)), models)
+    panels[0].set_ylim(len(models) - 0.5, -0.5)
     figure.suptitle(title)
     return figure
-
-
-def _metric_name(metric: str) -> str:
-    levels: Dict[str, str] = {"utt": "utterance", "sys": "system"}
-    level, _, rest = metric.partition("_mos_")
-    return f"{levels.get(level, level)} {rest.upper()}" if rest else metric

@@ -49,42 +49,38 @@ def test_runs_share_the_tokens_that_they_can(write):
     hashes = {name: run.config_hash for name, run in runs.items()}
     assert hashes["first"] == hashes["k50"] != hashes["other"]
     # What holds for all runs gives way to what a line says.
-    again = {
-        run.name: run
-        for run in read_runs(path, "--frontend_conf upstream=b", "--num_clusters 50")
-    }
+    common = ("--frontend_conf upstream=b", "--num_clusters 50")
+    again = {run.name: run for run in read_runs(path, *common)}
     assert again["k100"].token_options == "--num_clusters 100"
     assert again["first"].token_options == "--num_clusters 50"
     assert again["first"].tokens_tag == again["other"].tokens_tag
-    weight = again["weight"].train_args
-    assert weight == f"--frontend_conf upstream=b {runs['weight'].train_args}"
+    assert again["weight"].train_args == f"{common[0]} {runs['weight'].train_args}"
 
 
 @pytest.mark.parametrize(
-    "line, sentence",
+    "line, word",
     [
-        ("a", "runs.txt, line 2 has 1 fields, expected two to four"),
-        ("a|a.yaml| | |", "line 2 has 5 fields"),
-        ("a/b | a.yaml", "line 2: the name of the run is 'a/b', expected letters"),
-        ("first | a.yaml", "line 2: the name first was given before"),
-        ("a | gone.yaml", "line 2: gone.yaml cannot be read"),
-        ("a | a.yaml | lr=3", "line 2: the options of the training begin with 'lr=3'"),
-        ("a | a.yaml | --lr $(touch x)", "line 2: the options of the training have $"),
-        ("a | a.yaml | --seed 3", "--seed is not for a list"),
-        ("a | a.yaml | --seed=3", "--seed=3 is not for a list"),
-        ("a | a.yaml | | --nj 3", "have '--nj', expected some of --use_tokens"),
-        ("a | a.yaml | | num_clusters 3", "have 'num_clusters', expected some of"),
-        ("a | a.yaml | | --num_clusters", "--num_clusters is '', expected"),
-        ("a | a.yaml | | --unlabelled_sets x:y", "--unlabelled_sets is 'x:y', exp"),
-        ("a | a.yaml | | --use_tokens no", "is 'no', expected true or false"),
+        ("a", "1 fields"),
+        ("a|a.yaml| | |", "5 fields"),
+        ("a/b | a.yaml", "a/b"),
+        ("first | a.yaml", "first"),
+        ("a | gone.yaml", "gone.yaml"),
+        ("a | a.yaml | lr=3", "lr=3"),
+        ("a | a.yaml | --lr $(touch x)", "touch"),
+        ("a | a.yaml | --seed=3", "--seed=3"),
+        ("a | a.yaml | | --nj 3", "--nj"),
+        ("a | a.yaml | | num_clusters 3", "num_clusters"),
+        ("a | a.yaml | | --num_clusters", "--num_clusters"),
+        ("a | a.yaml | | --unlabelled_sets x:y", "x:y"),
     ],
 )
-def test_a_bad_line_is_refused(write, line, sentence, tmp_path):
+def test_a_bad_line_is_refused(write, line, word, tmp_path):
     path = write("first | a.yaml", line)
     with pytest.raises(DataError) as error:
         read_runs(path)
-    assert sentence in str(error.value)
-    assert not (tmp_path / "x").exists()
+    sentence = str(error.value)
+    assert sentence.startswith("runs.txt, line 2: ") and word in sentence
+    assert "\n" not in sentence and not (tmp_path / "x").exists()
 
 
 def test_what_is_printed(write, capsys):
@@ -93,12 +89,11 @@ def test_what_is_printed(write, capsys):
     fields = capsys.readouterr().out.rstrip("\n").split("|")
     assert fields[:4] == ["k50", "a.yaml", "--max_epoch 2", "true"]
     assert fields[5] == "--num_clusters 50" and len(fields) == 7
-    assert main([path, "--only", "k50 k60"]) == 1
-    assert "has no run k60, expected some of first, k50" in capsys.readouterr().err
+    for word, command in (("k60", [path, "--only", "k50 k60"]), ("gone", ["gone"])):
+        assert main(command) == 1
+        assert word in capsys.readouterr().err
     assert main([write("# nothing")]) == 1
-    assert "has no run, expected lines such as" in capsys.readouterr().err
-    assert main(["gone.txt"]) == 1
-    assert "expected a list of runs" in capsys.readouterr().err
+    assert "has no run" in capsys.readouterr().err
 
 
 def test_parser_has_a_description():

@@ -13,7 +13,9 @@ from espnet2_distilmos.evaluation.plots import (  # noqa: E402
     scatter_figure,
     system_figure,
     training_figure,
+    write_figure,
 )
+from espnet2_distilmos.evaluation.systems import MeanInterval, SystemRow  # noqa: E402
 
 
 def test_points_are_the_data_and_the_system_means():
@@ -27,11 +29,6 @@ def test_points_are_the_data_and_the_system_means():
     assert axes.get_xlim()[1] > 6 and axes.get_xlim() == axes.get_ylim()
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["3 utterances, SRCC 0.866", "1 systems, SRCC undefined"]
-
-
-def test_without_systems():
-    figure = scatter_figure([1, 2], [2, 1])
-    assert len(figure.axes[0].lines) == 2  # utterances and the diagonal
 
 
 def test_two_scales_have_their_own_axes():
@@ -55,16 +52,17 @@ def test_residuals_and_their_means_by_bin():
     assert "mean -0.25" in side.get_title()
 
 
-def test_residuals_of_few_clips():
-    axes, _ = residual_figure([2.0], [1.0]).axes
-    assert list(axes.containers[0][0].get_ydata()) == [1.0]
-
-
 def test_systems_stand_in_the_order_of_the_listeners():
-    names = ["a", "b", "c"]
-    means = {"listeners": [3.0, 1.5, 4.0], "model": [2.0, 2.5, 3.5]}
-    intervals = {"listeners": [(2.8, 3.2), (1.0, 2.0), None]}
-    (axes,) = system_figure(names, means, intervals, "test").axes
+    def row(name, label, pred):
+        means = MeanInterval(*label), MeanInterval(pred, None)
+        return SystemRow(name, 2, *means, 1.0, 1.0, 0.0)
+
+    table = [
+        row("a", (3.0, (2.8, 3.2)), 2.0),
+        row("b", (1.5, (1.0, 2.0)), 2.5),
+        row("c", (4.0, None), 3.5),
+    ]
+    (axes,) = system_figure({"model": table}, "test").axes
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert labels == ["b", "a", "c"]
     drawn = {line.get_label(): line.get_xdata() for line in axes.lines}
@@ -130,9 +128,18 @@ def test_of_many_layers_the_ends_are_named():
     assert named == ["layer 1", "layer 12"] and len(figure.axes[-1].lines) == 12
 
 
-def test_a_training_without_epochs_is_refused():
+def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="found no epoch"):
         training_figure({})
+    with pytest.raises(ValueError, match="found no result with utt_mos_lcc"):
+        comparison_figure([{"model": "A", "test_set": "in"}], "utt_mos_lcc")
+
+
+def test_the_ending_is_the_format(tmp_path):
+    for ending, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        path = tmp_path / "new" / f"f.{ending}"
+        write_figure(str(path), scatter_figure([1, 2], [2, 1]))
+        assert path.read_bytes().startswith(start)
 
 
 def test_comparison():
@@ -158,5 +165,3 @@ def test_comparison():
     small = [line for line in axes.lines if line.get_fillstyle() == "none"]
     assert [list(line.get_xdata()) for line in small] == [[0.7, 0.9]]
     assert min(small[0].get_ydata()) > 0
-    with pytest.raises(ValueError, match="found no result with utt_mos_lcc"):
-        comparison_figure(rows, "utt_mos_lcc")

@@ -17,10 +17,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet2_distilmos.bin.mos_scoring import load_pairs, markdown, number
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.evaluation.metrics import evaluate
 from espnet2_distilmos.evaluation.paired import holm
+from espnet2_distilmos.evaluation.report import format_value, markdown, read_scored
 from espnet2_distilmos.evaluation.seeds import (
     compare_methods,
     seed_difference,
@@ -36,7 +36,7 @@ class Scores(NamedTuple):
 
     Attributes:
         runs: Predictions by run, each (n,), in the order of the labels.
-        true, systems, clusters: Of each clip (n,), as ``load_pairs`` has them.
+        true, systems, clusters: Of each clip (n,), as ``read_scored`` has them.
     """
 
     runs: Dict[Tuple, List[float]]
@@ -62,20 +62,20 @@ def read_runs(paths: Dict[Tuple, str], reference: str) -> Scores:
     Raises:
         DataError: A run lacks a labelled clip.
     """
-    runs, pairs = {}, None
+    runs, scored = {}, None
     for run, path in paths.items():
-        pairs = load_pairs(reference, path)
-        if pairs["problems"]:
-            raise DataError(pairs["problems"][0])
-        runs[run] = pairs["pred"]
-    return Scores(runs, pairs["true"], pairs["systems"], pairs["clusters"])
+        scored = read_scored("/".join(map(str, run)), "", reference, path)
+        if scored.problems:
+            raise DataError(scored.problems[0])
+        runs[run] = scored.pred
+    return Scores(runs, scored.true, scored.systems, scored.clusters)
 
 
 def of_runs(values: Sequence[Optional[float]]) -> str:
     """Mean and SD over runs."""
     summary = summarise_seeds(values)
-    text = number(summary.mean)
-    return text if summary.sd is None else f"{text} ± {number(summary.sd)}"
+    text = format_value(summary.mean)
+    return text if summary.sd is None else f"{text} ± {format_value(summary.sd)}"
 
 
 def differences(

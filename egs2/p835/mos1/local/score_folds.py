@@ -17,7 +17,6 @@ import statistics
 import sys
 from typing import Dict, List, Optional, Sequence
 
-from espnet2_distilmos.bin import mos_scoring
 from espnet2_distilmos.data.datadir import (
     DataError,
     read_metric_scp,
@@ -25,6 +24,7 @@ from espnet2_distilmos.data.datadir import (
     write_metric_scp,
     write_scp,
 )
+from espnet2_distilmos.evaluation import report
 from espnet2_distilmos.evaluation.metrics import srcc
 
 LEVELS = ("utt", "sys")
@@ -198,15 +198,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 f"{name}: the table scores the mean of the {len(args.folds)} models' "
                 f"scores. Each model alone: {text}."
             )
+        models = [report.read_scored(*row, score_range=(1, 5)) for row in rows]
+        document = report.score_models(models, args.bootstrap, notes=notes)
+        report.write_results(out, document, models)
     except (DataError, OSError) as error:
         print(f"score_folds: {error}", file=sys.stderr)
         return 1
-    command = ["--output_dir", out, "--bootstrap", str(args.bootstrap)]
-    for row in rows:
-        command += ["--score", *row]
-    for note in notes:
-        command += ["--note", note]
-    return mos_scoring.main(command)
+    print("\n".join(report.results_table(document["results"])))
+    for problem in document["problems"]:
+        print(problem, file=sys.stderr)
+    return 1 if document["problems"] else 0
 
 
 if __name__ == "__main__":
