@@ -148,20 +148,6 @@ formatted_dir() {
 is_unlabelled() {
     [[ " ${unlabelled_parts[*]} " == *" $1 "* ]]
 }
-# range_of SET: its lowest and highest label. A test set may have a scale of its own.
-range_of() {
-    local file range
-    file=$(formatted_dir "$1")/score_range
-    if [ ! -s "${file}" ]; then
-        echo "${score_range}"
-        return
-    fi
-    range=$(xargs < "${file}")
-    if [[ " ${train_set} ${valid_set} " == *" $1 "* ]] && [ "${range}" != "${score_range}" ]; then
-        fail "data/$1/score_range is '${range}', and the training is told '${score_range}'; give --score_range '${range}'."
-    fi
-    echo "${range}"
-}
 keep_utterances() { # keep_utterances [--exclude] [--labels_only] IDS SRC DST
     "${python}" pyscripts/utils/filter_data_dir.py "$@"
 }
@@ -193,8 +179,8 @@ if in_stage 1; then
     done
     prepare=true
 fi
-test_sets=$(scripts/utils/prepare_test_sets.sh --prepare "${prepare}" --skip_bad "${skip_bad}" "${test_sets[@]}")
-read -r -a test_sets <<< "${test_sets}"
+available=$(scripts/utils/prepare_test_sets.sh --prepare "${prepare}" --skip_bad "${skip_bad}" "${test_sets[@]}")
+read -r -a test_sets <<< "${available}"
 mapfile -t all_sets < <(tr ' ' '\n' <<< "${filtered_sets}${test_sets[*]}" | awk 'NF && !seen[$0]++')
 
 # Later stages do not quietly go on without what an earlier one refused.
@@ -245,13 +231,17 @@ if in_stage 2; then
 fi
 
 if in_stage 3; then
-    log "Stage 3: Check labels, ids, systems and listeners"
+    log "Stage 3: Check labels, ids, systems and listeners" # A test set may have a scale of its own.
     bad_sets=()
     for dset in "${all_sets[@]}"; do
         dir=$(formatted_dir "${dset}")
         need "${dir}/wav.scp" 2
         rm -f "${dir}/errors_stage3.txt"
-        range=$(range_of "${dset}")
+        range=${score_range}
+        [ ! -s "${dir}/score_range" ] || range=$(xargs < "${dir}/score_range")
+        if [ "${range}" != "${score_range}" ] && [[ " ${train_set} ${valid_set} " == *" ${dset} "* ]]; then
+            fail "data/${dset}/score_range is '${range}', and the training is told '${score_range}'; give --score_range '${range}'."
+        fi
         labels=true
         systems=${need_systems}
         if is_unlabelled "${dset}"; then
@@ -366,10 +356,11 @@ train_opts=(--use_preprocessor true)
 [ -z "${train_config}" ] || train_opts+=(--config "${train_config}")
 # shellcheck disable=SC2206  # score_range is two numbers
 train_opts+=(--score_range ${score_range})
-train_opts+=(--train_data_path_and_name_and_type "${train_dir}/wav.scp,speech,sound")
-train_opts+=(--train_data_path_and_name_and_type "${train_dir}/metric.scp,mos,text")
-train_opts+=(--valid_data_path_and_name_and_type "${valid_dir}/wav.scp,speech,sound")
-train_opts+=(--valid_data_path_and_name_and_type "${valid_dir}/metric.scp,mos,text")
+for part in train valid; do
+    dir="${part}_dir"
+    train_opts+=("--${part}_data_path_and_name_and_type" "${!dir}/wav.scp,speech,sound")
+    train_opts+=("--${part}_data_path_and_name_and_type" "${!dir}/metric.scp,mos,text")
+done
 
 if in_stage 6; then
     log "Stage 6: Statistics of ${train_dir} and ${valid_dir}: ${mos_stats_dir}"
@@ -388,12 +379,9 @@ if in_stage 6; then
     done
     # shellcheck disable=SC2086  # train_args are several options
     ${train_cmd} "JOB=1:${jobs}" "${logdir}/stats.JOB.log" \
-        "${python}" -m espnet2_distilmos.bin.mos_train \
-            --collect_stats true \
-            --train_shape_file "${logdir}/train.JOB.scp" \
-            --valid_shape_file "${logdir}/valid.JOB.scp" \
-            --output_dir "${logdir}/stats.JOB" \
-            "${train_opts[@]}" ${train_args} \
+        "${python}" -m espnet2_distilmos.bin.mos_train --collect_stats true \
+            --train_shape_file "${logdir}/train.JOB.scp" --valid_shape_file "${logdir}/valid.JOB.scp" \
+            --output_dir "${logdir}/stats.JOB" "${train_opts[@]}" ${train_args} \
         || fail "stage 6 failed; see ${logdir}/stats.*.log."
     opts=()
     for n in $(seq "${jobs}"); do opts+=(--input_dir "${logdir}/stats.${n}"); done
@@ -438,19 +426,13 @@ if in_stage 7; then
 
     # shellcheck disable=SC2086  # train_args are several options
     if ! OMP_NUM_THREADS=${train_threads} "${python}" -m espnet2.bin.launch \
-        --cmd "${cuda_cmd} --name ${job_name}" \
-        --log "${mos_exp}/train.log" \
-        --ngpu "${ngpu}" \
-        --num_nodes "${num_nodes}" \
-        --init_file_prefix "${mos_exp}/.dist_init_" \
+        --cmd "${cuda_cmd} --name ${job_name}" --log "${mos_exp}/train.log" \
+        --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${mos_exp}/.dist_init_" \
         --multiprocessing_distributed true -- \
-        "${python}" -m espnet2_distilmos.bin.mos_train \
-            --resume true \
-            --fold_length "${audio_fold_length}" \
+        "${python}" -m espnet2_distilmos.bin.mos_train --resume true --fold_length "${audio_fold_length}" \
             --train_shape_file "${mos_stats_dir}/train/speech_shape" \
             --valid_shape_file "${mos_stats_dir}/valid/speech_shape" \
-            --output_dir "${mos_exp}" \
-            "${train_opts[@]}" "${opts[@]}" ${train_args} \
+            --output_dir "${mos_exp}" "${train_opts[@]}" "${opts[@]}" ${train_args} \
         2> "${mos_exp}/launch.log"; then
         tail -n 20 "${mos_exp}/launch.log" >&2
         fail "stage 7 failed, see ${mos_exp}/train.log; run stage 7 again: it resumes."
@@ -603,18 +585,13 @@ if in_stage 10; then
     log "Stage 10: Pack the model: ${packed_model}"
     need "${mos_exp}/config.yaml" 7
     need "${mos_exp}/${inference_model}" 7
-    opts=()
-    if [ -r conf/model_card.yaml ]; then
-        opts+=(--card conf/model_card.yaml)
-    else
+    opts=(--card conf/model_card.yaml)
+    if [ ! -r conf/model_card.yaml ]; then
+        opts=()
         log "conf/model_card.yaml is not there: the model's README states no data and no licence"
     fi
-    "${python}" -m espnet2_distilmos.bin.mos_pack \
-        --train_config "${mos_exp}/config.yaml" \
-        --model_file "${mos_exp}/${inference_model}" \
-        --results "${mos_exp}" \
-        --outpath "${packed_model}" \
-        "${opts[@]}"
+    "${python}" -m espnet2_distilmos.bin.mos_pack --train_config "${mos_exp}/config.yaml" \
+        --model_file "${mos_exp}/${inference_model}" --results "${mos_exp}" --outpath "${packed_model}" "${opts[@]}"
 fi
 if in_stage 11; then
     log "Stage 11: Upload to the hub: ${hf_repo}"

@@ -61,7 +61,7 @@ def test_audio_that_cannot_be_used_stops_stage_2_with_the_rest_done(recipe):
     assert "stage 2 left bad utterances out" in later.stderr
     recipe.run("--stage", 2, "--stop_stage", 4, "--skip_bad", "true")
     assert len(recipe.lines("dump/raw/train/metric.scp")) == 4
-    # Mended, and with a file that a kill left unfinished: no good file is written twice.
+    # Mended, and with a file that a kill left unfinished: no file is written twice.
     for i in (0, 3):
         soundfile.write(audio / f"train{i}.wav", np.zeros(8000), 16000)
     data = recipe.dir / "dump/raw/org/train/data"

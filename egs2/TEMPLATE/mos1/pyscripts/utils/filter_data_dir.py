@@ -3,7 +3,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Keep some utterances of a formatted data directory: SRC's files are filtered into DST.
+"""Filter the files of a formatted data directory, SRC, by utterance into DST.
 
 DST may be SRC. Each file is written whole or not at all, and a file that would not
 change keeps its date, which says to later stages that nothing is to be done. wav.scp
