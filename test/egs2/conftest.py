@@ -29,6 +29,16 @@ def write_tone(path, seconds=0.3, rate=16000, hertz=220.0):
     soundfile.write(path, 0.1 * np.sin(2 * np.pi * hertz * time), rate)
 
 
+def make_tree(root):
+    """Make an empty repository whose TEMPLATE is this one's, with this Python."""
+    (root / "tools").mkdir()
+    activate = f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
+    (root / "tools" / "activate_python.sh").write_text(activate)
+    (root / "tools" / "extra_path.sh").write_text("")
+    (root / "egs2").mkdir()
+    (root / "egs2" / "TEMPLATE").symlink_to(ROOT / "egs2" / "TEMPLATE")
+
+
 class Recipes:
     """Copies of recipes in ``root/egs2``; the TEMPLATE is the repository's own."""
 
@@ -36,14 +46,7 @@ class Recipes:
 
     def __init__(self, root: Path):
         self.root = root
-        (root / "tools").mkdir()
-        # The interpreter that runs the tests is the environment.
-        (root / "tools" / "activate_python.sh").write_text(
-            f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
-        )
-        (root / "tools" / "extra_path.sh").write_text("")
-        (root / "egs2").mkdir()
-        (root / "egs2" / "TEMPLATE").symlink_to(ROOT / "egs2" / "TEMPLATE")
+        make_tree(root)
 
     def add(self, corpus: str) -> Path:
         """Copy a recipe as it is checked in; return its directory."""

@@ -190,16 +190,18 @@ def test_the_active_environment_is_used_when_there_is_no_other(checkout):
     assert result.returncode == 1 and "run 'make -C" in result.stderr
 
 
-def test_link_espnet_links_and_restores(tmp_path):
+def test_link_espnet_adds_what_is_not_there_and_restores(tmp_path):
     template = tmp_path / "template"
-    for name in ("utils", "scripts"):
-        (template / name).mkdir(parents=True)
-        (template / name / "ours").write_text("")
+    for name in ("utils/run.pl", "scripts/utils/ours", "pyscripts/utils/ours"):
+        (template / name).parent.mkdir(parents=True)
+        (template / name).write_text("ours")
+    (template / "utils" / "relative").symlink_to("run.pl")
     espnet = tmp_path / "espnet" / "egs2" / "TEMPLATE" / "asr1"
-    for name in ("scripts", "pyscripts"):
-        (espnet / name).mkdir(parents=True)
-        (espnet / name / "theirs").write_text("")
-    (espnet / "utils").symlink_to("../../../tools/kaldi/egs/wsj/s5/utils")
+    kaldi = tmp_path / "espnet" / "tools" / "kaldi_utils"
+    for path in (kaldi / "run.pl", kaldi / "slurm.pl", espnet / "scripts/asr/theirs"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("theirs")
+    (espnet / "utils").symlink_to("../../../tools/kaldi_utils")
 
     def link(argument, code=0):
         result = subprocess.run(
@@ -211,15 +213,15 @@ def test_link_espnet_links_and_restores(tmp_path):
         assert result.returncode == code, result.stderr
         return result.stdout + result.stderr
 
+    def files():
+        paths = [path for path in template.rglob("*") if path.is_file()]
+        return {str(p.relative_to(template)): p.read_text() for p in paths}
+
+    before = files()
     for _ in range(2):  # a repeat changes nothing
-        output = link(tmp_path / "espnet")
-        assert f"Linked: {template}/scripts" in output
-        assert "Not linked: utils" in output
-        assert (template / "scripts" / "theirs").exists()
-        assert (template / "pyscripts" / "theirs").exists()
-        assert (template / "utils" / "ours").exists()
+        assert "Not linked: pyscripts" in link(tmp_path / "espnet")
+        added = {"utils/slurm.pl": "theirs", "scripts/asr/theirs": "theirs"}
+        assert files() == {**before, **added}
     link("--restore")
-    assert (template / "scripts" / "ours").exists()
-    assert not (template / "scripts").is_symlink()
-    assert not (template / "pyscripts").exists()
+    assert files() == before and not (template / "scripts" / "asr").exists()
     assert "is not a checkout of ESPnet" in link(tmp_path, code=1)

@@ -23,14 +23,8 @@ for f in cmd.sh conf local; do
         cp -r "${dir}/../../TEMPLATE/mos1/${f}" "${dir}/${f}"
     fi
 done
-for f in mos.sh path.sh db.sh scripts utils; do
+for f in mos.sh path.sh db.sh pyscripts scripts utils; do
     if [ ! -e "${dir}/${f}" ]; then
-        ln -s "../../TEMPLATE/mos1/${f}" "${dir}/${f}"
-    fi
-done
-# Only a checkout of ESPnet has these; see tools/link_espnet.sh.
-for f in steps pyscripts; do
-    if [ -e "${dir}/../../TEMPLATE/mos1/${f}" ] && [ ! -e "${dir}/${f}" ]; then
         ln -s "../../TEMPLATE/mos1/${f}" "${dir}/${f}"
     fi
 done

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-scripts/mos_ood.sh \
+./mos.sh \
     --train_set train \
     --valid_set dev \
     --test_sets test \

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-scripts/mos_ood.sh \
+./mos.sh \
     --stage 2 \
     --train_set train \
     --valid_set dev \

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-scripts/mos_ood.sh \
+./mos.sh \
     --ngpu 0 \
     --nj 2 \
     --inference_nj 2 \

@@ -354,7 +354,7 @@ def test_every_trained_model_is_in_one_table(finished):
     for path in marked.parents[2].glob("**/metric.scp"):
         path.touch()
     date = marked.stat().st_mtime_ns
-    run.run("--stage", 9)
+    run.run("--stage", 8)
     results = run.results("exp")
     rows = {(r["model"], r["test_set"]): r["num_utts"] for r in results}
     models = ("mos_other", "mos_train_tiny_raw")

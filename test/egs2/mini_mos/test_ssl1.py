@@ -20,6 +20,8 @@ from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
 from espnet2_distilmos.mos.span_mask import SpanMask
 
+from ..conftest import make_tree
+
 ROOT = Path(__file__).resolve().parents[3]
 SSL1 = ROOT / "egs2" / "mini_mos" / "ssl1"
 
@@ -269,14 +271,9 @@ TOY = dict(
 @pytest.fixture
 def recipe(tmp_path):
     """The recipe, with links to what it does not own, in a tree of its own."""
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "activate_python.sh").write_text(
-        f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
-    )
-    (tmp_path / "tools" / "extra_path.sh").write_text("")
+    make_tree(tmp_path)
     folder = tmp_path / "egs2" / "mini_mos" / "ssl1"
     folder.mkdir(parents=True)
-    (tmp_path / "egs2" / "TEMPLATE").symlink_to(ROOT / "egs2" / "TEMPLATE")
     for path in SSL1.iterdir():
         if path.name in ("data", "dump", "exp"):
             continue
@@ -304,6 +301,7 @@ def run(recipe, *options, **variables):
     )
 
 
+@pytest.mark.slow
 def test_from_speech_to_an_upstream(recipe, tmp_path):
     write_speech(tmp_path / "speech")
     opts = f"--speech_dir {tmp_path}/speech"

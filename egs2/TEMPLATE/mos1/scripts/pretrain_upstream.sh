@@ -83,23 +83,12 @@ if [[ " ${steps} " == *" tokens "* ]]; then
             --layers "${token_layers}" --max_frames "${max_frames}" --nj "${nj}" --ngpu "${gpu}" \
         || fail "the codebook cannot be made; see ${tokens_dir}/learn_codebooks.log."
     # One pass over both sets. An utterance of both is one.
-    sort -u -k1,1 "${train_scp}" "${valid_scp}" > "${tokens_dir}/wav.scp"
-    count=$(wc -l < "${tokens_dir}/wav.scp")
-    if [ "${nj}" -gt "${count}" ]; then nj=${count}; fi
-    split="${tokens_dir}/split${nj}"
-    mkdir -p "${split}"
-    parts=()
-    for n in $(seq "${nj}"); do parts+=("${split}/wav.${n}.scp"); done
-    utils/split_scp.pl "${tokens_dir}/wav.scp" "${parts[@]}"
-    ${_cmd} "JOB=1:${nj}" "${split}/dump_tokens.JOB.log" \
-        "${python}" -m espnet2_distilmos.bin.dump_tokens \
-            --config "${tokens_config}" --train_args="${tokens_args}" \
-            --wav_scp "${split}/wav.JOB.scp" \
-            --codebooks "${tokens_dir}/codebooks.npz" --output_dir "${split}/JOB" --ngpu "${gpu}" \
-        || fail "the tokens cannot be made; see ${split}/dump_tokens.*.log."
-    cp "${split}/1/tokens.json" "${tokens_dir}/tokens.json"
-    for n in $(seq "${nj}"); do cat "${split}/${n}/tokens.scp"; done | sort -k1,1 > "${tokens_dir}/.tokens.scp"
-    mv "${tokens_dir}/.tokens.scp" "${tokens_dir}/tokens.scp"
+    sort -u -k1,1 "${train_scp}" "${valid_scp}" > "${tokens_dir}/.wav.scp"
+    cmp -s "${tokens_dir}/.wav.scp" "${tokens_dir}/wav.scp" || cp "${tokens_dir}/.wav.scp" "${tokens_dir}/wav.scp"
+    scripts/dump_tokens.sh --train_config "${tokens_config}" --train_args "${tokens_args}" \
+        --codebooks "${tokens_dir}/codebooks.npz" --nj "${nj}" --ngpu "${gpu}" --cmd "${_cmd}" \
+        --python "${python}" "${tokens_dir}/wav.scp" "${tokens_dir}" \
+        || fail "the tokens cannot be made; see the lines above."
 fi
 
 if [[ " ${steps} " == *" training "* ]]; then

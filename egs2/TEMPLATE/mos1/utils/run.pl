@@ -7,10 +7,10 @@
 
 Usage: run.pl [options] [JOB=1:N] LOG COMMAND [ARGUMENT ...]
 
-JOB in LOG and in the arguments becomes the job's number. An argument such as '|' or
-'>file' acts as the shell's operator; every other one is passed on unchanged. Of the
-options only --max-jobs-run is used; the others (--gpu, --mem, --num-threads, --name,
--l, ...) take one value and are for the cluster back-ends that share this command line.
+JOB in LOG and in the arguments becomes the job's number; nothing else of them is
+interpreted. Of the options only --max-jobs-run is used; the others (--gpu, --mem,
+--num-threads, --name, -l, ...) take one value and are for the cluster back-ends that
+share this command line.
 The name ends in .pl because Kaldi's does.
 """
 
@@ -23,16 +23,6 @@ import sys
 import time
 
 TAIL_LINES = 20
-OPERATOR = re.compile(r"^(?:(\|\|?|&&|;|<|[12]>&[12])|([12&]?>>?)(\S*))$")
-
-
-def quote(argument):
-    """Return ``argument`` for bash: operators stay operators, the rest is literal."""
-    match = OPERATOR.match(argument)
-    if match is None:
-        return shlex.quote(argument)
-    word = match.group(3)
-    return (match.group(1) or match.group(2)) + (shlex.quote(word) if word else "")
 
 
 def parse(argv):
@@ -76,17 +66,13 @@ class Job:
         self.log = log
         self.start = time.time()
         os.makedirs(os.path.dirname(log) or ".", exist_ok=True)
-        line = " ".join(quote(argument) for argument in command)
-        if any(OPERATOR.match(argument) for argument in command):
-            shell = ["bash", "-c", "set -o pipefail; " + line]
-        else:  # no shell in between, so that stopping the job stops the command
-            shell = ["bash", "-c", 'exec "$@"', "bash"] + command
         with open(log, "w", encoding="utf-8") as f:
-            f.write(f"# {line}\n# Started at {now()}\n#\n")
+            f.write(f"# {shlex.join(command)}\n# Started at {now()}\n#\n")
         with open(log, "ab") as f:
             # The same process group as this one, so that Ctrl-C ends all of them.
             self.process = subprocess.Popen(
-                shell,
+                # Bash names a command that does not exist.
+                ["bash", "-c", 'exec "$@"', "bash", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=f,
                 stderr=subprocess.STDOUT,

@@ -7,4 +7,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/mos_ablation.sh --list conf/ablation/paper.txt --all_models false "$@"
+scripts/mos_ablation.sh --list conf/ablation/paper.txt "$@"

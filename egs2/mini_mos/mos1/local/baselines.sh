@@ -35,24 +35,10 @@ done
 
 "${python}" local/make_untrained.py "${exp}" "${baselines}/untrained.pth"
 for dset in ${test_sets}; do
-    logdir="${baselines}/untrained/${dset}/log"
-    mkdir -p "${logdir}"
-    parts=()
-    for n in $(seq "${nj}"); do
-        parts+=("${logdir}/wav.${n}.scp")
-    done
-    utils/split_scp.pl "${data_feats}/${dset}/wav.scp" "${parts[@]}"
     # shellcheck disable=SC2154  # cmd.sh sets decode_cmd
-    ${decode_cmd} "JOB=1:${nj}" "${logdir}/mos_inference.JOB.log" \
-        "${python}" -m espnet2_distilmos.bin.mos_inference \
-            --train_config "${exp}/config.yaml" \
-            --model_file "${baselines}/untrained.pth" \
-            --wav_scp "${logdir}/wav.JOB.scp" \
-            --output_dir "${logdir}/output.JOB" \
-            --write_frames false
-    for n in $(seq "${nj}"); do
-        cat "${logdir}/output.${n}/metric.scp"
-    done > "${baselines}/untrained/${dset}/metric.scp"
+    scripts/infer.sh --train_config "${exp}/config.yaml" --model_file "${baselines}/untrained.pth" \
+        --inference_args "--write_frames false" --nj "${nj}" --cmd "${decode_cmd}" --python "${python}" \
+        "${data_feats}/${dset}/wav.scp" "${baselines}/untrained/${dset}"
 done
 
 cat > "${exp}/extra_predictions" << EOM

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from ...conftest import make_tree
 
 ROOT = Path(__file__).resolve().parents[4]
 TEMPLATE = ROOT / "egs2" / "TEMPLATE" / "mos1"
@@ -64,18 +65,11 @@ class Recipe:
     sets = {"train": 6, "dev": 3, "test": 3}
 
     def __init__(self, root: Path):
-        (root / "tools").mkdir()
-        # The interpreter that runs the tests is the environment.
-        (root / "tools" / "activate_python.sh").write_text(
-            f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
-        )
-        (root / "tools" / "extra_path.sh").write_text("")
-        (root / "egs2").mkdir()
-        (root / "egs2" / "TEMPLATE").symlink_to(TEMPLATE.parent)
+        make_tree(root)
         self.dir = root / "egs2" / "toy" / "mos1"
         subprocess.run([TEMPLATE / "setup.sh", self.dir], check=True)
         (self.dir / "local" / "data.sh").write_text(
-            "#!/usr/bin/env bash\nset -eu\nmkdir -p data\ncp -r source/* data/\n"
+            "#!/usr/bin/env bash\nset -eu\nrm -rf data\ncp -r source data\n"
         )
         (self.dir / "conf" / "train_tiny.yaml").write_text(CONFIG)
         rng = np.random.default_rng(0)
@@ -123,10 +117,11 @@ class Recipe:
     def environment(self):
         return {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def run(self, *options, code=0):
-        """Run mos.sh; ``--stage`` and the like are ``options``."""
+    def run(self, *options, code=0, script=None):
+        """Run mos.sh with ``options``, or another script with them alone."""
+        command = [script, *map(str, options)] if script else self.command(*options)
         result = subprocess.run(
-            self.command(*options),
+            command,
             cwd=self.dir,
             env=self.environment(),
             capture_output=True,

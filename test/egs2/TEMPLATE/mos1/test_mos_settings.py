@@ -1,0 +1,123 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import TEMPLATE
+
+SCRIPT = TEMPLATE / "pyscripts" / "utils" / "mos_settings.py"
+spec = importlib.util.spec_from_file_location("mos_settings", SCRIPT)
+mos_settings = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(mos_settings)
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """The defaults of mos.sh, with sets."""
+    monkeypatch.chdir(tmp_path)
+    options = dict.fromkeys(mos_settings.NUMBERS, "1")
+    empty = "train_sets unlabelled_sets ood known_ood train_config train_args tag "
+    empty += "mos_exp mos_stats_dir tokens_tag import_km inference_config "
+    empty += "inference_args inference_tag train_threads"
+    options.update(dict.fromkeys(empty.split(), ""))
+    options.update(train_set="train", valid_set="dev", test_sets="a b")
+    options.update(skip_train="false", calibration_share="0", token_layers="all")
+    options.update(dumpdir="dump", expdir="exp", num_clusters="200")
+    options.update(inference_model="valid.sys_srcc.best.pth")
+    return options
+
+
+def test_names_carry_the_settings(options):
+    (config := mos_settings.Path("train_x.yaml")).write_text("")
+    args = "--seed 3 --frontend_conf upstream=a/b --init_model exp/m"
+    options.update(train_config=str(config), train_args=args, token_layers="1,3")
+    options.update(inference_args="--corpus c", ood="all", known_ood="b x/y")
+    found = mos_settings.settings_of(options)
+    assert found["mos_exp"] == (
+        "exp/mos_train_x_raw_seed3_frontend_confupstreamab_init_modelexpm"
+    )
+    # Of the options of the training those of the upstream matter to the tokens.
+    assert found["tokens_dir"] == (
+        "dump/tokens/train_x_k200_l1-3_frontend_confupstreamab_init_modelexpm"
+    )
+    assert found["inference_tag"] == "inference_corpusc_valid.sys_srcc.best"
+    assert found["mos_stats_dir"] == "exp/mos_stats_raw"
+    assert found["test_sets"] == ["a", "b", "x/y"]
+    assert (found["train_parts"], found["test_only"]) == (["train"], "false")
+    options.update(import_km="6=a.mdl 9=b.mdl", tag="t", inference_tag="i")
+    options.update(mos_stats_dir="s", train_args="")
+    found = mos_settings.settings_of(options)
+    assert found["tokens_dir"] == "dump/tokens/train_x_km6-9"
+    assert (found["mos_exp"], found["inference_tag"]) == ("exp/mos_t", "i")
+    assert found["mos_stats_dir"] == "s"
+
+
+def test_several_training_sets(options):
+    options.update(unlabelled_sets="u:3")
+    found = mos_settings.settings_of(options)
+    assert found["train_parts"] == ["train", "u"]
+    assert found["unlabelled_parts"] == ["u"]
+    assert json.loads(found["train_weights"]) == {"train": 1, "u": 3}
+    options.update(train_sets="train:1 x/train:.5", unlabelled_sets="")
+    found = mos_settings.settings_of(options)
+    assert found["train_set"] == "train+x-train"
+    assert json.loads(found["train_weights"]) == {"train": 1, "x/train": 0.5}
+    assert found["mos_exp"] == "exp/mos_train_raw_train1+x-train.5"
+    assert found["mos_stats_dir"] == "exp/mos_stats_raw_train+x-train"
+    options.update(train_sets="train x/train")
+    assert mos_settings.settings_of(options)["train_weights"] == ""
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(nj="two"), "--nj two"),
+        (dict(train_config="no.yaml"), "--train_config no.yaml"),
+        (dict(train_set=""), "--train_set is missing"),
+        (dict(valid_set="", skip_train="true"), "--valid_set is missing"),
+        (
+            dict(train_set="", valid_set="", test_sets="", skip_train="true"),
+            "--test_sets is missing",
+        ),
+        (dict(dumpdir="file/dump"), "file/dump cannot be written"),
+        (dict(calibration_share="1.5"), "--calibration_share 1.5"),
+        (dict(calibration_share=".3", train_set="dev"), "would split the training"),
+        (dict(calibration_share=".3", ood="dev_calibration"), "rename yours"),
+        (dict(train_sets="a:x b:1"), "a:x"),
+        (dict(train_sets="a b:1"), "weights for some"),
+        (dict(train_sets="a:2 a:1"), "a twice"),
+        (dict(train_sets="a", unlabelled_sets="a"), "a twice"),
+        (dict(train_sets="train:2"), "is one set"),
+        (dict(train_set="", unlabelled_sets="u"), "needs a labelled set"),
+    ],
+)
+def test_what_cannot_work_is_refused(options, change, words):
+    mos_settings.Path("file").write_text("")
+    with pytest.raises(mos_settings.OptionError) as error:
+        mos_settings.settings_of({**options, **change})
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_shell_reads_every_value_back_unchanged(options, tmp_path):
+    odd = "a'b $(touch gone) `id` \\ *"
+    options.update(mos_exp=odd, test_sets="$(touch gone) ';id'", tag="")
+    words = [f"{name}={value}" for name, value in options.items()]
+    result = subprocess.run(
+        [sys.executable, SCRIPT, *words], capture_output=True, text=True, check=True
+    )
+    show = 'printf "%s\\n" "$mos_exp" "${test_sets[@]}"'
+    shown = subprocess.run(
+        ["bash", "-c", f"{result.stdout}\n{show}"], capture_output=True, text=True
+    )
+    assert shown.stdout.splitlines() == [odd, "$(touch", "gone)", "';id'"]
+    assert not (tmp_path / "gone").exists()
+    words[-1] = "stage=x"
+    refused = subprocess.run(
+        [sys.executable, SCRIPT, *words], capture_output=True, text=True
+    )
+    assert refused.returncode == 1 and refused.stderr.startswith("mos.sh: --stage x")
