@@ -1,7 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Scripts that recipes of corpora share: download.sh, check_corpus.sh."""
+"""Scripts that recipes of corpora share: download.sh, prepare_corpus.sh."""
 
 import hashlib
 import subprocess
@@ -64,9 +64,11 @@ def test_a_download_that_fails_ends_with_a_sentence(tmp_path):
     assert "could not be downloaded" in last and "downloads/corpus.zip by hand" in last
 
 
-def test_the_corpus_variable_that_is_missing_is_named(tmp_path):
-    result = run(tmp_path, "check_corpus.sh", "BVCC", "", "a place", code=1)
-    assert "BVCC of db.sh is empty" in result.stderr and "a place" in result.stderr
-    result = run(tmp_path, "check_corpus.sh", "BVCC", "none", "a place", code=1)
-    assert "BVCC=none of db.sh is no directory" in result.stderr
-    run(tmp_path, "check_corpus.sh", "BVCC", tmp_path, "a place")
+@pytest.mark.parametrize("value", ["", "/nowhere", "downloads"])
+def test_a_corpus_that_is_not_there_is_named(tmp_path, value):
+    (tmp_path / "path.sh").write_text("")
+    (tmp_path / "db.sh").write_text(f"BVCC={value}\n")
+    options = ("--corpus", "BVCC", "--corpus_home", "a place", "--download", "false")
+    result = run(tmp_path, "prepare_corpus.sh", *options, code=1)
+    (line,) = result.stderr.splitlines()
+    assert "BVCC of db.sh" in line and "a place" in line
