@@ -8,7 +8,7 @@
 import argparse
 import os
 import sys
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from espnet2.utils.types import str2bool
 
@@ -72,168 +72,132 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Checker:
-    """Collects the faults of one data directory."""
+def _system(text: str, utt_id: str, source: str, score_range: Any) -> str:
+    if len(text.split()) > 1:
+        raise DataError(
+            f"{source}: utterance {utt_id} has the system '{text}', expected one word; "
+            "correct the line."
+        )
+    return text
 
-    def __init__(self, data_dir: str):
-        self.data_dir = data_dir
-        self.faults: List[Fault] = []
 
-    def path(self, name: str) -> str:
-        return os.path.join(self.data_dir, name)
+# By file the parser of a value, which raises a DataError, and an example of a value.
+FILES: Dict[str, Tuple[Callable[..., Any], str]] = {
+    "metric.scp": (parse_metric, '{"mos": 3.5}` or `{}'),
+    "utt2sys": (_system, "system"),
+    "votes.scp": (parse_votes, '[["listener1", 4]]'),
+    "utt2src": (lambda text, *_: text, "source"),
+    "utt2domain": (lambda text, *_: text, "corpus"),
+}
+# If these are there, they must have a line for every utterance.
+COMPLETE = ("utt2src", "utt2domain")
 
-    def exists(self, name: str) -> bool:
-        return os.path.exists(self.path(name))
 
-    def add(self, utt_id: Optional[str], sentence: str) -> None:
-        self.faults.append(Fault(utt_id, sentence))
+def read_lines(path: str, faults: List[Fault]) -> Dict[str, Tuple[int, str]]:
+    """Read lines ``id value``: number and value by id, the first of a repeated id.
 
-    def read(self, name: str) -> Dict[str, Tuple[int, str]]:
-        """Read lines "id value"; report ids without a value and ids that repeat.
-
-        Returns:
-            Line number and value by id. The first line of a repeated id is kept.
-        """
-        entries: Dict[str, Tuple[int, str]] = {}
-        path = self.path(name)
-        try:
-            with open(path, encoding="utf-8") as f:
-                lines = f.read().splitlines()
-        except UnicodeDecodeError as error:
-            self.add(None, f"{path} is not UTF-8 text ({error}); convert it.")
-            return entries
-        except OSError as error:
-            self.add(
-                None,
-                f"{path} cannot be read ({error.strerror}); run the recipe's stage "
-                "1 again or write it.",
-            )
-            return entries
-        for number, line in enumerate(lines, 1):
-            fields = line.split(None, 1)
-            if not fields:
-                continue
-            utt_id, value = fields[0], fields[1].strip() if len(fields) > 1 else ""
-            if utt_id in entries:
-                self.add(
-                    utt_id,
-                    f"{path}:{number}: utterance {utt_id} has a second line (the first "
-                    f"is line {entries[utt_id][0]}), expected one; ids are unique: "
-                    "remove or rename one.",
-                )
-                continue
-            if not value:
-                self.add(
-                    utt_id,
-                    f"{path}:{number}: utterance {utt_id} has no value, expected 'id "
-                    "value'; complete or remove the line.",
-                )
-            entries[utt_id] = (number, value)
+    Lines without a value and ids that repeat become faults.
+    """
+    entries: Dict[str, Tuple[int, str]] = {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        sentence = f"{path} cannot be read ({reason}); run stage 1 again or write it."
+        faults.append(Fault(None, sentence))
         return entries
-
-    def check_ids(self, name: str, entries, utterances) -> None:
-        """Report lines of ``name`` whose utterance has no audio."""
-        for utt_id, (number, _) in entries.items():
-            if utt_id not in utterances:
-                self.add(
-                    utt_id,
-                    f"{self.path(name)}:{number}: utterance {utt_id} is not in "
-                    f"{self.path('wav.scp')}; add its audio or remove the line.",
-                )
-
-    def check_labels(self, utterances, score_range, need_labels: bool) -> None:
-        if not self.exists("metric.scp") and not need_labels:
-            return
-        entries = self.read("metric.scp")
-        self.check_ids("metric.scp", entries, utterances)
-        labelled = 0
-        for utt_id in utterances:
-            if utt_id not in entries:
-                if need_labels:
-                    self.add(
-                        utt_id,
-                        f"{self.path('metric.scp')}: utterance {utt_id} has no label, "
-                        f"expected '{utt_id} {{\"mos\": 3.5}}', or '{utt_id} {{}}' if "
-                        "it is unlabelled; add the line.",
-                    )
-                continue
-            number, text = entries[utt_id]
-            if not text:
-                continue  # reported when read
-            source = f"{self.path('metric.scp')}:{number}"
-            try:
-                label = parse_metric(text, utt_id, source, score_range=score_range)
-            except DataError as error:
-                self.add(utt_id, str(error))
-                continue
-            labelled += label is not None
-        if need_labels and utterances and not labelled:
-            self.add(
-                None,
-                f"{self.path('metric.scp')} has no usable label, expected some; this "
-                "set cannot be trained on or scored.",
+    for number, line in enumerate(lines, 1):
+        fields = line.split(maxsplit=1)
+        if not fields:
+            continue
+        utt_id, value = fields[0], fields[1].strip() if len(fields) > 1 else ""
+        where = f"{path}:{number}: utterance {utt_id}"
+        if utt_id in entries:
+            sentence = (
+                f"{where} has a second line (the first is line {entries[utt_id][0]}), "
+                "expected one; remove or rename one."
             )
+            faults.append(Fault(utt_id, sentence))
+            continue
+        if not value:
+            sentence = f"{where} has no value, expected `id value`; complete it."
+            faults.append(Fault(utt_id, sentence))
+        entries[utt_id] = (number, value)
+    return entries
 
-    def check_systems(self, utterances, need_systems: bool) -> None:
-        if not self.exists("utt2sys") and not need_systems:
-            return
-        entries = self.read("utt2sys")
-        self.check_ids("utt2sys", entries, utterances)
-        for utt_id in utterances:
-            if need_systems and utt_id not in entries:
-                self.add(
-                    utt_id,
-                    f"{self.path('utt2sys')}: utterance {utt_id} has no system, "
-                    f"expected '{utt_id} system'; add the line.",
-                )
-        for utt_id, (number, value) in entries.items():
-            if len(value.split()) > 1:
-                self.add(
-                    utt_id,
-                    f"{self.path('utt2sys')}:{number}: utterance {utt_id} has the "
-                    f"system '{value}', expected one word; correct the line.",
-                )
 
-    def check_audio(self, utterances) -> None:
-        """Report files that cannot be opened, are too short, or occur twice."""
-        owner: Dict[str, str] = {}
-        for utt_id, (number, path) in utterances.items():
-            if not path:
-                continue  # reported when read
-            where = f"{self.path('wav.scp')}:{number}"
-            first = owner.setdefault(os.path.abspath(path), utt_id)
-            if first != utt_id:
-                self.add(
-                    utt_id,
-                    f"{where}: utterance {utt_id} has the audio of {first}, {path}, "
-                    "expected a file of its own; remove one of them.",
-                )
-                continue
+def check_file(
+    data_dir: str, name: str, utterances: Dict[str, Any], score_range, complete: bool
+) -> Tuple[Dict[str, Any], List[Fault]]:
+    """Check one file against wav.scp.
+
+    Args:
+        data_dir: Data directory.
+        name: Key of ``FILES``.
+        utterances: Ids of wav.scp.
+        score_range: Lowest and highest label.
+        complete: Whether every utterance must have a line.
+
+    Returns:
+        The values that could be parsed by id, and the faults.
+    """
+    path = os.path.join(data_dir, name)
+    faults: List[Fault] = []
+    parse, example = FILES[name]
+    values = {}
+    entries = read_lines(path, faults)
+    for utt_id, (number, text) in entries.items():
+        source = f"{path}:{number}"
+        if utt_id not in utterances:
+            sentence = (
+                f"{source}: utterance {utt_id} is not in wav.scp; add its audio or "
+                "remove the line."
+            )
+            faults.append(Fault(utt_id, sentence))
+        elif text:
             try:
-                samples, rate, _ = read_header(path, utt_id)
-            except AudioError as error:
-                self.add(utt_id, str(error))
-                continue
-            if samples < MIN_SECONDS * rate:
-                self.add(
-                    utt_id,
-                    f"{where}: utterance {utt_id}: {path} is {samples / rate:.3f} s "
-                    f"long, expected at least {MIN_SECONDS} s; remove it.",
-                )
-
-    def check_votes(self, utterances, score_range) -> None:
-        if not self.exists("votes.scp"):
-            return
-        entries = self.read("votes.scp")
-        self.check_ids("votes.scp", entries, utterances)
-        for utt_id, (number, text) in entries.items():
-            if not text:
-                continue
-            source = f"{self.path('votes.scp')}:{number}"
-            try:
-                parse_votes(text, utt_id, source, score_range)
+                values[utt_id] = parse(text, utt_id, source, score_range)
             except DataError as error:
-                self.add(utt_id, str(error))
+                faults.append(Fault(utt_id, str(error)))
+    if complete:
+        faults += [
+            Fault(
+                utt_id,
+                f"{path}: utterance {utt_id} has no line, expected `{utt_id} "
+                f"{example}`; add it.",
+            )
+            for utt_id in utterances
+            if utt_id not in entries
+        ]
+    return values, faults
+
+
+def check_audio(data_dir: str, utterances: Dict[str, Tuple[int, str]]) -> List[Fault]:
+    """Find files that cannot be opened, are too short, or occur twice."""
+    faults: List[Fault] = []
+    owner: Dict[str, str] = {}
+    for utt_id, (number, path) in utterances.items():
+        if not path:
+            continue  # a fault of the line already
+        where = f"{os.path.join(data_dir, 'wav.scp')}:{number}: utterance {utt_id}"
+        first = owner.setdefault(os.path.abspath(path), utt_id)
+        if first != utt_id:
+            sentence = f"{where} has the audio of {first}, {path}; remove one of them."
+            faults.append(Fault(utt_id, sentence))
+            continue
+        try:
+            samples, rate, _ = read_header(path, utt_id)
+        except AudioError as error:
+            faults.append(Fault(utt_id, str(error)))
+            continue
+        if samples < MIN_SECONDS * rate:
+            sentence = (
+                f"{where}: {path} is {samples / rate:.3f} s long, expected at least "
+                f"{MIN_SECONDS} s; remove it."
+            )
+            faults.append(Fault(utt_id, sentence))
+    return faults
 
 
 def check_data(
@@ -241,7 +205,7 @@ def check_data(
     score_range: Tuple[float, float] = (1.0, 5.0),
     need_labels: bool = True,
     need_systems: bool = True,
-    check_audio: bool = False,
+    audio: bool = False,
 ) -> Tuple[List[str], List[Fault]]:
     """Check wav.scp, metric.scp, utt2sys, utt2src, utt2domain and votes.scp.
 
@@ -250,67 +214,68 @@ def check_data(
         score_range: Lowest and highest label.
         need_labels: Whether labels are demanded.
         need_systems: Whether every utterance must have a system.
-        check_audio: Whether the headers of the audio are read.
+        audio: Whether the headers of the audio are read.
 
     Returns:
         Ids without a fault, in the order of wav.scp, and all faults.
     """
     low, high = score_range
-    checker = Checker(data_dir)
     if not low < high:
-        checker.add(
-            None, f"--score_range {low:g} {high:g} is empty; give the lower end first."
-        )
-        return [], checker.faults
-    utterances = checker.read("wav.scp")
+        sentence = f"--score_range {low:g} {high:g} is empty; give the lower end first."
+        return [], [Fault(None, sentence)]
+    faults: List[Fault] = []
+    wav_scp = os.path.join(data_dir, "wav.scp")
+    utterances = read_lines(wav_scp, faults)
     if not utterances:
-        checker.add(
-            None,
-            f"{checker.path('wav.scp')} has no utterance, expected 'id path' lines; "
-            "see the stage before this one.",
-        )
-    checker.check_labels(utterances, (low, high), need_labels)
-    checker.check_systems(utterances, need_systems)
-    checker.check_votes(utterances, (low, high))
-    if check_audio:
-        checker.check_audio(utterances)
-    for name in ("utt2src", "utt2domain"):
-        if checker.exists(name):
-            entries = checker.read(name)
-            checker.check_ids(name, entries, utterances)
-            for utt_id in utterances:
-                if utt_id not in entries:
-                    checker.add(
-                        utt_id,
-                        f"{checker.path(name)}: utterance {utt_id} has no line, "
-                        f"expected one for every utterance; add it or remove {name}.",
-                    )
-    bad = {fault.utt_id for fault in checker.faults}
-    return [utt_id for utt_id in utterances if utt_id not in bad], checker.faults
+        sentence = f"{wav_scp} has no utterance, expected lines `id path`; write it."
+        faults.append(Fault(None, sentence))
+    needed = {"metric.scp": need_labels, "utt2sys": need_systems}
+    for name in FILES:
+        exists = os.path.exists(os.path.join(data_dir, name))
+        if not exists and not needed.get(name, False):
+            continue
+        complete = needed.get(name, name in COMPLETE)
+        values, found = check_file(data_dir, name, utterances, score_range, complete)
+        faults += found
+        unlabelled = all(value is None for value in values.values())
+        if name == "metric.scp" and need_labels and utterances and unlabelled:
+            sentence = (
+                f"{os.path.join(data_dir, name)} has no usable label, expected some; "
+                "this set cannot be trained on or scored."
+            )
+            faults.append(Fault(None, sentence))
+    if audio:
+        faults += check_audio(data_dir, utterances)
+    bad = {fault.utt_id for fault in faults}
+    return [utt_id for utt_id in utterances if utt_id not in bad], faults
 
 
 def main(cmd=None) -> int:
-    args = vars(get_parser().parse_args(cmd))
-    good_list, bad_exit_code = args.pop("good_list"), args.pop("bad_exit_code")
-    args["score_range"] = tuple(args["score_range"])
-    good, faults = check_data(**args)
+    args = get_parser().parse_args(cmd)
+    good, faults = check_data(
+        args.data_dir,
+        tuple(args.score_range),
+        args.need_labels,
+        args.need_systems,
+        args.check_audio,
+    )
     for fault in faults:
         print(f"check_data: {fault.sentence}", file=sys.stderr)
-    if good_list is not None:
+    if args.good_list is not None:
         try:
-            with atomic_write(good_list) as f:
-                f.writelines(f"{utt_id}\n" for utt_id in good)
+            with atomic_write(args.good_list) as file:
+                file.writelines(f"{utt_id}\n" for utt_id in good)
         except DataError as error:
             print(f"check_data: {error}", file=sys.stderr)
             return 1
     print(
-        f"check_data: {args['data_dir']}: {len(good)} utterances are good, "
+        f"check_data: {args.data_dir}: {len(good)} utterances are good, "
         f"{len(faults)} faults",
         file=sys.stderr,
     )
     if any(fault.utt_id is None for fault in faults) or (faults and not good):
         return 1
-    return bad_exit_code if faults else 0
+    return args.bad_exit_code if faults else 0
 
 
 if __name__ == "__main__":

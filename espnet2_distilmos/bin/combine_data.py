@@ -17,6 +17,7 @@ from espnet2_distilmos.data.datadir import (
     DataError,
     parse_votes,
     read_metric_scp,
+    read_score_range,
     read_scp,
     write_metric_scp,
     write_scp,
@@ -77,25 +78,11 @@ def read_set(text: str, score_range: Range, map_scores: bool) -> DataSet:
             not two numbers.
     """
     name, _, folder = text.partition("=")
-    path = os.path.join(folder, "score_range")
-    own = score_range
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            words = file.read().split()
-        try:
-            low, high = map(float, words)
-        except ValueError:
-            low = high = 0.0
-        if not low < high:
-            raise DataError(
-                f"{path} has '{' '.join(words)}', expected the lowest and the highest "
-                "label such as '0 100'; correct it."
-            )
-        own = (low, high)
+    own = read_score_range(folder) or score_range
     if own != score_range and not map_scores:
         raise DataError(
-            f"{path} is '{own[0]:g} {own[1]:g}', and the training is told "
-            f"'{score_range[0]:g} {score_range[1]:g}'; map it with --map_scores true, "
+            f"{folder}/score_range is '{own[0]:g} {own[1]:g}', and the training is "
+            f"told '{score_range[0]:g} {score_range[1]:g}'; map it with --map_scores true, "
             f"or leave {name} out."
         )
     return DataSet(name, folder, own)

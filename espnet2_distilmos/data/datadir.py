@@ -299,7 +299,10 @@ def read_score_range(ref_dir: str) -> Optional[Tuple[float, float]]:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            low, up = map(float, file.read().split())
+            text = " ".join(file.read().split())
+        low, up = map(float, text.split())
+        if not low < up:
+            raise ValueError(f"found {text}")
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} does not hold two numbers ({error}), expected the lowest and the "

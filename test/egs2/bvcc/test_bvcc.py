@@ -185,7 +185,7 @@ def test_a_release_with_means_only(bvcc):
 @pytest.mark.parametrize(
     "path, sentence",
     [
-        ("", "BVCC of db.sh is empty, expected the corpus' directory; get it from"),
+        ("", "BVCC of db.sh is empty, expected the corpus; get it from"),
         ("none", "is no directory, expected the corpus"),
         (".", "has no DATA/sets"),
     ],

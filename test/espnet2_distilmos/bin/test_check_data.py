@@ -37,36 +37,26 @@ def test_good_data_has_no_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file, lines, words",
+    "file, lines, utt_id",
     [
-        ("metric.scp", GOOD["metric.scp"][:2], "utterance c has no label"),
-        ("metric.scp", ["a {}", 'b {"mos": "good"}', "c {}"], '"good", expected a fin'),
-        ("metric.scp", ["a {}", 'b {"mos": NaN}', "c {}"], "NaN, expected a finite"),
-        ("metric.scp", ["a {}", 'b {"mos": true}', "c {}"], "true, expected a finite"),
-        ("metric.scp", ["a {}", "b 3.5x", "c {}"], "'3.5x', which is not JSON"),
-        ("metric.scp", ["a {}", 'b {"mos": 5.1}', "c {}"], "5.1, expected a number fr"),
-        ("metric.scp", ["a {}", 'b {"mos": 0}', "c {}"], "0, expected a number from 1"),
-        ("metric.scp", ["a {}", "b", "c {}"], "utterance b has no value"),
-        ("metric.scp", GOOD["metric.scp"] + ["b {}"], "b has a second line"),
-        ("metric.scp", GOOD["metric.scp"] + ["d {}"], "utterance d is not in"),
-        ("wav.scp", GOOD["wav.scp"] + ["b z.flac"], "b has a second line (the first"),
-        ("utt2sys", GOOD["utt2sys"][:2], "utterance c has no system"),
-        ("utt2sys", ["a s1", "b s 1", "c s2"], "the system 's 1', expected one word"),
-        ("votes.scp", ['a [["l", 6]]'], "scores from 1 to 5 such as"),
-        ("votes.scp", ['a {"l": 3}'], "expected a list of listeners"),
-        ("votes.scp", ["a [[3, 3]]"], "expected a list of listeners"),
-        ("utt2src", ["a x", "b x"], "utterance c has no line"),
-        ("utt2domain", ["a x", "b x", "c x", "d x"], "utterance d is not in"),
+        ("metric.scp", GOOD["metric.scp"][:2], "c"),
+        ("metric.scp", ["a {}", 'b {"mos": 5.1}', "c {}"], "b"),
+        ("metric.scp", GOOD["metric.scp"] + ["d {}"], "d"),
+        ("wav.scp", GOOD["wav.scp"] + ["b z.flac"], "b"),
+        ("wav.scp", ["a a.flac", "b b.flac", "c"], "c"),
+        ("utt2sys", GOOD["utt2sys"][:2], "c"),
+        ("utt2sys", ["a s1", "b s 1", "c s2"], "b"),
+        ("votes.scp", ['a [["l", 6]]'], "a"),
+        ("utt2src", ["a x", "b x"], "c"),
     ],
 )
-def test_each_fault_has_its_sentence_with_file_and_utterance(
-    tmp_path, file, lines, words
-):
+def test_a_fault_names_file_and_utterance(tmp_path, file, lines, utt_id):
     folder = write(tmp_path, **{file.replace(".", "__"): lines})
-    found = [s for s in sentences(folder) if words in s]
-    assert len(found) == 1, sentences(folder)
-    assert str(tmp_path / file) in found[0]
-    assert "utterance" in found[0]
+    good, faults = check_data(folder)
+    (fault,) = [fault for fault in faults if fault.utt_id is not None]
+    assert fault.utt_id == utt_id and utt_id not in good
+    assert str(tmp_path / file) in fault.sentence and "\n" not in fault.sentence
+    assert f"utterance {utt_id}" in fault.sentence
 
 
 def test_all_faults_come_at_once_and_the_good_remain(tmp_path):
@@ -115,18 +105,11 @@ def test_command_line(tmp_path, capsys):
     good = tmp_path / "lists" / "good"
     command = ["--data_dir", folder, "--good_list", str(good)]
     assert main(command) == 1
-    assert "utterance c has no system" in capsys.readouterr().err
+    assert "utt2sys: utterance c has no line" in capsys.readouterr().err
     assert good.read_text().split() == ["a", "b"]
     assert main([*command, "--bad_exit_code", "3"]) == 3
     assert main([*command, "--need_systems", "false"]) == 0
     assert get_parser().description
-
-
-def test_a_list_that_cannot_be_written_is_named(tmp_path, capsys):
-    folder = write(tmp_path)
-    (tmp_path / "file").write_text("")
-    assert main(["--data_dir", folder, "--good_list", f"{tmp_path}/file/good"]) == 1
-    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_audio_is_opened_when_asked(tmp_path):
@@ -138,7 +121,7 @@ def test_audio_is_opened_when_asked(tmp_path):
     systems = [f"{u} s" for u in "abcde"]
     folder = write(tmp_path, wav__scp=lines, metric__scp=labels, utt2sys=systems)
     assert check_data(folder)[1] == []
-    good, faults = check_data(folder, check_audio=True)
+    good, faults = check_data(folder, audio=True)
     assert good == ["a"] and [fault.utt_id for fault in faults] == list("bcde")
     for fault, words in zip(
         faults, ("is 0.100 s long", "cannot be read", "does not exist", "audio of a")

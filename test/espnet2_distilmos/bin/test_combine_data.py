@@ -88,7 +88,7 @@ def test_another_scale_is_refused_unless_mapped(sets, capsys):
         ("metric__scp", ["d {}"], "two/metric.scp: utterance c has no line"),
         ("metric__scp", ['c {"mos": 101}'], "two/metric.scp: utterance c .* 101"),
         ("votes__scp", ["c l1:3"], "two/votes.scp: utterance c has l1:3, expected"),
-        ("score_range", ["100"], "two/score_range has '100', expected the lowest"),
+        ("score_range", ["100"], "two/score_range does not hold two numbers"),
     ],
 )
 def test_faults_name_file_and_utterance(file, lines, words, sets, capsys):

@@ -7,23 +7,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=data
-sets=          # Only these data directories, "" is all.
-skip_bad=false # Go on without what is missing: a partial copy of the corpus.
-# shellcheck disable=SC2034  # the options are those of every data.sh
-download=true  # There is nothing to download: a person has to.
-python=python3
-
-help_message="Usage: $0 [--out DIR] [--sets \"A B\"] [--skip_bad true|false]"
-. utils/parse_options.sh
-if [ $# -ne 0 ]; then
-    echo "${help_message}" >&2
-    exit 2
-fi
-. ./path.sh
-. ./db.sh
-
-scripts/utils/check_corpus.sh TENCENT "${TENCENT}" "https://github.com/ConferencingSpeech/ConferencingSpeech2022"
-# shellcheck disable=SC2086  # sets are several names
-"${python}" local/prepare_data.py "${TENCENT}" --out "${out}" --skip_bad "${skip_bad}" \
-    ${sets:+--sets ${sets}}
+exec scripts/utils/prepare_corpus.sh --corpus TENCENT \
+    --corpus_home "https://github.com/ConferencingSpeech/ConferencingSpeech2022" \
+    "$@"

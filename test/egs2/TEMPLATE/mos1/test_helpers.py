@@ -240,12 +240,17 @@ def test_download_goes_on_where_it_stopped(recipe, part):
     assert "downloads/x by hand" in failed.stderr.splitlines()[-1]
 
 
-def test_the_corpus_variable_that_is_missing_is_named(recipe):
-    script = "scripts/utils/check_corpus.sh"
-    for value, words in (("", "BVCC of db.sh is empty"), ("no", "BVCC=no of db.sh")):
-        result = call(script, "BVCC", value, "a place", cwd=recipe, code=1)
-        assert words in result.stderr and "a place" in result.stderr
-    call(script, "BVCC", recipe, "a place", cwd=recipe)
+@pytest.mark.parametrize("value", ["", "/nowhere", "downloads"])
+def test_a_corpus_that_is_not_there_is_named(recipe, value):
+    (recipe / "path.sh").unlink(missing_ok=True)
+    (recipe / "path.sh").write_text("")
+    (recipe / "db.sh").unlink(missing_ok=True)
+    (recipe / "db.sh").write_text(f"BVCC={value}\n")
+    script = "scripts/utils/prepare_corpus.sh"
+    options = ("--corpus", "BVCC", "--corpus_home", "a place", "--download", "false")
+    result = call(script, *options, cwd=recipe, code=1)
+    (line,) = result.stderr.splitlines()
+    assert "BVCC of db.sh" in line and "a place" in line
 
 
 def test_setup_makes_a_frame_and_keeps_what_is_there(tmp_path):

@@ -33,10 +33,10 @@ for dset in "$@"; do
             (
                 options=(--out "${PWD}/data/${corpus}")
                 cd "../../${corpus}/mos1"
-                # Not every recipe's stage 1 has these.
-                if grep -q '^sets=' local/data.sh; then options+=(--sets "${name}"); fi
-                if grep -q '^skip_bad=' local/data.sh; then options+=(--skip_bad "${skip_bad}"); fi
-                if grep -q '^download=' local/data.sh; then options+=(--download false); fi
+                # Stage 1 of a recipe with embedded data has no further options.
+                if grep -q prepare_corpus.sh local/data.sh; then
+                    options+=(--sets "${name}" --skip_bad "${skip_bad}" --download false)
+                fi
                 local/data.sh "${options[@]}"
             ) > "${log}" 2>&1 || rm -f "data/${dset}/wav.scp"
         fi
