@@ -43,9 +43,8 @@ from espnet2_distilmos.data.calibration import (
     read_calibration,
     read_scale,
 )
-from espnet2_distilmos.data.trained_model import open_trained_model
 from espnet2_distilmos.evaluation.confidence import Confidence, scale_fingerprint
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
 from espnet2_distilmos.mos.windows import WindowPlan, blend
 
 Wave = Union[np.ndarray, torch.Tensor]

@@ -410,7 +410,7 @@ def _output(args: argparse.Namespace) -> str:
             "no place beside the model; name a file for `distilmos predict "
             "--calibration`."
         )
-    from espnet2_distilmos.data.trained_model import open_trained_model
+    from espnet2_distilmos.mos.checkpoint import open_trained_model
 
     with open_trained_model(args.model) as files:
         folder = os.path.dirname(files.train_config)

@@ -15,8 +15,8 @@ import yaml
 from espnet2.train.distributed_utils import DistributedOption
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.train_config import read_frontend_conf
-from espnet2_distilmos.mos.build import build_frontend, load_model
+from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.checkpoint import load_model, read_frontend_conf
 from espnet2_distilmos.tasks import mos as task_module
 from espnet2_distilmos.tasks.mos import MOSTask, keep_upstream_files, read_token_info
 from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
