@@ -177,7 +177,7 @@ class MOSPredictor:
 
     Args:
         train_config: the experiment's ``config.yaml``.
-        model_file: the weights; None for the untrained network.
+        model_file: the weights.
         device: such as ``cpu``, ``cuda``, ``cuda:1``.
         channel: ``mean`` of all channels, or the number of one, from 0.
         max_seconds: longest utterance that is scored whole.
@@ -201,7 +201,7 @@ class MOSPredictor:
     def __init__(
         self,
         train_config: str,
-        model_file: Optional[str] = None,
+        model_file: str,
         device: str = "cpu",
         channel: Channel = "mean",
         max_seconds: float = 30.0,

@@ -107,8 +107,8 @@ def _unpacked(folder: str, source: str) -> TrainedModel:
     files = {**(meta.get("yaml_files") or {}), **(meta.get("files") or {})}
     if not set(TrainedModel._fields) <= set(files):
         raise DataError(
-            f"{source} holds {', '.join(files) or 'nothing'}, expected "
-            f"{' and '.join(TrainedModel._fields)}; choose a model of espnet2_distilmos."
+            f"{source} holds {', '.join(files) or 'nothing'}, expected train_config and "
+            "model_file; choose a model of espnet2_distilmos."
         )
     return TrainedModel(*(os.path.join(folder, files[f]) for f in TrainedModel._fields))
 
@@ -149,8 +149,8 @@ def _in_experiment(path: str) -> TrainedModel:
     chosen = [name for name in names if name in there][:1] or others
     if len(chosen) != 1:
         raise DataError(
-            f"{folder}: found {len(others)} model files ({', '.join(others)}), expected "
-            f"{' or '.join(names)}; name the model file itself."
+            f"{folder}: found {len(others)} model files ({', '.join(others)}), "
+            f"expected {' or '.join(names)}; name the model file itself."
         )
     return TrainedModel(config, os.path.join(folder, chosen[0]))
 
@@ -242,7 +242,10 @@ def _beside(folder: Path, value: Any) -> Any:
 
 
 class FrontendSettings(NamedTuple):
-    """``frontend``, None where only ``init_model`` says it; its ``_conf``; the latter."""
+    """``frontend``, ``frontend_conf`` and ``init_model`` of a training configuration.
+
+    The name is None where only ``init_model`` says it.
+    """
 
     name: Optional[str]
     conf: Dict[str, Any]
@@ -586,8 +589,8 @@ class _InitModel:
                 merged[key] = self._merge(f"{where}.{key}", old, both)
             elif value is not None and _normal(value) != _normal(old):
                 raise DataError(
-                    f"found {where}.{key}={value!r}, but {self.name} has {old!r}: leave "
-                    "it out to start from that model"
+                    f"found {where}.{key}={value!r}, but {self.name} has {old!r}: "
+                    "leave it out to start from that model"
                 )
         return merged
 

@@ -623,8 +623,6 @@ def test_a_fine_tuned_model_needs_not_what_it_started_from(
     model, _ = load_model(out / "config.yaml", out / "1epoch.pth")
     expected = states_of(out / "1epoch.pth")
     assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
-    with pytest.raises(ValueError, match="training that started from .*1epoch.pth"):
-        load_model(out / "config.yaml", None)
 
 
 # --- learning rates -------------------------------------------------------------------
