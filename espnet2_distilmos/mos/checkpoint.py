@@ -107,8 +107,8 @@ def _unpacked(folder: str, source: str) -> TrainedModel:
     files = {**(meta.get("yaml_files") or {}), **(meta.get("files") or {})}
     if not set(TrainedModel._fields) <= set(files):
         raise DataError(
-            f"{source} holds {', '.join(files) or 'nothing'}, expected train_config and "
-            "model_file; choose a model of espnet2_distilmos."
+            f"{source} holds {', '.join(files) or 'nothing'}, expected train_config "
+            "and model_file; choose a model of espnet2_distilmos."
         )
     return TrainedModel(*(os.path.join(folder, files[f]) for f in TrainedModel._fields))
 

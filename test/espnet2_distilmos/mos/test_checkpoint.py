@@ -2,7 +2,6 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import copy
-import json
 import logging
 import os
 import shutil
@@ -649,61 +648,12 @@ def test_embeddings_are_new_where_the_model_has_none(trained, mos_corpus):
     assert not any(table.any() for table in model.condition.parameters())
 
 
-# --- trainings ------------------------------------------------------------------------
-
-
-def pack(out):
-    from espnet2_distilmos.bin.mos_pack import pack_model
-
-    files = (out / "config.yaml", out / "1epoch.pth", f"{out}.zip")
-    pack_model(*(str(file) for file in files))
-
-
-def test_from_codebooks_to_fine_tuning(mos_corpus, tmp_path):
-    """Stages 5 and 7 have one network: the tokens' fingerprint is the training's."""
-    from espnet2_distilmos.bin.dump_tokens import main as dump_tokens
-    from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
-    from espnet2_distilmos.bin.mos_train import main as mos_train
-
-    trained = mos_corpus.train(tmp_path / "exp", tokens=False, **MOS_ONLY)
-    pack(trained)
-    train_args = f"--init_model {trained}.zip --frontend_conf freeze=cnn"
-    config = tmp_path / "train.yaml"
-    settings = {**mos_corpus.config(), "frontend_conf": {}, "head_conf": {}}
-    del settings["frontend"], settings["head"]
-    config.write_text(yaml.safe_dump(settings))
-    common = ["--config", str(config), "--train_args", train_args]
-    books = str(tmp_path / "codebooks.npz")
-    options = ["--output", books, "--num_clusters", "4"]
-    sets = {name: mos_corpus.root / name / "wav.scp" for name in ("train", "valid")}
-    wav_scp = ["--wav_scp", str(sets["train"])]
-    assert learn_codebooks([*common, *wav_scp, *options]) == 0
-    command = mos_corpus.command(tmp_path / "new", *train_args.split(), tokens=False)
-    command[command.index("--config") + 1] = str(config)
-    for name, path in sets.items():
-        options = ["--codebooks", books, "--output_dir", str(tmp_path / name)]
-        assert dump_tokens([*common, "--wav_scp", str(path), *options]) == 0
-        tokens = f"{tmp_path}/{name}/tokens.scp,tokens,npy"
-        command += [f"--{name}_data_path_and_name_and_type", tokens]
-    info = json.loads((tmp_path / "train" / "tokens.json").read_text())
-    assert info["upstream_fingerprint"] != mos_corpus.token_info["upstream_fingerprint"]
-    mos_train([*command, "--token_info", f"{tmp_path}/train/tokens.json"])
-    out = tmp_path / "new"
-    model, found = load_model(out / "config.yaml", out / "1epoch.pth")
-    assert found["token_info"] == info and len(model.head.predictors) == 2
-    # What was frozen still is what the trained model has.
-    states = torch.load(trained / "1epoch.pth", weights_only=True)
-    key = "frontend.model.feature_extractor.conv_layers.0.conv.weight"
-    assert torch.equal(model.state_dict()[key], states[key])
-    moved = "frontend.model.encoder.layers.0.attention.q_proj.weight"
-    assert not torch.equal(model.state_dict()[moved], states[moved])
-
-
 def test_an_upstream_of_files_comes_along(mos_corpus, tmp_path):
     """From a zip, whose files are gone when training begins."""
     pytest.importorskip("s3prl")
     from s3prl.upstream.apc.apc import APC
 
+    from espnet2_distilmos.bin.mos_pack import pack_model
     from espnet2_distilmos.bin.mos_train import main as mos_train
 
     paras = dict(num_layers=3, hidden_size=16, dropout=0.1, residual=True)
@@ -715,7 +665,8 @@ def test_an_upstream_of_files_comes_along(mos_corpus, tmp_path):
     first = mos_corpus.train(
         tmp_path / "1", frontend="s3prl", frontend_conf=conf, tokens=False, **MOS_ONLY
     )
-    pack(first)
+    files = (first / "config.yaml", first / "1epoch.pth", f"{first}.zip")
+    pack_model(*(str(file) for file in files))
     shutil.rmtree(first)
     (tmp_path / "apc.pt").unlink()
     options = ["--init_model", f"{first}.zip"]
