@@ -238,7 +238,7 @@ def _beside(folder: Path, value: Any) -> Any:
     # ESPnet's unpacking puts in front where it unpacked; it may have moved since.
     start = len(parts) - 1 - parts[::-1].index(UPSTREAM_FILES)
     here = folder.joinpath(*parts[start:])
-    return str(here) if here.exists() or not Path(value).exists() else value
+    return str(here) if here.exists() else value
 
 
 class FrontendSettings(NamedTuple):
@@ -618,7 +618,7 @@ class _InitModel:
         mend = "state no other network than the model's in frontend_conf and head_conf"
         load_states(module, self.states, self.name, mend, origins, unused)
         new = [key for key, origin in origins.items() if origin is None]
-        left = [key for key in self.states if key not in origins.values()]
+        left = sorted(set(self.states) - set(origins.values()))
         logging.info(f"Training starts from {self.name}")
         for what, keys in (("New", new), ("Left in the model", left)):
             parts = dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)

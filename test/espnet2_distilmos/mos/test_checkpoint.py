@@ -198,24 +198,18 @@ def test_upstream_files_are_looked_for_beside_the_configuration(prefix, tmp_path
     }
     config = {"mos_format_version": 1, "frontend_conf": conf}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    # As a model zoo has it that keeps its configurations apart.
+    assert read_config(tmp_path / "config.yaml") == config
     folder = tmp_path / "upstream_files"
     folder.mkdir()
+    for name in ("a.pt", "b.yaml"):
+        (folder / name).touch()
     assert read_config(tmp_path / "config.yaml")["frontend_conf"] == {
-        "path_or_url": str(folder / "a.pt"),  # which the frontend will not find
+        "path_or_url": str(folder / "a.pt"),
         "extra_conf": {"config": str(folder / "b.yaml"), "layer": 3},
         "download_dir": str(folder),
         "freeze": "all",
     }
-
-
-def test_upstream_files_elsewhere(tmp_path):
-    """As the model zoo has it, which keeps its configurations apart."""
-    there = tmp_path / "there" / "upstream_files" / "a.pt"
-    there.parent.mkdir(parents=True)
-    there.touch()
-    config = {"mos_format_version": 1, "frontend_conf": {"path_or_url": str(there)}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert read_config(tmp_path / "config.yaml") == config
 
 
 @pytest.mark.parametrize(
