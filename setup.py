@@ -35,6 +35,7 @@ setup(
         "torch",
         "torchaudio",
         "transformers",
+        "huggingface_hub",
         "entmax",
         "scikit-learn",
         "joblib",
@@ -46,8 +47,6 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # What the recipes need beyond the package: upload to the hub.
-        "recipe": ["huggingface_hub"],
         # `distilmos export` writes a graph and checks it.
         "onnx": ["onnx", "onnxruntime"],
         "test": [

@@ -38,7 +38,6 @@ from espnet2_distilmos.data.audio import (
     read_blocks,
 )
 from espnet2_distilmos.data.batches import AudioBatches, in_background, too_short
-from espnet2_distilmos.data.trained_model import open_trained_model
 from espnet2_distilmos.evaluation.trust import (
     CALIBRATION,
     Confidence,
@@ -46,7 +45,7 @@ from espnet2_distilmos.evaluation.trust import (
     read_scale,
     scale_fingerprint,
 )
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
 from espnet2_distilmos.mos.windows import WindowPlan, blend
 
 Wave = Union[np.ndarray, torch.Tensor]
@@ -179,7 +178,7 @@ class MOSPredictor:
 
     Args:
         train_config: the experiment's ``config.yaml``.
-        model_file: the weights; None for the untrained network.
+        model_file: the weights.
         device: such as ``cpu``, ``cuda``, ``cuda:1``.
         channel: ``mean`` of all channels, or the number of one, from 0.
         max_seconds: longest utterance that is scored whole.
@@ -203,7 +202,7 @@ class MOSPredictor:
     def __init__(
         self,
         train_config: str,
-        model_file: Optional[str] = None,
+        model_file: str,
         device: str = "cpu",
         channel: Channel = "mean",
         max_seconds: float = 30.0,

@@ -148,8 +148,8 @@ def measure(args: argparse.Namespace) -> int:
 
     from espnet2_distilmos.data.audio import read_audio
     from espnet2_distilmos.data.datadir import atomic_write, read_scp
-    from espnet2_distilmos.data.trained_model import open_trained_model
-    from espnet2_distilmos.mos.build import build_frontend, load_model
+    from espnet2_distilmos.mos.build import build_frontend
+    from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
 
     paths = read_scp(args.wav_scp)
     if min(len(paths), args.clips) < 2:

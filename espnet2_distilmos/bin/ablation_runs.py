@@ -14,7 +14,6 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import yaml
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.train_config import read_frontend_conf
 
 # Options of mos.sh that a run may have of its own: they are about its tokens, and
 # about the audio that has tokens and no labels.
@@ -162,6 +161,9 @@ def read_runs(path: str, train_args: str = "", token_options: str = "") -> List[
         DataError: A line is not as it should be, two have one name, there is none, or
             a configuration cannot be read.
     """
+    # Imports torch, which a help text does not need.
+    from espnet2_distilmos.mos.checkpoint import read_frontend_conf
+
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()

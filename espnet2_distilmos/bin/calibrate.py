@@ -319,7 +319,7 @@ def _output(args: argparse.Namespace) -> str:
     """Return where the result goes; there may be no place beside the model."""
     if args.output or args.fit_scale:
         return args.output or _SCALE
-    from espnet2_distilmos.data.trained_model import open_trained_model
+    from espnet2_distilmos.mos.checkpoint import open_trained_model
 
     with open_trained_model(args.model) as files:
         folder = os.path.dirname(files.train_config)

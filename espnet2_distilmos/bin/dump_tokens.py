@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 
+from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.cli import (
     get_device,
     npy_path,
@@ -23,10 +24,9 @@ from espnet2_distilmos.cli import (
 )
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
-from espnet2_distilmos.mos.build import TOKEN_FORMAT_VERSION
+from espnet2_distilmos.mos.checkpoint import initial_frontend
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens import Codebooks
-from espnet2_distilmos.train.init_model import initial_frontend
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -148,7 +148,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
     frontend = initial_frontend(args.config, args.train_args).to(device).eval()
     check_fit(args.codebooks, codebooks, frontend)
     info = {
-        "format_version": TOKEN_FORMAT_VERSION,
+        "format_version": FORMAT_VERSION,
         "columns": codebooks.columns(),
         "frame_shift": codebooks.frame_shift,
         "minimum_samples": frontend.minimum_samples,

@@ -5,17 +5,15 @@
 """Export a trained model to ONNX, checked in onnxruntime."""
 
 import argparse
+import io
+import json
 import sys
-from typing import List, Optional, Sequence
+import warnings
+from typing import Dict, List, Optional, Sequence
 
-import torch
-
-from espnet2_distilmos.cli import add_corpus_argument, start_logging
+from espnet2_distilmos import FORMAT_VERSION
+from espnet2_distilmos.cli import add_corpus_argument, run
 from espnet2_distilmos.data.datadir import DataError, atomic_write
-from espnet2_distilmos.data.trained_model import open_trained_model
-from espnet2_distilmos.mos.build import load_model
-from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
-from espnet2_distilmos.mos.onnx_graph import to_onnx
 
 # Greatest difference of a score between torch and onnxruntime.
 TOLERANCE = 1e-4
@@ -43,31 +41,95 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_lengths(model: ESPnetMOSModel) -> List[int]:
-    """Numbers of samples that the graph is checked with."""
-    frontend = model.frontend
-    longest = frontend.maximum_samples or max(SECONDS) * frontend.sample_rate
-    lengths = [frontend.minimum_samples]
-    lengths += [round(seconds * frontend.sample_rate) for seconds in SECONDS]
-    return sorted({n for n in lengths if frontend.minimum_samples <= n <= longest})
+def to_onnx(model, opset: int = 17) -> bytes:
+    """Export a model in eval mode, on the CPU.
 
-
-def largest_difference(model: ESPnetMOSModel, graph: bytes) -> float:
-    """Compare onnxruntime's scores of seeded noise with torch's.
+    The graph takes ``speech``, (1, samples) fp32 in [-1, 1], and gives ``utt_mos`` (1,)
+    and ``frame_mos`` (1, frames). A batch is one utterance: then no mask is needed, and
+    the graph is as exact as a single file. Its metadata say the rest: ``sample_rate``,
+    ``minimum_samples``, ``maximum_samples`` (empty: no limit), ``frame_shift`` (samples
+    from one frame score to the next), ``format_version``.
 
     Args:
-        model: In eval mode on the CPU.
-        graph: As ``to_onnx`` returns it.
+        model: an ``ESPnetMOSModel``; check the result at several lengths, for what a
+            frontend decides in Python is fixed by the traced utterance.
+        opset: version of ONNX's operators, at least 17.
 
     Returns:
-        The largest absolute difference of an utterance score.
+        The serialised ``ModelProto``.
+
+    Raises:
+        ValueError: the model holds an operation that ONNX lacks.
+    """
+    import onnx
+    import torch
+
+    class SingleUtterance(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, speech):
+            # Made of the input's shape, so that it follows it in the graph.
+            lengths = torch.zeros(1, dtype=torch.long) + speech.shape[1]
+            prediction = model.inference(speech, lengths)
+            return prediction.utt_mos, prediction.frame_mos
+
+    frontend = model.frontend
+    speech = torch.randn(1, frontend.minimum_samples + 16000)
+    stride = model.inference(speech, torch.tensor([speech.size(1)])).frame_stride
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            # Every branch on a tensor's value is warned of. With one utterance and no
+            # padding there is one way through all of them. The newer exporter, which
+            # could verify the graph itself, refuses such branches.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                SingleUtterance().eval(),
+                (speech,),
+                buffer,
+                dynamo=False,
+                opset_version=opset,
+                input_names=["speech"],
+                output_names=["utt_mos", "frame_mos"],
+                dynamic_axes={"speech": {1: "samples"}, "frame_mos": {1: "frames"}},
+            )
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"found an operation of {frontend.name} that ONNX lacks ({reason}), "
+            "expected one of the tested upstreams of `frontend: hf`"
+        ) from error
+    proto = onnx.load_model_from_string(buffer.getvalue())
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "sample_rate": frontend.sample_rate,
+        "minimum_samples": frontend.minimum_samples,
+        "maximum_samples": frontend.maximum_samples,
+        "frame_shift": frontend.frame_shift * stride,
+    }
+    onnx.helper.set_model_props(
+        proto, {k: "" if v is None else json.dumps(v) for k, v in metadata.items()}
+    )
+    return proto.SerializeToString()
+
+
+def largest_difference(model, graph: bytes, lengths: Sequence[int]) -> float:
+    """Largest difference of an utterance score in onnxruntime from torch's.
+
+    Args:
+        model: in eval mode on the CPU.
+        graph: as ``to_onnx`` returns it.
+        lengths: of the noises that are scored, in samples.
     """
     import onnxruntime
+    import torch
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for num_samples in check_lengths(model):
+    for num_samples in lengths:
         speech = 0.1 * torch.randn(1, num_samples, generator=generator)
         expected = model.inference(speech, torch.tensor([num_samples])).utt_mos
         found = session.run(["utt_mos"], {"speech": speech.numpy()})[0]
@@ -75,11 +137,21 @@ def largest_difference(model: ESPnetMOSModel, graph: bytes) -> float:
     return max(differences)
 
 
-def export(args: argparse.Namespace) -> None:
+def check_lengths(frontend) -> List[int]:
+    """Numbers of samples that the graph is checked with."""
+    lengths = [round(seconds * frontend.sample_rate) for seconds in SECONDS]
+    shortest, longest = frontend.minimum_samples, frontend.maximum_samples or max(
+        lengths
+    )
+    return [shortest, *(n for n in lengths if shortest < n <= longest)]
+
+
+def export(args: argparse.Namespace) -> Dict[str, str]:
     """Export, check, write.
 
     Raises:
-        DataError: The model cannot be read or exported, or the graph differs.
+        DataError, ValueError, OSError: The model cannot be read or exported, or the
+            graph differs.
     """
     try:
         import onnx  # noqa: F401
@@ -89,14 +161,14 @@ def export(args: argparse.Namespace) -> None:
             f"the package {error.name} is missing, expected onnx and onnxruntime; run "
             "'pip install onnx onnxruntime'."
         ) from error
-    try:
-        with open_trained_model(args.model) as files:
-            model, _ = load_model(files.train_config, files.model_file)
-        model.set_corpus(args.corpus)
-        graph = to_onnx(model, args.opset)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{args.model} cannot be exported: {error}") from error
-    difference = largest_difference(model, graph)
+    from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
+
+    with open_trained_model(args.model) as files:
+        model, _ = load_model(*files)
+    model.set_corpus(args.corpus)
+    graph = to_onnx(model, args.opset)
+    lengths = check_lengths(model.frontend)
+    difference = largest_difference(model, graph, lengths)
     if not difference <= TOLERANCE:
         raise DataError(
             f"{args.model}: found scores in onnxruntime that differ by "
@@ -105,24 +177,17 @@ def export(args: argparse.Namespace) -> None:
         )
     with atomic_write(args.output, "wb") as file:
         file.write(graph)
-    lengths = ", ".join(
-        f"{n / model.frontend.sample_rate:.2f}" for n in check_lengths(model)
-    )
+    seconds = ", ".join(f"{n / model.frontend.sample_rate:.2f}" for n in lengths)
     print(
         f"{args.output}: {len(graph) / 1e6:.1f} MB; scores in onnxruntime differ by "
-        f"{difference:.1e} at most ({lengths} s of noise)"
+        f"{difference:.1e} at most ({seconds} s of noise)"
     )
+    return {}
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    start_logging()
-    try:
-        export(args)
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return run(lambda: export(args), "")
 
 
 if __name__ == "__main__":

@@ -5,23 +5,15 @@
 """Write the upstream of a trained model as a checkpoint of transformers."""
 
 import argparse
-import json
 import os
 import shutil
 import sys
 import tempfile
-from typing import List, Optional
-
-import torch
+from typing import Dict, List, Optional
 
 from espnet2_distilmos.cli import run
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.trained_model import open_trained_model
-from espnet2_distilmos.mos.build import load_model
-from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.frontend.hf import HFFrontend
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Largest difference of a hidden state, by its layer's RMS: half precision keeps 11 bits
 # of each weight, and the layers add up what is lost.
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
@@ -40,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("output", metavar="OUTPUT_DIR", help="must not be there yet")
     parser.add_argument(
-        "--dtype", choices=sorted(DTYPES), default="float32", help="of the weights"
+        "--dtype", choices=sorted(TOLERANCE), default="float32", help="of the weights"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing directory"
@@ -48,78 +40,72 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plain_network(frontend: AbsLayerFrontend, where: str) -> torch.nn.Module:
-    """Build the network as transformers knows it, with the weights of ``frontend``.
+def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
+    """Write the three files of a checkpoint of transformers.
+
+    Args:
+        frontend: with the weights.
+        folder: to write.
+        where: what the frontend is of, for the errors.
+        dtype: of the weights.
 
     Raises:
-        DataError: It is none of transformers, hears no waveform or has adapters.
+        DataError: It is none of transformers, takes no waveform or has adapters.
     """
+    import torch
+    from transformers import AutoConfig, Wav2Vec2FeatureExtractor
+
+    from espnet2_distilmos.mos.frontend.hf import HFFrontend
+
+    instead = "start from the model itself with --init_model."
     if not isinstance(frontend, HFFrontend) or not frontend.family.takes_waveform:
         raise DataError(
             f"{where} has the upstream {frontend.name}, expected a network of "
-            "transformers that hears the waveform; start from the model itself with "
-            "--init_model."
+            f"transformers that takes the waveform; {instead}"
         )
     if frontend.lora is not None:
         raise DataError(
             f"{where} has adapters in its upstream, which a plain checkpoint does not "
-            "hold; start from the model itself with --init_model."
+            f"hold; {instead}"
         )
-    from transformers import AutoConfig
-
     conf = dict(frontend.config_dict)
     # Not the configuration of the running network: its mask probabilities are zero,
     # and a network built from that has no mask embedding.
-    network = frontend.family.build(
-        AutoConfig.for_model(conf.pop("model_type"), **conf)
-    )
+    config = AutoConfig.for_model(conf.pop("model_type"), **conf)
+    network = frontend.family.build(config)
     network.load_state_dict(frontend.model.state_dict())
-    return network
-
-
-def write_checkpoint(frontend: HFFrontend, folder: str, where: str, dtype: str) -> None:
-    """Write the three files of a checkpoint into an empty ``folder``."""
-    network = plain_network(frontend, where)
-    network.to(DTYPES[dtype]).save_pretrained(folder)
+    network.to(getattr(torch, dtype)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(
+        sampling_rate=frontend.sample_rate,
+        do_normalize=frontend.normalize_waveform,
+        return_attention_mask=True,
+    ).save_pretrained(folder)
     # safetensors lets nobody else read its files.
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), 0o644)
-    extractor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": frontend.sample_rate,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "do_normalize": frontend.normalize_waveform,
-        "return_attention_mask": True,
-    }
-    path = os.path.join(folder, "preprocessor_config.json")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(extractor, indent=2) + "\n")
 
 
-@torch.inference_mode()
-def largest_difference(a: HFFrontend, b: HFFrontend) -> float:
-    """Largest difference of a hidden state of seeded noise, by its layer's RMS."""
-    lengths = torch.tensor([16000, 9000])
-    speech = 0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
-    speech[1, 9000:] = 0
-    expected, frames = a.eval()(speech, lengths)
-    found, _ = b.eval()(speech, lengths)
-    worst = 0.0
-    for x, y in zip(expected, found):
-        for i, count in enumerate(frames.tolist()):
-            rms = x[i, :count].square().mean().sqrt()
-            worst = max(worst, float((x - y)[i, :count].abs().max() / rms))
-    return worst
+def largest_difference(a, b) -> float:
+    """Largest difference of two frontends' hidden states, by their layer's RMS."""
+    import torch
+
+    speech = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        x, y = (f.eval()(speech, torch.tensor([16000]))[0] for f in (a, b))
+    worst = [(p - q).abs().max() / p.square().mean().sqrt() for p, q in zip(x, y)]
+    return float(max(worst))
 
 
-def export(args: argparse.Namespace) -> None:
+def export(args: argparse.Namespace) -> Dict[str, str]:
     """Write, load again, compare, rename.
 
     Raises:
-        DataError: The model cannot be exported, or the copy differs.
+        DataError, ValueError, OSError: The model cannot be read or exported, or the
+            copy differs.
     """
+    from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
+    from espnet2_distilmos.mos.frontend.hf import HFFrontend
+
     output = os.path.abspath(args.output)
     if os.path.exists(output) and not args.overwrite:
         raise DataError(
@@ -127,7 +113,7 @@ def export(args: argparse.Namespace) -> None:
             "another or give --overwrite."
         )
     with open_trained_model(args.model) as files:
-        model, _ = load_model(files.train_config, files.model_file)
+        model, _ = load_model(*files)
     os.makedirs(os.path.dirname(output), exist_ok=True)
     # Beside the target: a rename stays on one file system.
     with tempfile.TemporaryDirectory(dir=os.path.dirname(output)) as folder:
@@ -143,16 +129,13 @@ def export(args: argparse.Namespace) -> None:
         if os.path.exists(output):
             shutil.rmtree(output)
         os.rename(folder, output)
-    size = sum(os.path.getsize(os.path.join(output, f)) for f in os.listdir(output))
-    print(
-        f"{args.output}: {size / 1e6:.1f} MB; hidden states differ by {difference:.1e} "
-        "of their RMS"
-    )
+    print(f"{args.output}: hidden states differ by {difference:.1e} of their RMS")
+    return {}
 
 
 def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    return run(lambda: export(args) or {}, "")
+    return run(lambda: export(args), "")
 
 
 if __name__ == "__main__":

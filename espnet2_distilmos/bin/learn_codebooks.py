@@ -23,13 +23,13 @@ from espnet2_distilmos.cli import (
 from espnet2_distilmos.data.audio import AudioError, read_header
 from espnet2_distilmos.data.batches import AudioBatches, read_num_samples
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
+from espnet2_distilmos.mos.checkpoint import initial_frontend
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens import (
     CodebookError,
     Codebooks,
     fit_codebooks,
 )
-from espnet2_distilmos.train.init_model import initial_frontend
 
 
 def get_parser() -> argparse.ArgumentParser:

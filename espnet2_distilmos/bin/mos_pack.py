@@ -7,7 +7,6 @@
 
 import argparse
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -15,30 +14,84 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePath
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 import yaml
 from espnet2.main_funcs.pack_funcs import pack
 
-from espnet2_distilmos.data.datadir import DataError, atomic_write
-from espnet2_distilmos.data.model_card import FIELDS, model_card, read_facts
-from espnet2_distilmos.data.trained_model import model_of, unpack_zip
+from espnet2_distilmos.cli import run
+from espnet2_distilmos.data.datadir import DataError
 from espnet2_distilmos.evaluation.trust import CALIBRATION
-from espnet2_distilmos.mos.build import UPSTREAM_FILES
 
-_RESULT_FILES = ("RESULTS.md", "results.json", "images")
-_TEXTS = ("README.md", "RESULTS.md", "results.json")
-# Options that name machines and accounts.
-_PRIVATE_OPTIONS = (
-    "dist_init_method",
-    "dist_master_addr",
-    "wandb_entity",
-    "wandb_id",
-    "wandb_name",
-    "wandb_project",
-)
+# What a recipe's model_card.yaml may state.
+FIELDS = ("licence", "languages", "data", "intended_use", "limits", "contact")
 # The folders of an absolute path, or of one that leads out of the recipe, in a text.
 _FOLDERS = re.compile(r"(?<![\w:/.~-])(?:~[\w.-]*|\.\.)?/(?:[^\s/,:;'\"`|()<>]+/)+")
+
+CARD = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+Predicts the mean opinion score (MOS) of speech, of the utterance and of each frame, on
+the scale {{ scale }}. Trained with espnet2_distilmos.
+
+- upstream: {{ upstream }} (`frontend: {{ config.frontend }}`)
+- head: `{{ config.head }}`
+- losses: {{ losses }}
+- tokens: {{ tokens }}
+- seed: {{ config.seed }}
+
+## Use
+
+```sh
+pip install espnet2_distilmos
+distilmos predict DIRECTORY --model REPOSITORY_OR_ZIP --output scores.csv
+```
+
+```python
+from espnet2_distilmos import MOSPredictor
+
+predictor = MOSPredictor.from_pretrained("REPOSITORY_OR_ZIP")
+print(predictor(wave, fs).score)
+```
+
+## Training data
+
+{{ data or "Not stated by who packed the model." }}
+
+## Licence
+
+{{ licence or "Not stated by who packed the model." }}
+
+## Intended use
+
+{{ intended_use or "Ranking speech synthesis, voice conversion, codec and enhancement
+systems, and filtering speech data, where the audio resembles the training data." }}
+
+## Limits
+
+{% if limits %}- {{ limits }}
+{% endif -%}
+- A score is that of listeners of the test that the model learnt from, on its scale and
+  with its range of quality; other listening tests rank alike at best.
+- The model takes 16 kHz audio with one channel: what lies above 8 kHz and differences
+  between channels do not count.
+- Level and silence can change a score (`tools/measure_sensitivity.py` measures how
+  much); compare clips that were prepared alike.
+- Single clips are uncertain; compare systems on many clips of the same sentences, with
+  intervals (`distilmos compare`).
+- Not for judging people: a score says nothing of a speaker's worth or health.
+{% if contact %}
+## Contact
+
+{{ contact }}
+{% endif %}
+## Results
+
+{{ results or "Not measured: pack after stage 9." }}
+"""
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,11 +110,67 @@ def get_parser() -> argparse.ArgumentParser:
         "--card",
         help=f"YAML that states {', '.join(FIELDS)}, for the README of the model.",
     )
-    parser.add_argument("--unpack", help="A packed .zip, or a name in the model zoo.")
+    parser.add_argument(
+        "--unpack", help="A packed .zip, or 'user/name' of the Hugging Face hub."
+    )
     parser.add_argument("--output_dir", help="Where --unpack writes.")
     parser.add_argument("--upload", help="A packed .zip.")
     parser.add_argument("--hf_repo", help="'user/name' on the hub, for --upload.")
     return parser
+
+
+def model_card(
+    name: str, config: Mapping[str, Any], facts: Mapping[str, Any], results: str
+) -> str:
+    """Write the card: what the model is, what it learnt from, its limits.
+
+    Args:
+        name: Of the experiment.
+        config: Contents of its config.yaml.
+        facts: What the recipe states, see ``FIELDS``.
+        results: Contents of RESULTS.md, or "".
+
+    Returns:
+        Markdown with the front matter that the hub reads.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    conf = config.get("frontend_conf") or {}
+    network = conf.get("upstream_config") or {}
+    upstream = str(conf.get("upstream") or "random weights of a bare configuration")
+    if network.get("model_type"):
+        layers = network.get("num_hidden_layers") or network.get("encoder_layers")
+        size = network.get("hidden_size") or network.get("d_model")
+        upstream += f"; {network['model_type']}, {layers} layers of {size}"
+    losses = [
+        f"{key} × {(options or {}).get('weight', 1.0):g}"
+        for key, options in (config.get("losses") or {}).items()
+    ]
+    tokens = [
+        f"{c['stream']} {c['layer']} (K = {c['K']})"
+        for c in (config.get("token_info") or {}).get("columns") or []
+    ]
+    card = ModelCard.from_template(
+        ModelCardData(
+            library_name="espnet",
+            license=facts.get("licence"),
+            language=facts.get("languages"),
+            tags=["espnet", "espnet2_distilmos", "audio", "mean-opinion-score"],
+        ),
+        template_str=CARD,
+        name=name,
+        config=config,
+        scale=" to ".join(f"{x:g}" for x in config.get("score_range") or (1, 5)),
+        upstream=upstream,
+        losses=", ".join(losses) or "none",
+        tokens=", ".join(tokens) or "none",
+        # The card has a title of its own.
+        results=re.sub(
+            "^## ", "### ", results.replace("# RESULTS\n", "", 1), flags=re.M
+        ),
+        **{key: value for key, value in facts.items() if key != "languages"},
+    )
+    return str(card)
 
 
 def public_config(config: Any) -> Any:
@@ -72,8 +181,9 @@ def public_config(config: Any) -> Any:
     """
     if isinstance(config, dict):
         public = {
-            key: None if key in _PRIVATE_OPTIONS else public_config(value)
+            key: public_config(value)
             for key, value in config.items()
+            if not str(key).startswith(("dist_", "wandb_"))
         }
         if isinstance(config.get("listener_list"), list):
             count = len(config["listener_list"])
@@ -88,15 +198,6 @@ def public_config(config: Any) -> Any:
     return config
 
 
-def _packed_conf(value: Any, folder: str) -> Any:
-    """Names in ``upstream_files`` as ESPnet wants them: from the top of the archive."""
-    if isinstance(value, dict):
-        return {k: _packed_conf(v, folder) for k, v in value.items()}
-    if isinstance(value, str) and PurePath(value).parts[:1] == (UPSTREAM_FILES,):
-        return os.path.join(folder, value)
-    return value
-
-
 def pack_model(
     train_config: str,
     model_file: str,
@@ -108,74 +209,86 @@ def pack_model(
 
     The archive holds the folder ``exp/<experiment>``: the configuration without the
     trainer's own directories, the weights, the upstream's files if it cannot be rebuilt
-    without them, and the results.
+    without them, the calibration, a README and the results.
 
     Args:
         train_config: config.yaml that the training wrote.
         model_file: Weights.
         outpath: The .zip to write.
         results: Directory whose RESULTS.md, results.json and images go in as well.
-        card: What the README states beside, see ``model_card.read_facts``.
+        card: YAML of what the README states beside, see ``FIELDS``.
 
     Raises:
-        DataError: A file is missing or the output cannot be written.
+        DataError, OSError: A file is missing or the output cannot be written.
     """
-    for path in (train_config, model_file):
-        if not os.path.isfile(path):
-            raise DataError(
-                f"{path} is not there, expected a trained model; run stage 7 first."
-            )
+    from espnet2_distilmos.mos.checkpoint import UPSTREAM_FILES, read_yaml
+
+    if not os.path.isfile(model_file):
+        raise DataError(f"{model_file} is not there, expected weights; run stage 7.")
     if not outpath.endswith(".zip"):
         raise DataError(f"--outpath {outpath} does not end in .zip; rename it.")
-    config = _read_config(train_config)
-    facts = read_facts(card) if card else {}
-    table = Path(results or "", "RESULTS.md")
-    has_table = bool(results) and table.is_file()
-    experiment = os.path.dirname(os.path.abspath(train_config))
-    readme = os.path.join(os.path.dirname(outpath), "README.md")
-    with atomic_write(readme) as f:
-        text = table.read_text(encoding="utf-8") if has_table else None
-        f.write(model_card(os.path.basename(experiment), config, facts, text))
-    folder = os.path.join("exp", os.path.basename(experiment))
-    # What the link points to: the packed model says which epoch it is of.
-    model_name = os.path.basename(os.path.realpath(model_file))
-    files = {"README.md": readme, model_name: model_file}
-    for name in _RESULT_FILES:
-        path = os.path.join(results or "", name)
-        if results and os.path.exists(path):
-            files[name] = path
+    config = read_yaml(train_config, "the config.yaml of a training; run stage 7")
+    facts = read_yaml(card, "what the recipe states of its models") if card else {}
+    unknown = [key for key in facts if key not in FIELDS]
+    if unknown:
+        raise DataError(
+            f"{card}: found {', '.join(unknown)}, expected some of "
+            f"{', '.join(FIELDS)}; correct the file."
+        )
+    experiment = Path(train_config).absolute().parent
+    upstream_files = experiment / UPSTREAM_FILES
+    is_named = UPSTREAM_FILES in str(config.get("frontend_conf"))
+    if is_named and not upstream_files.exists():
+        raise DataError(
+            f"{upstream_files} is not there, expected it since {train_config} names "
+            "it; copy the experiment as a whole, or run stage 7 again."
+        )
+    # What a link points to: the packed model says which epoch it is of.
+    weights = Path(model_file).resolve()
+    sources = [weights, upstream_files]
     if _is_calibrated(train_config, model_file):
-        files[CALIBRATION] = os.path.join(experiment, CALIBRATION)
-    for name in _upstream_files(config.get("frontend_conf")):
-        files[name] = os.path.join(experiment, name)
-        if not os.path.exists(files[name]):
-            raise DataError(
-                f"{files[name]} is not there, expected it since {train_config} names "
-                "it; copy the experiment as a whole, or run stage 7 again."
-            )
-    config["frontend_conf"] = _packed_conf(config.get("frontend_conf"), folder)
-    try:
-        os.makedirs(os.path.dirname(outpath) or ".", exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=os.path.dirname(outpath) or ".") as top:
-            for name, path in files.items():
-                _put(path, os.path.join(top, folder, name))
-            target = os.path.join(top, folder, "config.yaml")
-            with open(target, "w", encoding="utf-8") as f:
-                yaml.safe_dump(public_config(config), f, sort_keys=False)
-            # ESPnet names the files as they are seen from the working directory.
-            with _working_directory(top):
+        sources.append(experiment / CALIBRATION)
+    if results:
+        names = ("RESULTS.md", "results.json", "images")
+        sources += [Path(results, name) for name in names]
+
+    outpath = os.path.abspath(outpath)
+    os.makedirs(os.path.dirname(outpath), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(outpath)) as top:
+        folder = Path(top, "exp", experiment.name)
+        folder.mkdir(parents=True)
+        for source in sources:
+            if source.is_dir():
+                shutil.copytree(source, folder / source.name)
+            elif source.exists():
+                shutil.copyfile(source, folder / source.name)
+        table = folder / "RESULTS.md"
+        text = table.read_text(encoding="utf-8") if table.exists() else ""
+        text = model_card(experiment.name, config, facts, text)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        for path in (folder / n for n in ("README.md", "RESULTS.md", "results.json")):
+            if path.exists():
+                text = _FOLDERS.sub("", path.read_text(encoding="utf-8"))
+                path.write_text(text, encoding="utf-8")
+        text = yaml.safe_dump(public_config(config), sort_keys=False)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        # ESPnet names the files as they are seen from the working directory.
+        before = os.getcwd()
+        os.chdir(top)
+        try:
+            folder = Path("exp", experiment.name)
+            main_files = [folder / weights.name, folder / "config.yaml"]
+            with contextlib.redirect_stdout(None):  # a line a file
                 pack(
-                    files={"model_file": os.path.join(folder, model_name)},
-                    yaml_files={"train_config": os.path.join(folder, "config.yaml")},
-                    option=[os.path.join(folder, n) for n in files if n != model_name],
+                    files={"model_file": main_files[0]},
+                    yaml_files={"train_config": main_files[1]},
+                    option=[p for p in sorted(folder.iterdir()) if p not in main_files],
                     outpath="packed.zip",
                 )
-            os.replace(os.path.join(top, "packed.zip"), outpath)
-    except OSError as error:
-        raise DataError(
-            f"{outpath} cannot be written ({error}); free some space or choose "
-            "another directory."
-        ) from error
+        finally:
+            os.chdir(before)
+        os.replace(os.path.join(top, "packed.zip"), outpath)
+    print(f"The packed model is {outpath}", file=sys.stderr)
 
 
 def _is_calibrated(train_config: str, model_file: str) -> bool:
@@ -184,82 +297,17 @@ def _is_calibrated(train_config: str, model_file: str) -> bool:
         return False
     from espnet2_distilmos.predictor import MOSPredictor
 
-    try:
-        confidence = MOSPredictor(train_config, model_file).confidence
-    except (ValueError, OSError) as error:
-        raise DataError(f"the model cannot be packed: {error}") from error
+    confidence = MOSPredictor(train_config, model_file).confidence
     if confidence.calibration is None:
         print(f"{CALIBRATION} is left out: {confidence.missing}", file=sys.stderr)
     return confidence.calibration is not None
-
-
-def _read_config(path: str) -> dict:
-    try:
-        with open(path, encoding="utf-8") as f:
-            config = yaml.safe_load(f)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({' '.join(str(error).split())}), expected the "
-            "config.yaml that training wrote; train again (stage 7)."
-        ) from error
-    if not isinstance(config, dict):
-        raise DataError(
-            f"{path} holds no mapping, expected the config.yaml that training wrote; "
-            "train again (stage 7)."
-        )
-    return config
-
-
-def _upstream_files(conf: Any) -> List[str]:
-    """What a configuration names in ``upstream_files``; the folder if it names that."""
-    if isinstance(conf, dict):
-        found = {name for value in conf.values() for name in _upstream_files(value)}
-        return [UPSTREAM_FILES] if UPSTREAM_FILES in found else sorted(found)
-    is_there = isinstance(conf, str) and PurePath(conf).parts[:1] == (UPSTREAM_FILES,)
-    return [conf] if is_there else []
-
-
-def _put(source: str, target: str) -> None:
-    """Put a file or a directory into the folder that is packed.
-
-    Texts lose the trainer's directories; others are links, where one disk has both.
-    """
-    source = os.path.realpath(source)
-    if os.path.isdir(source):
-        for name in sorted(os.listdir(source)):
-            _put(os.path.join(source, name), os.path.join(target, name))
-        return
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    if os.path.exists(target):
-        return
-    if os.path.basename(target) in _TEXTS:
-        with open(source, encoding="utf-8") as f:
-            text = _FOLDERS.sub("", f.read())
-        with open(target, "w", encoding="utf-8") as f:
-            f.write(text)
-        return
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
-
-
-@contextlib.contextmanager
-def _working_directory(path: str) -> Iterator[None]:
-    before = os.getcwd()
-    os.chdir(path)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # a line a file
-            yield
-    finally:
-        os.chdir(before)
 
 
 def unpack_model(source: str, output_dir: str) -> str:
     """Unpack a model so that ``output_dir`` looks like an experiment.
 
     Args:
-        source: A packed .zip, or a name that espnet_model_zoo knows.
+        source: What ``open_trained_model`` takes.
         output_dir: Gets ``config.yaml``, the model file and, where the model has them,
             ``upstream_files`` and its calibration as links; they and what they point
             to may be moved or copied together.
@@ -270,31 +318,25 @@ def unpack_model(source: str, output_dir: str) -> str:
     Raises:
         DataError: There is no such model.
     """
-    if os.path.isfile(source):
-        model = unpack_zip(source, os.path.join(output_dir, "unpacked"))
-    else:
-        from espnet_model_zoo.downloader import ModelDownloader
+    from espnet2_distilmos.mos import checkpoint
 
-        try:
-            files = ModelDownloader().download_and_unpack(source)
-        except Exception as error:  # the zoo raises whatever its transports raise
-            raise DataError(
-                f"{source} is no file, and the model zoo has no such model "
-                f"({error}); correct --download_model."
-            ) from error
-        model = model_of(files, source)
+    if os.path.isfile(source):
+        unpacked = os.path.join(output_dir, "unpacked")
+        model = checkpoint.unpack_zip(source, unpacked)
+    else:
+        with checkpoint.open_trained_model(source) as model:
+            pass
+    os.makedirs(output_dir, exist_ok=True)
     name = os.path.basename(model.model_file)
     links = {"config.yaml": model.train_config, name: model.model_file}
-    for extra in (UPSTREAM_FILES, CALIBRATION):
-        beside = os.path.join(os.path.dirname(model.model_file), extra)
-        if os.path.exists(beside):
-            links[extra] = beside
-    os.makedirs(output_dir, exist_ok=True)
+    for extra in (checkpoint.UPSTREAM_FILES, CALIBRATION):
+        links[extra] = os.path.join(os.path.dirname(model.model_file), extra)
     for link, target in links.items():
         path = os.path.join(output_dir, link)
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
-        os.symlink(os.path.relpath(target, output_dir), path)
+        if os.path.exists(target):
+            os.symlink(os.path.relpath(target, output_dir), path)
     return name
 
 
@@ -302,7 +344,8 @@ def upload_model(packed: str, hf_repo: str) -> None:
     """Upload a packed model's files to a repository on the hub.
 
     Raises:
-        DataError: No one is logged in, or the hub refuses.
+        DataError: No one is logged in.
+        OSError, ValueError: The hub refuses.
     """
     import huggingface_hub
 
@@ -314,50 +357,34 @@ def upload_model(packed: str, hf_repo: str) -> None:
         with zipfile.ZipFile(packed) as archive:
             archive.extractall(folder)
         # The hub shows the README of the top folder.
-        for readme in sorted(Path(folder).rglob("README.md"))[:1]:
-            if readme.parent != Path(folder):
-                shutil.copy(readme, folder)
-        try:
-            api = huggingface_hub.HfApi()
-            api.create_repo(hf_repo, exist_ok=True)
-            api.upload_folder(repo_id=hf_repo, folder_path=folder)
-        except (OSError, ValueError) as error:  # the hub's own errors are OSErrors
-            raise DataError(
-                f"{packed} could not be uploaded to {hf_repo} ({error}); correct "
-                "--hf_repo or try again."
-            ) from error
+        for readme in Path(folder).glob("exp/*/README.md"):
+            shutil.copy(readme, folder)
+        api = huggingface_hub.HfApi()
+        api.create_repo(hf_repo, exist_ok=True)
+        api.upload_folder(repo_id=hf_repo, folder_path=folder)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     parser = get_parser()
     args = parser.parse_args(cmd)
-    if args.upload:
-        needed = ("hf_repo",)
-    elif args.unpack:
-        needed = ("output_dir",)
-    else:
-        needed = ("train_config", "model_file", "outpath")
+    needed = ["train_config", "model_file", "outpath"]
+    if args.upload or args.unpack:
+        needed = ["hf_repo"] if args.upload else ["output_dir"]
     for name in needed:
         if getattr(args, name) is None:
             parser.error(f"--{name} is missing")
-    try:
+
+    def work() -> dict:
         if args.upload:
             upload_model(args.upload, args.hf_repo)
         elif args.unpack:
             print(unpack_model(args.unpack, args.output_dir))
         else:
-            pack_model(
-                args.train_config,
-                args.model_file,
-                args.outpath,
-                args.results,
-                args.card,
-            )
-            print(f"The packed model is {args.outpath}", file=sys.stderr)
-    except DataError as error:
-        print(f"mos_pack: {error}", file=sys.stderr)
-        return 1
-    return 0
+            files = (args.train_config, args.model_file, args.outpath)
+            pack_model(*files, args.results, args.card)
+        return {}
+
+    return run(work, "")
 
 
 if __name__ == "__main__":

@@ -36,26 +36,23 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import float_or_none, int_or_none, str2bool, str_or_none
 from typeguard import typechecked
 
+from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.data.datadir import (
     DataError,
     parse_votes,
     read_metric_scp,
     read_scp,
 )
-from espnet2_distilmos.data.train_config import refuse_experiment_as_config
-from espnet2_distilmos.data.trained_model import keep_files
-from espnet2_distilmos.mos.build import (
-    FRONTENDS,
-    HEADS,
-    MODEL_FORMAT_VERSION,
+from espnet2_distilmos.mos.build import FRONTENDS, HEADS, build_losses, token_columns_of
+from espnet2_distilmos.mos.checkpoint import (
     UPSTREAM_FILES,
-    build_losses,
-    token_columns_of,
+    initial_model,
+    keep_files,
+    refuse_experiment_as_config,
 )
 from espnet2_distilmos.mos.espnet_model import CLEAN, MASKED, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
-from espnet2_distilmos.train.init_model import initial_model
 from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
 from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor, wav_paths_of
 from espnet2_distilmos.train.mos_sampler import (
@@ -460,7 +457,7 @@ class MOSTask(AbsTask):
                 elif args.check_token_upstream:
                     check_token_upstream(args.token_info, model.frontend)
             keep_upstream_files(args, model.frontend)
-        args.mos_format_version = MODEL_FORMAT_VERSION
+        args.mos_format_version = FORMAT_VERSION
         return model
 
     @classmethod

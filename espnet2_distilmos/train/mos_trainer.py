@@ -29,7 +29,7 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet2_distilmos.data.datadir import read_scp
 from espnet2_distilmos.evaluation.metrics import evaluate
-from espnet2_distilmos.mos.build import read_states
+from espnet2_distilmos.mos.checkpoint import read_states
 
 LEVELS = ("utt", "sys")
 STATISTICS = ("mse", "lcc", "srcc", "ktau")

@@ -18,7 +18,7 @@ import yaml
 from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.evaluation.trust import fit_scale
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.predictor import MOSResult, _Resample
 
 

@@ -21,7 +21,7 @@ import yaml
 
 from espnet2_distilmos.bin.mos_pack import main as mos_pack
 from espnet2_distilmos.data.datadir import read_scp
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.checkpoint import load_model
 
 pytest.importorskip("s3prl")
 
@@ -43,7 +43,7 @@ WAYS = (
     "unpacked",
     "unpacked_by_espnet",
     "moved_after_unpacking",
-    "model_zoo",
+    "hub",
 )
 
 # Runs where nothing of the training is left: argv names the folder with the models.
@@ -56,10 +56,10 @@ def refuse(*args, **kwargs):
 
 socket.socket.connect = socket.getaddrinfo = refuse
 import torch
-import espnet_model_zoo.downloader as zoo
+import huggingface_hub
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet2_distilmos.bin.mos_pack import main as mos_pack
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.checkpoint import load_model
 
 here = Path(sys.argv[1])
 torch.set_num_threads(int(sys.argv[2]))
@@ -78,13 +78,13 @@ def snapshot(name, **kwargs):
             link.symlink_to(blob)
     return str(here / "snapshots" / kind)
 
-zoo.snapshot_download = snapshot
+huggingface_hub.snapshot_download = snapshot
 scores = {}
 for kind in json.loads(sys.argv[3]):
     assert mos_pack(["--unpack", f"{kind}.zip", "--output_dir", f"ours/{kind}"]) == 0
     shutil.copytree(f"ours/{kind}", f"copies/{kind}", symlinks=True)
     shutil.rmtree(f"ours/{kind}")
-    assert mos_pack(["--unpack", f"user/{kind}", "--output_dir", f"zoo/{kind}"]) == 0
+    assert mos_pack(["--unpack", f"user/{kind}", "--output_dir", f"hub/{kind}"]) == 0
     theirs = unpack(f"{kind}.zip", f"theirs/{kind}")
     moved = unpack(f"{kind}.zip", f"before/{kind}")
     Path("after").mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ for kind in json.loads(sys.argv[3]):
     for way, files in {
         "copied": (f"{kind}/config.yaml", f"{kind}/valid.utt_srcc.best.pth"),
         "unpacked": (f"copies/{kind}/config.yaml", f"copies/{kind}/1epoch.pth"),
-        "model_zoo": (f"zoo/{kind}/config.yaml", f"zoo/{kind}/1epoch.pth"),
+        "hub": (f"hub/{kind}/config.yaml", f"hub/{kind}/1epoch.pth"),
         "unpacked_by_espnet": (theirs["train_config"], theirs["model_file"]),
         "moved_after_unpacking": (moved["train_config"], moved["model_file"]),
     }.items():

@@ -7,27 +7,23 @@ import stat
 import pytest
 import torch
 import transformers
+import yaml
 
-import espnet2_distilmos.bin.export_upstream as module
+from espnet2_distilmos.bin import export_upstream
 from espnet2_distilmos.bin.export_upstream import main
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.build import build_model
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 
 
-@pytest.fixture(scope="module")
-def experiment(mos_corpus, tmp_path_factory):
-    conf = dict(mos_corpus.frontend_conf, normalize_waveform=True)
-    info = json.loads((mos_corpus.root / "tokens.json").read_text())
-    frontend = HFFrontend(**conf)
-    info["upstream_fingerprint"] = frontend.fingerprint()
-    folder = tmp_path_factory.mktemp("upstream")
-    (folder / "tokens.json").write_text(json.dumps(info))
-    return mos_corpus.train(
-        folder / "exp",
-        *["--token_info", folder / "tokens.json"],
-        frontend_conf=conf,
-        max_epoch=1,
-    )
+def experiment(scorer_dir, folder, **frontend_conf):
+    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
+    config["frontend_conf"].update(normalize_waveform=True, **frontend_conf)
+    model = build_model(config, load_pretrained=True).eval()
+    config["frontend_conf"] = model.frontend.resolved_conf()
+    folder.mkdir()
+    torch.save(model.state_dict(), folder / "model.pth")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return model.frontend
 
 
 def hidden_states(frontend):
@@ -37,28 +33,20 @@ def hidden_states(frontend):
 
 
 @pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-6), ("float16", 2e-2)])
-def test_the_copy_has_the_same_hidden_states(
-    dtype, tolerance, experiment, tmp_path, capsys
-):
+def test_the_copy_has_the_same_hidden_states(dtype, tolerance, scorer_dir, tmp_path):
+    trained = experiment(scorer_dir, tmp_path / "exp")
     output = tmp_path / "new" / "upstream"
-    assert main([str(experiment), str(output), "--dtype", dtype]) == 0
-    assert "hidden states differ by" in capsys.readouterr().out
-    assert sorted(path.name for path in output.iterdir()) == [
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    ]
-    for path in output.iterdir():
-        assert path.stat().st_mode & stat.S_IROTH
-    trained, _ = load_model(
-        experiment / "config.yaml", experiment / "valid.sys_srcc.best.pth"
-    )
+    assert main([str(tmp_path / "exp"), str(output), "--dtype", dtype]) == 0
+    files = {path.name: path.stat().st_mode for path in output.iterdir()}
+    assert all(mode & stat.S_IROTH for mode in files.values())
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(files) == names
     copy = HFFrontend(upstream=str(output))
     assert copy.normalize_waveform
-    for a, b in zip(hidden_states(trained.frontend), hidden_states(copy)):
+    for a, b in zip(hidden_states(trained), hidden_states(copy)):
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
     # The mask embedding came along.
-    expected = trained.frontend.model.masked_spec_embed.to(getattr(torch, dtype))
+    expected = trained.model.masked_spec_embed.to(getattr(torch, dtype))
     assert torch.equal(copy.model.masked_spec_embed, expected.float())
     # transformers itself reads it.
     network = transformers.AutoModel.from_pretrained(output, dtype=torch.float32)
@@ -67,45 +55,51 @@ def test_the_copy_has_the_same_hidden_states(
     assert json.loads((output / "config.json").read_text())["dtype"] == dtype
 
 
-def test_nothing_is_replaced_unasked(experiment, tmp_path, capsys):
-    (tmp_path / "mine").write_text("")
-    assert main([str(experiment), str(tmp_path)]) == 1
-    assert "is there already" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    assert main([str(experiment), str(tmp_path), "--overwrite"]) == 0
-    assert not (tmp_path / "mine").exists()
+def test_nothing_is_replaced_unasked(scorer_dir, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "mine").touch()
+    assert main([str(scorer_dir), str(output)]) == 1
+    assert str(output) in capsys.readouterr().err and (output / "mine").exists()
+    assert main([str(scorer_dir), str(output), "--overwrite"]) == 0
+    assert not (output / "mine").exists()
 
 
-def test_a_copy_that_differs_gets_no_name(experiment, tmp_path, capsys, monkeypatch):
-    original = module.plain_network
+def test_a_copy_that_differs_gets_no_name(scorer_dir, tmp_path, capsys, monkeypatch):
+    original = export_upstream.write_checkpoint
 
-    def changed(*args):
-        network = original(*args)
+    def changed(frontend, *args):
+        original(frontend, *args)
         with torch.no_grad():
-            network.feature_projection.projection.bias += 1.0
-        return network
+            frontend.model.feature_projection.projection.bias += 1.0
 
-    monkeypatch.setattr(module, "plain_network", changed)
-    assert main([str(experiment), str(tmp_path / "upstream")]) == 1
-    assert "hidden states of the copy that differ" in capsys.readouterr().err
+    monkeypatch.setattr(export_upstream, "write_checkpoint", changed)
+    assert main([str(scorer_dir), str(tmp_path / "upstream")]) == 1
+    assert "differ" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "change,sentence", [("lora", "adapters"), ("log_mel", "waveform")]
+    "conf,words",
+    [
+        ({"lora": {"rank": 1}}, "adapters"),
+        (
+            {
+                "upstream_config": dict(
+                    model_type="whisper",
+                    d_model=32,
+                    encoder_layers=2,
+                    encoder_attention_heads=2,
+                    encoder_ffn_dim=48,
+                )
+            },
+            "waveform",
+        ),
+    ],
 )
-def test_what_no_checkpoint_holds(
-    change, sentence, experiment, tmp_path, capsys, monkeypatch
-):
-    def broken(*args):
-        model, config = load_model(*args)
-        if change == "lora":
-            model.frontend.lora = {"rank": 1}
-        else:
-            model.frontend.family.takes_waveform = False
-        return model, config
-
-    monkeypatch.setattr(module, "load_model", broken)
-    assert main([str(experiment), str(tmp_path / "upstream")]) == 1
-    assert sentence in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+def test_what_no_checkpoint_holds(conf, words, scorer_dir, tmp_path, capsys):
+    pytest.importorskip("peft")
+    experiment(scorer_dir, tmp_path / "exp", **conf)
+    assert main([str(tmp_path / "exp"), str(tmp_path / "upstream")]) == 1
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "upstream").exists()

@@ -15,7 +15,8 @@ import yaml
 from espnet2_distilmos.bin.mos_inference import get_parser, main
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_metric_scp, read_scp, write_scp
-from espnet2_distilmos.mos.build import build_frontend, build_model, load_model
+from espnet2_distilmos.mos.build import build_frontend, build_model
+from espnet2_distilmos.mos.checkpoint import load_model
 
 
 @pytest.fixture(params=["distilmos", "ssl_mos"])

@@ -3,12 +3,15 @@
 
 import os
 import zipfile
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
 
-from espnet2_distilmos.bin.mos_pack import get_parser, main, public_config
+from espnet2_distilmos.bin.mos_pack import FIELDS, main, model_card, public_config
+
+RECIPES = Path(__file__).resolve().parents[3] / "egs2"
 
 
 @pytest.fixture
@@ -35,92 +38,52 @@ def pack(**changed):
         "results": "exp/mos_x",
         **changed,
     }
-    return main([word for k, v in options.items() for word in (f"--{k}", v)])
+    return main([str(word) for k, v in options.items() for word in (f"--{k}", v)])
 
 
-def test_pack_holds_what_a_user_needs(exp):
+def contents(path="exp/mos_x/mos_x.zip"):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def last_line(capsys):
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_pack_holds_what_a_user_needs(exp, tmp_path, monkeypatch):
     assert pack() == 0
-    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
-        names = set(archive.namelist())
-        meta = yaml.safe_load(archive.read("meta.yaml"))
-        card = archive.read("exp/mos_x/README.md").decode()
+    files = contents()
+    assert set(files) == {
+        "meta.yaml",
+        *(f"exp/mos_x/{n}" for n in ("config.yaml", "3epoch.pth", "README.md")),
+        *("exp/mos_x/RESULTS.md", "exp/mos_x/images/a.png"),
+    }
+    meta = yaml.safe_load(files["meta.yaml"])
     assert meta["yaml_files"] == {"train_config": "exp/mos_x/config.yaml"}
     assert meta["files"] == {"model_file": "exp/mos_x/3epoch.pth"}
-    assert {"exp/mos_x/RESULTS.md", "exp/mos_x/images/a.png"} <= names
+    card = files["exp/mos_x/README.md"].decode()
     assert "head: `distilmos`" in card and "the table" in card
-    assert [p.name for p in exp.iterdir() if p.name.startswith(".")] == []
-
-
-def test_the_card_states_what_the_recipe_says(exp, capsys):
-    facts = exp / "model_card.yaml"
-    facts.write_text("licence: cc-by-4.0\ndata: Ten clips of one talker.\n")
-    assert pack(card=str(facts)) == 0
-    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
-        card = archive.read("exp/mos_x/README.md").decode()
-    assert card.startswith("---\nlibrary_name: espnet\nlicense: cc-by-4.0\n")
-    assert "Ten clips of one talker." in card and "# mos_x\n" in card
-    facts.write_text("license: cc-by-4.0\n")
-    assert pack(card=str(facts)) == 1
-    assert "found ['license'], expected some of licence" in capsys.readouterr().err
+    # From elsewhere the names are the same.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    paths = {"train_config": exp / "config.yaml", "model_file": exp / "best.pth"}
+    assert pack(**paths, results=exp, outpath="new.zip") == 0
+    assert set(contents("new.zip")) == set(files) and os.listdir() == ["new.zip"]
 
 
 def test_unpack_gives_an_experiment(exp, tmp_path, capsys):
-    pack()
-    out = tmp_path / "other"
-    capsys.readouterr()
-    for _ in range(2):  # a repeat replaces the links
-        assert main(["--unpack", str(exp / "mos_x.zip"), "--output_dir", str(out)]) == 0
-        assert capsys.readouterr().out == "3epoch.pth\n"
-    assert (out / "3epoch.pth").read_bytes() == b"weights"
-    config = yaml.safe_load((out / "config.yaml").read_text())
-    assert config["head"] == "distilmos"
-
-
-@pytest.mark.parametrize("missing", ["train_config", "model_file"])
-def test_a_missing_file_is_named(exp, capsys, missing):
-    assert pack(**{missing: "exp/mos_x/none"}) == 1
-    assert "exp/mos_x/none is not there" in capsys.readouterr().err
-    assert not (exp / "mos_x.zip").exists()
-
-
-def test_what_is_no_packed_model_is_refused(exp, tmp_path, capsys):
-    (tmp_path / "text.zip").write_text("no archive")
-    assert main(["--unpack", "text.zip", "--output_dir", "out"]) == 1
-    assert "text.zip is not a packed model" in capsys.readouterr().err
-    with zipfile.ZipFile(tmp_path / "asr.zip", "w") as archive:
-        meta = {"yaml_files": {"asr_train_config": "c.yaml"}, "files": {}}
-        archive.writestr("meta.yaml", yaml.safe_dump(meta))
-        archive.writestr("c.yaml", "{}")
-    assert main(["--unpack", "asr.zip", "--output_dir", "out"]) == 1
-    assert "has no model_file and train_config" in capsys.readouterr().err
-
-
-def test_a_new_zip_replaces_what_an_older_one_left(exp, tmp_path, capsys):
-    for weights in (b"weights", b"new"):
+    for weights in (b"weights", b"new"):  # a new .zip replaces what an older one left
         (exp / "3epoch.pth").write_bytes(weights)
-        pack()
+        assert pack() == 0
+        capsys.readouterr()
         assert main(["--unpack", "exp/mos_x/mos_x.zip", "--output_dir", "out"]) == 0
+        assert capsys.readouterr().out == "3epoch.pth\n"
         assert (tmp_path / "out" / "3epoch.pth").read_bytes() == weights
     # The links of an unpacked model point to their neighbours.
     (tmp_path / "out").rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "3epoch.pth").read_bytes() == b"new"
-
-
-def test_pack_from_anywhere_has_the_same_names(exp, tmp_path, monkeypatch):
-    pack()
-    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
-        expected = sorted(archive.namelist())
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    options = {
-        "train_config": str(exp / "config.yaml"),
-        "model_file": str(exp / "best.pth"),
-        "results": str(exp),
-    }
-    assert pack(**options, outpath="new.zip") == 0
-    with zipfile.ZipFile("new.zip") as archive:
-        assert sorted(archive.namelist()) == expected
-    assert sorted(os.listdir()) == ["README.md", "new.zip"]
+    config = yaml.safe_load((tmp_path / "moved" / "config.yaml").read_text())
+    assert config["head"] == "distilmos"
 
 
 def test_upstream_files_go_in(exp, tmp_path, capsys):
@@ -128,28 +91,34 @@ def test_upstream_files_go_in(exp, tmp_path, capsys):
     config = {"frontend": "s3prl", "frontend_conf": {**conf, "upstream": "apc"}}
     (exp / "config.yaml").write_text(yaml.safe_dump(config))
     assert pack() == 1
-    error = capsys.readouterr().err
-    assert "mos_x/upstream_files is not there, expected it since" in error
+    assert "mos_x/upstream_files" in last_line(capsys)
     (exp / "upstream_files").mkdir()
     for name in ("a.pt", "b.pt"):
         (exp / "upstream_files" / name).write_text(name)
     assert pack() == 0
-    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
-        names = [n for n in archive.namelist() if "upstream_files" in n]
-        packed = yaml.safe_load(archive.read("exp/mos_x/config.yaml"))
-    assert sorted(names) == [f"exp/mos_x/upstream_files/{n}.pt" for n in "ab"]
-    # As ESPnet's unpack finds and rewrites it.
-    assert packed["frontend_conf"]["path_or_url"] in names
-    main(["--unpack", str(exp / "mos_x.zip"), "--output_dir", "out"])
+    assert {f"exp/mos_x/upstream_files/{n}.pt" for n in "ab"} <= set(contents())
+    main(["--unpack", "exp/mos_x/mos_x.zip", "--output_dir", "out"])
     assert (tmp_path / "out" / "upstream_files" / "b.pt").read_text() == "b.pt"
 
 
-def test_listeners_lose_their_names():
-    config = {"listener_list": ["Ann", "Bob"], "corpus_list": ["bvcc", "somos"]}
-    public = public_config(config)
-    assert public["listener_list"] == ["unnamed_0", "unnamed_1"]
-    assert public["corpus_list"] == ["bvcc", "somos"]
-    assert config["listener_list"] == ["Ann", "Bob"]
+def test_what_cannot_be_used_is_named(exp, tmp_path, capsys):
+    (exp / "bad.yaml").write_text("a: [")
+    (exp / "card.yaml").write_text("license: cc-by-4.0\n")
+    (tmp_path / "text.zip").write_text("no archive")
+    for option, path in (
+        *(("train_config", "exp/none"), ("train_config", "exp/mos_x/bad.yaml")),
+        *(("model_file", "exp/none"), ("outpath", "exp/x.tar")),
+        *(("card", "exp/none"), ("card", "exp/mos_x/card.yaml")),
+    ):
+        assert pack(**{option: path}) == 1
+        assert path in last_line(capsys)
+        assert not (exp / "mos_x.zip").exists()
+    for path in ("text.zip", "none.zip"):
+        assert main(["--unpack", path, "--output_dir", "out"]) == 1
+        assert path in last_line(capsys)
+    for options in (["--upload", "x"], ["--unpack", "x"], ["--train_config", "x"]):
+        with pytest.raises(SystemExit):
+            main(options)
 
 
 def test_public_config():
@@ -162,9 +131,9 @@ def test_public_config():
         "token": "../../ann/tokens.json",
         "url": "https://host/a/b.pt",
         "dist_init_method": "file:///home/ann/.dist_init_3",
-        "dist_master_addr": "node7",
         "wandb_entity": "ann",
-        "seed": 3,
+        "listener_list": ["Ann", "Bob"],
+        "corpus_list": ["bvcc", "somos"],
         "lr": None,
     }
     assert public_config(private) == {
@@ -175,10 +144,8 @@ def test_public_config():
         "frontend_conf": {"upstream": "microsoft/wavlm-base", "path": "up.pt"},
         "token": "tokens.json",
         "url": "https://host/a/b.pt",
-        "dist_init_method": None,
-        "dist_master_addr": None,
-        "wandb_entity": None,
-        "seed": 3,
+        "listener_list": ["unnamed_0", "unnamed_1"],
+        "corpus_list": ["bvcc", "somos"],
         "lr": None,
     }
 
@@ -197,28 +164,80 @@ def test_results_lose_the_trainers_directories(exp):
         "--x exp/mos_x/a`, see https://host/a/b and ![plot](images/a.png), 3/4\n"
         '"problems": ["metric.scp: found b"]\n'
     )
-    with zipfile.ZipFile(exp / "mos_x.zip") as archive:
-        for name in ("RESULTS.md", "results.json"):
-            assert archive.read(f"exp/mos_x/{name}").decode() == expected
-        assert expected in archive.read("exp/mos_x/README.md").decode()
+    files = contents()
+    for name in ("RESULTS.md", "results.json"):
+        assert files[f"exp/mos_x/{name}"].decode() == expected
+    assert expected in files["exp/mos_x/README.md"].decode()
     assert (exp / "RESULTS.md").read_text() == text
 
 
-def test_a_config_that_is_none_is_refused(exp, capsys):
-    for content in ("a: [", "[3]"):
-        (exp / "config.yaml").write_text(content)
-        assert pack() == 1
-        assert "config.yaml that training wrote" in capsys.readouterr().err
+CONFIG = {
+    "frontend": "hf",
+    "frontend_conf": {
+        "upstream": "microsoft/wavlm-base",
+        "upstream_config": {
+            "model_type": "wavlm",
+            "num_hidden_layers": 12,
+            "hidden_size": 768,
+        },
+    },
+    "head": "distilmos",
+    "losses": {"mos_l1": {"weight": 1.0}, "token_ce": {"weight": 0.1}},
+    "token_info": {"columns": [{"stream": "wavlm", "layer": 3, "K": 200}]},
+    "score_range": [0.0, 100.0],
+    "seed": 7,
+}
 
 
-def test_upload_without_login_says_so(exp, capsys, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    pack()
-    assert main(["--upload", "exp/mos_x/mos_x.zip", "--hf_repo", "a/b"]) == 1
-    assert "run 'hf auth login' and stage 11 again" in capsys.readouterr().err
+def test_the_card_says_what_the_model_is():
+    card = model_card("mos_x", CONFIG, {}, "")
+    for words in (
+        "# mos_x\n",
+        "scale 0 to 100",
+        "microsoft/wavlm-base; wavlm, 12 layers of 768",
+        "mos_l1 × 1, token_ce × 0.1",
+        "wavlm 3 (K = 200)",
+        "seed: 7",
+    ):
+        assert words in card
+    # Nothing is made up.
+    assert card.count("Not stated by who packed the model.") == 2
+    assert "Not measured" in card and "Contact" not in card
+    assert huggingface_hub.ModelCard(card).data.license is None
 
 
-def test_upload_sends_the_files_with_the_readme_on_top(exp, monkeypatch):
+def test_the_card_says_what_the_recipe_states():
+    facts = {
+        "licence": "cc-by-4.0",
+        "languages": ["en", "de"],
+        "data": "Ten clips.",
+        "intended_use": "Codecs.",
+        "limits": "One talker.",
+        "contact": "a@b",
+    }
+    assert set(facts) == set(FIELDS)
+    card = model_card("m", {}, facts, "# RESULTS\n## A\n| 1 |\n")
+    data = huggingface_hub.ModelCard(card).data
+    assert data.library_name == "espnet" and data.license == "cc-by-4.0"
+    assert data.language == ["en", "de"]
+    sections = dict(part.split("\n", 1) for part in card.split("\n## ")[1:])
+    assert sections["Training data"].strip() == "Ten clips."
+    assert sections["Licence"].strip() == "cc-by-4.0"
+    assert sections["Intended use"].strip() == "Codecs."
+    assert sections["Limits"].strip().startswith("- One talker.\n- ")
+    assert sections["Contact"].strip() == "a@b"
+    assert sections["Results"].strip() == "### A\n| 1 |"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.glob("*/mos1/conf/model_card.yaml")), ids=str
+)
+def test_the_cards_of_the_recipes(path):
+    facts = yaml.safe_load(path.read_text())
+    assert facts["licence"] and facts["data"] and set(facts) <= set(FIELDS)
+
+
+def test_upload_sends_the_files_with_the_readme_on_top(exp, monkeypatch, capsys):
     seen = {}
 
     class Api:
@@ -226,24 +245,15 @@ def test_upload_sends_the_files_with_the_readme_on_top(exp, monkeypatch):
             seen["repo"] = name
 
         def upload_folder(self, repo_id, folder_path):
-            from pathlib import Path
+            paths = Path(folder_path).rglob("*")
+            seen["files"] = {str(path.relative_to(folder_path)) for path in paths}
 
-            folder = Path(folder_path)
-            seen["files"] = {
-                str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()
-            }
-
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     pack()
-    assert main(["--upload", "exp/mos_x/mos_x.zip", "--hf_repo", "a/b"]) == 0
+    command = ["--upload", "exp/mos_x/mos_x.zip", "--hf_repo", "a/b"]
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert main(command) == 1 and "hf auth login" in last_line(capsys)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
+    assert main(command) == 0
     assert seen["repo"] == "a/b"
     assert {"README.md", "meta.yaml", "exp/mos_x/3epoch.pth"} <= seen["files"]
-
-
-def test_parser_names_what_is_missing(capsys):
-    assert get_parser().description
-    for options in (["--upload", "x"], ["--unpack", "x"], ["--train_config", "x"]):
-        with pytest.raises(SystemExit):
-            main(options)
-        assert "is missing" in capsys.readouterr().err

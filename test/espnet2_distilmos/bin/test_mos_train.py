@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from espnet2_distilmos.bin.mos_train import get_parser, main
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.tasks.mos import MOSTask
 
 

@@ -77,77 +77,6 @@ def make_ssl(cfg: dict) -> torch.nn.Module:
     return Wav2Vec2Model(Wav2Vec2Config(**cfg["w2v2_cfg"])).eval()
 
 
-def head_shapes(dim=DIM, layers=LAYERS, hidden=HIDDEN, num_predictors=2) -> dict:
-    """Names and shapes of all but ``ssl.*``, as documented."""
-    h = hidden
-    shapes = {
-        "weighted_sum.layer_weights": (layers,),
-        "weighted_sum.layer_logits": (layers,),
-        "weighted_sum.out_proj.weight": (dim, dim),
-        "weighted_sum.out_proj.bias": (dim,),
-        "feature_processor.proj_in.weight": (h, dim, 1),
-        "feature_processor.proj_in.bias": (h,),
-        "feature_processor.ln.weight": (h,),
-        "feature_processor.ln.bias": (h,),
-        "decoder.cnn.weight": (h, h, 3),
-        "decoder.cnn.bias": (h,),
-        "decoder.linear.weight": (h, 2 * h),
-        "decoder.linear.bias": (h,),
-        "decoder.layer_norm.weight": (h,),
-        "decoder.layer_norm.bias": (h,),
-        "linear.weight": (1, h),
-        "linear.bias": (1,),
-    }
-    norms = ["decoder.batch_norm"]
-    for i, kernel in enumerate((5, 3, 3)):
-        shapes[f"feature_processor.blocks.{i}.dw.weight"] = (h, 1, kernel)
-        shapes[f"feature_processor.blocks.{i}.pw.weight"] = (h, h, 1)
-        norms.append(f"feature_processor.blocks.{i}.bn")
-    for norm in norms:
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{norm}.{name}"] = (h,)
-        shapes[f"{norm}.num_batches_tracked"] = ()
-    for direction in ("", "_reverse"):
-        for name, shape in (
-            ("weight_ih", (4 * h, h)),
-            ("weight_hh", (4 * h, h)),
-            ("bias_ih", (4 * h,)),
-            ("bias_hh", (4 * h,)),
-        ):
-            shapes[f"decoder.bilstm.{name}_l0{direction}"] = shape
-    for i in range(num_predictors):
-        for j, size in ((0, h), (2, h), (4, CLUSTERS)):
-            shapes[f"predictors.{i}.layers.{j}.weight"] = (size, h)
-            shapes[f"predictors.{i}.layers.{j}.bias"] = (size,)
-    return shapes
-
-
-def make_states(cfg: dict, seed: int = 0) -> dict:
-    """A random state dict; no tensor keeps an initial zero or one."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def random(shape):
-        return torch.randn(shape, generator=generator)
-
-    states = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        ssl = make_ssl(cfg).state_dict()
-    for name, value in ssl.items():
-        states[f"ssl.{name}"] = value.detach() + 0.2 * random(value.shape)
-    for name, shape in head_shapes().items():
-        if name.endswith("num_batches_tracked"):
-            states[name] = torch.tensor(11)
-        elif name == "weighted_sum.layer_logits":
-            # Apart, but no layer gets the weight zero.
-            states[name] = torch.tensor([0.5, -0.2, 0.1])
-        elif name.endswith("running_var"):
-            states[name] = 0.5 + random(shape).abs()
-        else:
-            states[name] = random(shape) * (0.7 if len(shape) < 2 else shape[1] ** -0.5)
-    return states
-
-
 def entmax15(z: torch.Tensor) -> torch.Tensor:
     """max(z / 2 - tau, 0) ** 2 with the tau, bisected, that makes the sum one."""
     half = z.double() / 2
@@ -161,23 +90,107 @@ def entmax15(z: torch.Tensor) -> torch.Tensor:
     return (half - low).clamp(min=0).square().to(z.dtype)
 
 
-@torch.no_grad()
-def official_layers(cfg: dict, states: dict, speech: torch.Tensor) -> list:
-    """Outputs of the transformer layers 1..L for (N,) samples, each (1, T, D)."""
-    ssl = make_ssl(cfg)
-    own = {k[len("ssl.") :]: v for k, v in states.items() if k.startswith("ssl.")}
-    ssl.load_state_dict(own, strict=True)
-    if cfg["ssl_backbone"] == "w2v2":
-        return list(ssl(speech[None], output_hidden_states=True).hidden_states[1:])
-    layers = cfg["wavlm_cfg"]["encoder_layers"]
-    padding = torch.zeros(1, speech.numel(), dtype=torch.bool)
-    (_, results), _ = ssl.extract_features(
-        speech[None],
-        padding_mask=padding,
-        output_layer=layers,
-        ret_layer_results=True,
-    )
-    return [x.transpose(0, 1) for x, _ in results[1:]]
+def _named(**modules) -> torch.nn.Module:
+    parent = torch.nn.Module()
+    for name, module in modules.items():
+        setattr(parent, name, module)
+    return parent
+
+
+class Official(torch.nn.Module):
+    """All tensors under their documented names, and the published forward pass."""
+
+    def __init__(self, cfg: dict):
+        super().__init__()
+        h, self.cfg = HIDDEN, cfg
+        self.ssl = make_ssl(cfg)
+        self.weighted_sum = _named(
+            layer_weights=torch.nn.Parameter(torch.zeros(LAYERS)),
+            layer_logits=torch.nn.Parameter(torch.zeros(LAYERS)),
+            out_proj=torch.nn.Linear(DIM, DIM),
+        )
+        blocks = [
+            _named(
+                dw=torch.nn.Conv1d(
+                    h, h, kernel, stride, (kernel - 1) // 2, groups=h, bias=False
+                ),
+                pw=torch.nn.Conv1d(h, h, 1, bias=False),
+                bn=torch.nn.BatchNorm1d(h),
+            )
+            for kernel, stride in zip((5, 3, 3), cfg["downsample_strides"])
+        ]
+        self.feature_processor = _named(
+            proj_in=torch.nn.Conv1d(DIM, h, 1),
+            blocks=torch.nn.ModuleList(blocks),
+            ln=torch.nn.LayerNorm(h),
+        )
+        self.predictors = torch.nn.ModuleList()
+        for _ in TARGET_LAYERS:
+            sizes = ((h, h), (h, h), (h, CLUSTERS))
+            layers = [f for s in sizes for f in (torch.nn.Linear(*s), torch.nn.ReLU())]
+            self.predictors.append(_named(layers=torch.nn.Sequential(*layers[:-1])))
+        self.decoder = _named(
+            cnn=torch.nn.Conv1d(h, h, 3, padding=1),
+            bilstm=torch.nn.LSTM(h, h, batch_first=True, bidirectional=True),
+            linear=torch.nn.Linear(2 * h, h),
+            batch_norm=torch.nn.BatchNorm1d(h),
+            layer_norm=torch.nn.LayerNorm(h),
+        )
+        self.linear = torch.nn.Linear(h, 1)
+
+    def layers(self, speech: torch.Tensor) -> list:
+        """Outputs of the transformer layers 1..L for (N,) samples, each (1, T, D)."""
+        if self.cfg["ssl_backbone"] == "w2v2":
+            found = self.ssl(speech[None], output_hidden_states=True)
+            return list(found.hidden_states[1:])
+        (_, results), _ = self.ssl.extract_features(
+            speech[None],
+            padding_mask=torch.zeros(1, speech.numel(), dtype=torch.bool),
+            output_layer=self.cfg["wavlm_cfg"]["encoder_layers"],
+            ret_layer_results=True,
+        )
+        return [x.transpose(0, 1) for x, _ in results[1:]]
+
+    def forward(self, layers: list) -> dict:
+        logits = self.weighted_sum.layer_logits
+        weights = entmax15(logits - logits.mean())
+        x = sum(w * layer for w, layer in zip(weights, layers))
+        x = self.weighted_sum.out_proj(x).transpose(1, 2)
+        x = self.feature_processor.proj_in(x)
+        for block in self.feature_processor.blocks:
+            x = F.gelu(block.bn(block.pw(block.dw(x))))
+        z = self.feature_processor.ln(x.transpose(1, 2))
+        x = self.decoder.cnn(z.transpose(1, 2)).transpose(1, 2)
+        y = F.gelu(self.decoder.linear(self.decoder.bilstm(x)[0]))
+        frame_mos = self.linear(self.decoder.layer_norm(y + x))[..., 0]
+        return {
+            "layers": layers,
+            "token_logits": [p.layers(z) for p in self.predictors],
+            "frame_mos": frame_mos,
+            "mos": float(frame_mos.mean()),
+        }
+
+
+def make_states(cfg: dict, seed: int = 0) -> dict:
+    """A random state dict; no tensor keeps an initial zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        states = dict(Official(cfg).state_dict())
+    for name, value in states.items():
+        if name == "weighted_sum.layer_logits":
+            # Apart, but no layer gets the weight zero.
+            states[name] = torch.tensor([0.5, -0.2, 0.1])
+        elif value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator)
+            if name.startswith("ssl."):
+                states[name] = value + 0.2 * noise
+            elif name.endswith("running_var"):
+                states[name] = 0.5 + noise.abs()
+            else:
+                scale = 0.7 if value.dim() < 2 else value.size(1) ** -0.5
+                states[name] = scale * noise
+    return states
 
 
 @torch.no_grad()
@@ -186,76 +199,11 @@ def official_forward(
 ) -> dict:
     """The published forward pass on one file of (N,) samples.
 
-    ``layers`` are those of ``official_layers``, if they are there already.
+    ``layers`` are the upstream's, if they are there already.
     """
-
-    def get(name):
-        return states[name]
-
-    layers = official_layers(cfg, states, speech) if layers is None else layers
-    logits = get("weighted_sum.layer_logits")
-    weights = entmax15(logits - logits.mean())
-    x = sum(w * layer for w, layer in zip(weights, layers))
-    x = F.linear(
-        x, get("weighted_sum.out_proj.weight"), get("weighted_sum.out_proj.bias")
-    )
-    x = F.conv1d(
-        x.transpose(1, 2),
-        get("feature_processor.proj_in.weight"),
-        get("feature_processor.proj_in.bias"),
-    )
-    for i, (kernel, stride) in enumerate(
-        zip(cfg["downsample_kernels"], cfg["downsample_strides"])
-    ):
-        block = f"feature_processor.blocks.{i}"
-        x = F.conv1d(
-            x,
-            get(f"{block}.dw.weight"),
-            stride=stride,
-            padding=(kernel - 1) // 2,
-            groups=x.size(1),
-        )
-        x = F.conv1d(x, get(f"{block}.pw.weight"))
-        mean, var = get(f"{block}.bn.running_mean"), get(f"{block}.bn.running_var")
-        x = (x - mean[:, None]) / torch.sqrt(var[:, None] + 1e-5)
-        x = x * get(f"{block}.bn.weight")[:, None] + get(f"{block}.bn.bias")[:, None]
-        x = F.gelu(x)
-    size = (x.size(1),)
-    z = F.layer_norm(
-        x.transpose(1, 2),
-        size,
-        get("feature_processor.ln.weight"),
-        get("feature_processor.ln.bias"),
-    )
-    token_logits = []
-    for i in range(len(cfg["target_layers"])):
-        y = z
-        for j in (0, 2, 4):
-            layer = f"predictors.{i}.layers.{j}"
-            y = F.linear(y, get(f"{layer}.weight"), get(f"{layer}.bias"))
-            y = y if j == 4 else F.relu(y)
-        token_logits.append(y)
-    x = F.conv1d(
-        z.transpose(1, 2), get("decoder.cnn.weight"), get("decoder.cnn.bias"), padding=1
-    ).transpose(1, 2)
-    lstm = torch.nn.LSTM(size[0], size[0], batch_first=True, bidirectional=True)
-    prefix = "decoder.bilstm."
-    own = {k[len(prefix) :]: v for k, v in states.items() if k.startswith(prefix)}
-    lstm.load_state_dict(own, strict=True)
-    y = F.linear(lstm(x)[0], get("decoder.linear.weight"), get("decoder.linear.bias"))
-    y = F.layer_norm(
-        F.gelu(y) + x,
-        size,
-        get("decoder.layer_norm.weight"),
-        get("decoder.layer_norm.bias"),
-    )
-    frame_mos = F.linear(y, get("linear.weight"), get("linear.bias"))[..., 0]
-    return {
-        "layers": layers,
-        "token_logits": token_logits,
-        "frame_mos": frame_mos,
-        "mos": float(frame_mos.mean()),
-    }
+    model = Official(cfg).eval()
+    model.load_state_dict(states, strict=True)
+    return model(model.layers(speech) if layers is None else layers)
 
 
 def make_speech(num_samples: int, seed: int = 0) -> torch.Tensor:

@@ -15,8 +15,8 @@ import yaml
 from espnet2.train.distributed_utils import DistributedOption
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.train_config import read_frontend_conf
-from espnet2_distilmos.mos.build import build_frontend, load_model
+from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.checkpoint import load_model, read_frontend_conf
 from espnet2_distilmos.tasks import mos as task_module
 from espnet2_distilmos.tasks.mos import MOSTask, keep_upstream_files, read_token_info
 from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
@@ -623,8 +623,6 @@ def test_a_fine_tuned_model_needs_not_what_it_started_from(
     model, _ = load_model(out / "config.yaml", out / "1epoch.pth")
     expected = states_of(out / "1epoch.pth")
     assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
-    with pytest.raises(ValueError, match="training that started from .*1epoch.pth"):
-        load_model(out / "config.yaml", None)
 
 
 # --- learning rates -------------------------------------------------------------------

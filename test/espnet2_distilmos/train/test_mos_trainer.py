@@ -21,7 +21,7 @@ import torch
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
 
-from espnet2_distilmos.mos.build import load_model
+from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.train.mos_trainer import (
     MOSTrainer,
     MOSTrainerOptions,

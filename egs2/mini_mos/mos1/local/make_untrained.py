@@ -13,8 +13,7 @@ import torch
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
 from espnet2_distilmos.data.datadir import DataError, atomic_write
-from espnet2_distilmos.mos.build import read_config
-from espnet2_distilmos.train.init_model import initial_model
+from espnet2_distilmos.mos.checkpoint import initial_model, read_config
 
 
 def main(cmd=None) -> int:
