@@ -132,6 +132,9 @@ def _read_run(line: str, train_args: str, token_options: Dict[str, str]) -> Run:
         )
     args = f"{train_args} {_train_args(own_args)}".strip()
     options = {**token_options, **_token_options(own_options)}
+    # Imports torch, which a help text does not need.
+    from espnet2_distilmos.mos.checkpoint import read_frontend_conf
+
     frontend = read_frontend_conf(config, args)
     with open(config, encoding="utf-8") as file:
         config_hash = _hash(yaml.safe_load(file))
@@ -161,9 +164,6 @@ def read_runs(path: str, train_args: str = "", token_options: str = "") -> List[
         DataError: A line is not as it should be, two have one name, there is none, or
             a configuration cannot be read.
     """
-    # Imports torch, which a help text does not need.
-    from espnet2_distilmos.mos.checkpoint import read_frontend_conf
-
     try:
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()

@@ -82,8 +82,8 @@ def read_set(text: str, score_range: Range, map_scores: bool) -> DataSet:
     if own != score_range and not map_scores:
         raise DataError(
             f"{folder}/score_range is '{own[0]:g} {own[1]:g}', and the training is "
-            f"told '{score_range[0]:g} {score_range[1]:g}'; map it with --map_scores true, "
-            f"or leave {name} out."
+            f"told '{score_range[0]:g} {score_range[1]:g}'; map it with --map_scores "
+            f"true, or leave {name} out."
         )
     return DataSet(name, folder, own)
 
