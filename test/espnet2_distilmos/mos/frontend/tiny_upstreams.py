@@ -3,6 +3,7 @@
 
 """Tiny random networks of every family of ``frontend: hf``, for several tests."""
 
+import pytest
 import torch
 import transformers
 
@@ -68,6 +69,17 @@ VARIANTS = {
 FIRST = {VARIANTS[name]["model_type"]: name for name in reversed(VARIANTS)}
 
 
+def in_turn(names):
+    """Parameters of a test: all but two variants, or their families, are slow."""
+    fast = ("hubert base", "wavlm base", "hubert", "wavlm")
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=() if n in fast else slow, id=n) for n in names]
+
+
+each_variant = pytest.mark.parametrize("variant", in_turn(VARIANTS))
+each_family = pytest.mark.parametrize("model_type", in_turn(FIRST))
+
+
 def tiny(variant="hubert base", options=None, **changes):
     config = dict(VARIANTS[FIRST.get(variant, variant)], **changes)
     return HFFrontend(upstream_config=config, **(options or {}))
@@ -79,6 +91,7 @@ def layers_of(frontend):
 
 def noiseless(variant):
     """Changes that switch dropout off."""
+    variant = FIRST.get(variant, variant)
     config = transformers.AutoConfig.for_model(VARIANTS[variant]["model_type"])
     return {k: 0.0 for k in config.to_dict() if k.endswith("dropout")}
 
