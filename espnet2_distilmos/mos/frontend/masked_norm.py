@@ -43,8 +43,8 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
         """Normalise (B, C, T), in the dtype of the input."""
         if self.lengths is None:
             return super().forward(input)
-        # Statistics in fp32: in half precision the sum over seconds loses digits.
-        x = input.float()
+        # At least in fp32: in half precision the sum over seconds loses digits.
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         valid = frame_mask(self.lengths, x.size(-1)).unsqueeze(1).to(x.dtype)
         count = self.lengths.to(x.dtype)[:, None, None]
         mean = (x * valid).sum(dim=-1, keepdim=True) / count
