@@ -2,7 +2,6 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from .tiny_upstreams import (
     each_variant,
     in_turn,
     inexactness,
-    inexactness_of_layers,
     layers_of,
     loss_of,
     noiseless,
@@ -28,9 +26,6 @@ from .tiny_upstreams import (
     tiny,
 )
 
-# No corpus and no weights are in the repository; a directory with those of the
-# whisper-tiny encoder (`hf download openai/whisper-tiny`) turns these tests on.
-REAL_WHISPER = os.environ.get("MOS_TEST_WHISPER_TINY")
 EXTRACTORS = {
     "whisper": transformers.WhisperFeatureExtractor,
     "wav2vec2-bert": transformers.SeamlessM4TFeatureExtractor,
@@ -156,46 +151,21 @@ def hard_waveforms():
     yield np.zeros(4000, dtype=np.float32)
 
 
-def collate(waves):
-    speech = torch.zeros(len(waves), max(len(w) for w in waves))
-    for row, wave in zip(speech, waves):
-        row[: len(wave)] = torch.from_numpy(wave)
-    return speech, torch.tensor([len(w) for w in waves])
-
-
-def test_filter_bank_equals_the_seamless_extractor():
-    frontend = tiny("wav2vec2-bert")
-    extractor = transformers.SeamlessM4TFeatureExtractor()
-    waves = list(hard_waveforms())
-    speech, lengths = collate(waves)
-    log_mel = frontend.family.log_mel(speech)
-    features = frontend.family.features(speech, lengths).float()
-    for i, wave in enumerate(waves):
-        expected = torch.from_numpy(extractor._extract_fbank_features(wave))
-        found = log_mel[i, : len(expected)].float()
-        assert torch.allclose(found, expected, atol=4e-6, rtol=0)
-        frames = frontend.num_frames(len(wave))
-        assert not features[i, frames + 1 :].any()
-        if found.std(dim=0).min() > 0.1:
-            # Else the extractor's fp32 statistics are what would be seen.
-            expected = extractor(wave, sampling_rate=16000, return_tensors="pt")
-            expected = expected.input_features[0][expected.attention_mask[0].bool()]
-            assert torch.allclose(features[i, :frames], expected, atol=5e-5, rtol=0)
-
-
-@pytest.mark.parametrize("variant", ["whisper", "whisper large-v3"])
-def test_log_mel_equals_the_whisper_extractor(variant):
-    frontend = tiny(variant)
-    extractor = transformers.WhisperFeatureExtractor(
-        feature_size=frontend.model.config.num_mel_bins
-    )
-    waves = list(hard_waveforms())
-    for found, wave in zip(frontend.family.log_mel(*collate(waves)), waves):
-        expected = extractor(
-            wave, sampling_rate=16000, padding="do_not_pad", return_tensors="pt"
-        ).input_features[0]
-        assert torch.allclose(found[:, : expected.size(1)], expected, atol=1e-5, rtol=0)
-        assert not found[:, expected.size(1) :].any()
+@pytest.mark.parametrize("model_type", ["wav2vec2-bert", "whisper"])
+def test_log_mel_equals_the_feature_extractor(model_type):
+    family = tiny(model_type).family
+    extractor = EXTRACTORS[model_type]()
+    for wave in hard_waveforms():
+        speech = torch.from_numpy(wave)[None]
+        if model_type == "whisper":
+            found = family.log_mel(speech, torch.tensor([len(wave)]))[0]
+            options = dict(sampling_rate=16000, padding="do_not_pad")
+            expected = extractor(wave, return_tensors="pt", **options)
+            expected = expected.input_features[0]
+        else:
+            found = family.log_mel(speech)[0].float()
+            expected = torch.from_numpy(extractor._extract_fbank_features(wave))
+        assert torch.allclose(found, expected, atol=1e-5, rtol=0)
 
 
 @each_family
@@ -301,25 +271,6 @@ def test_local_checkpoint_and_rebuild_without_files(
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("encoder_only", [False, True])
-def test_whisper_checkpoints_with_and_without_decoder(tmp_path, caplog, encoder_only):
-    config = dict(VARIANTS["whisper"])
-    config = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
-    model = transformers.WhisperForConditionalGeneration(config)
-    keep = None
-    if encoder_only:
-        states = model.model.state_dict()
-        keep = {k: v for k, v in states.items() if k.startswith("encoder.")}
-        model = model.model
-    model.save_pretrained(tmp_path, state_dict=keep)
-    frontend = HFFrontend(upstream=str(tmp_path))
-    assert not caplog.records
-    states = model.get_encoder().state_dict()
-    assert set(frontend.model.state_dict()) == set(states)
-    for key, value in frontend.model.state_dict().items():
-        assert torch.equal(value, states[key]), key
-
-
 def test_checkpoint_of_a_task_model_without_mask_embedding(tmp_path):
     """A CTC checkpoint; its mask embedding is drawn, and always the same."""
     config = transformers.Wav2Vec2Config(**VARIANTS["wav2vec2 base"], vocab_size=9)
@@ -384,15 +335,11 @@ def test_offline_reads_the_cache_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(OSError, match="some/model is neither .*cache: .*frontend_conf"):
         HFFrontend(upstream="some/model")
-    revision = "0" * 40
     cached = tmp_path / "models--some--model"
     (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text(revision)
-    model = save_checkpoint(cached / "snapshots" / revision, "hubert")
-    frontend = HFFrontend(upstream="some/model")
-    assert frontend.normalize_waveform is True
-    for key, value in model.state_dict().items():
-        assert torch.equal(frontend.model.state_dict()[key], value)
+    (cached / "refs" / "main").write_text("0" * 40)
+    save_checkpoint(cached / "snapshots" / ("0" * 40), "hubert")
+    assert HFFrontend(upstream="some/model").normalize_waveform is True
 
 
 def test_impossible_configurations_are_refused(tmp_path):
@@ -437,53 +384,20 @@ def test_bare_configuration_is_seeded_apart_from_the_global_generator():
 # Training
 
 
-def names_of_parts(frontend):
-    """Names of parameters by part: cnn, front, layer numbers, last; by hand."""
-    parts = {}
-    stable = getattr(frontend.model.config, "do_stable_layer_norm", False)
-    for name, _ in frontend.named_parameters():
-        short = name[len("model.") :]
-        if short.startswith(("encoder.layers.", "layers.")):
-            part = int(short.split("layers.")[1].split(".")[0]) + 1
-        elif short.startswith(("feature_extractor.", "conv1.", "conv2.")):
-            part = "cnn"
-        elif short.startswith("layer_norm."):
-            part = "last"
-        elif short in ("masked_spec_embed", "embed_positions.weight"):
-            part = "never"
-        elif short.startswith("encoder.layer_norm.") and stable:
-            # It follows the last hidden state.
-            part = "never"
-        else:
-            part = "front"
-        parts.setdefault(part, set()).add(name)
-    return parts
-
-
-def without_key_biases(names):
-    """Softmax does not depend on the biases of keys."""
-    return {n for n in names if not n.endswith(("k_proj.bias", "linear_k.bias"))}
-
-
 @each_variant
 @pytest.mark.parametrize("freeze", ["none", "cnn", "all", {"layers": 2}, 3])
 def test_exactly_what_is_not_frozen_is_trained(variant, freeze):
-    """It gets a gradient, moves and has dropout; the rest has none of these."""
+    """It gets a gradient and has dropout; the rest has neither."""
     changes = {key: 0.5 for key in noiseless(variant)}
     frontend = tiny(variant, dict(freeze=freeze), **changes)
-    parts = names_of_parts(frontend)
     n = freeze["layers"] if isinstance(freeze, dict) else freeze
-    still = {
-        "none": ["never"],
-        "cnn": ["never", "cnn"],
-        "all": list(parts),
-        2: ["never", "cnn", "front", 1, 2],
-        3: ["never", "cnn", "front", 1, 2, 3, "last"],
-    }[n]
-    trained = set().union(*(parts[part] for part in parts if part not in still))
     frozen = {"none": -1, "cnn": -1, "all": 3}.get(n, n)
-
-    before = {k: p.detach().clone() for k, p in frontend.named_parameters()}
+    cnn = ("model.feature_extractor.", "model.conv") if n == "cnn" else ()
+    trained = {
+        name
+        for name, layer in frontend.layer_of_parameters().items()
+        if layer > frozen and not name.startswith(cnn) and name not in never(variant)
+    }
     expected = states_of(frontend.eval(), *batch())
     hidden_states, frames = frontend.train()(*batch())
     for number, (a, b) in enumerate(zip(hidden_states, expected)):
@@ -493,13 +407,8 @@ def test_exactly_what_is_not_frozen_is_trained(variant, freeze):
     loss = loss_of(hidden_states, frames)
     if loss.requires_grad:
         loss.backward()
-        parameters = [p for p in frontend.parameters() if p.requires_grad]
-        # One step, however small the gradient.
-        torch.optim.Adam(parameters, lr=0.01, eps=1e-16).step()
-    after = dict(frontend.named_parameters())
-    moved = {k for k in after if not torch.equal(after[k], before[k])}
-    assert without_key_biases(moved) == without_key_biases(trained)
-    assert {k for k in after if after[k].grad is not None} == trained
+    gradients = {k for k, p in frontend.named_parameters() if p.grad is not None}
+    assert gradients == trained
     modes = [layer.training for layer in layers_of(frontend)]
     assert modes == [number > frozen for number in (1, 2, 3)]
 
@@ -507,6 +416,14 @@ def test_exactly_what_is_not_frozen_is_trained(variant, freeze):
     assert conf["freeze"] == n
     rebuilt = HFFrontend(**yaml.safe_load(yaml.safe_dump(conf)), load_pretrained=False)
     assert {k for k, p in rebuilt.named_parameters() if p.requires_grad} == trained
+
+
+def never(variant):
+    """What no hidden state depends on, and fixed positions."""
+    names = {"model.masked_spec_embed", "model.embed_positions.weight"}
+    if VARIANTS[variant].get("do_stable_layer_norm"):
+        names |= {f"model.encoder.layer_norm.{p}" for p in ("weight", "bias")}
+    return names
 
 
 @each_variant
@@ -637,18 +554,3 @@ def test_no_mask_embedding_is_refused():
     with pytest.raises(ValueError, match="has no mask embedding"):
         frontend.set_mask_training(True)
     frontend.set_mask_training(False)
-
-
-@pytest.mark.skipif(not REAL_WHISPER, reason="MOS_TEST_WHISPER_TINY is not set")
-def test_real_whisper_weights():
-    frontend = HFFrontend(upstream=REAL_WHISPER).eval()
-    assert frontend.num_layers == 4 and frontend.output_size() == 384
-    speech, lengths = batch((48000, 16000, 30001))
-    *others, last = inexactness_of_layers(frontend, speech, lengths)
-    # Single frames of the last layer are ill-conditioned: fp32 itself is as far off.
-    assert max(others) < 2e-5 and last < 3e-4
-    wave = batch((480000,))[0][0].numpy()
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(REAL_WHISPER)
-    inputs = extractor(wave, sampling_rate=16000, return_tensors="pt")
-    check_transformers(frontend, 480000, inputs, 1e-4)
-    assert inexactness(frontend.double(), speech.double(), lengths) < 1e-10

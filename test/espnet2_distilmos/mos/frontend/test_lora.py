@@ -9,7 +9,7 @@ import transformers
 import yaml
 
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
-from espnet2_distilmos.mos.frontend.lora import active_states, plain_name
+from espnet2_distilmos.mos.frontend.lora import plain_name
 
 from .tiny_upstreams import (
     batch,
@@ -152,17 +152,6 @@ def test_many_layers_get_the_adapters_that_are_theirs():
     assert {k for k, p in frontend.named_parameters() if p.requires_grad} == a | b
 
 
-def test_targets_by_their_last_part():
-    frontend = adapted("wavlm", lora={"target_modules": ["q_proj", "output_dense"]})
-    names = {k for k, p in frontend.named_parameters() if p.requires_grad}
-    assert names == {
-        f"model.encoder.layers.{i}.{target}.lora_{x}.default.weight"
-        for i in range(3)
-        for target in ("attention.q_proj", "feed_forward.output_dense")
-        for x in "AB"
-    }
-
-
 def test_spec_augment_trains_no_mask_embedding():
     frontend = adapted("wavlm", {"spec_augment": True}, mask_time_prob=0.5)
     assert not frontend.model.masked_spec_embed.requires_grad
@@ -174,9 +163,12 @@ def test_checkpoint_and_rebuild_without_files(tmp_path, model_type):
     config = transformers.AutoConfig.for_model(**{**config, "decoder_layers": 1})
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     plain = HFFrontend(upstream=str(tmp_path))
-    lora = {"rank": 2, "alpha": 6, "dropout": 0.1}
+    # All targets whose names end so.
+    targets = ["linear_q" if model_type == "wav2vec2-bert" else "q_proj"]
+    lora = {"rank": 2, "alpha": 6, "dropout": 0.1, "target_modules": targets}
     frontend = HFFrontend(upstream=str(tmp_path), lora=lora, freeze=1)
     assert frontend.fingerprint() == plain.fingerprint()
+    assert len([p for p in frontend.parameters() if p.requires_grad]) == 2 * 2
     randomise(frontend)
     conf = yaml.safe_load(yaml.safe_dump(frontend.resolved_conf()))
     rebuilt = HFFrontend(**conf, load_pretrained=False).eval()
@@ -216,29 +208,13 @@ def test_fingerprint_of_trained_adapters():
     assert frontend.fingerprint() == start
 
 
-def test_active_states():
-    one, zero = torch.ones(2, 2), torch.zeros(2, 2)
-    states = {
-        "q.base_layer.weight": one,
-        "q.lora_A.default.weight": one,
-        "q.lora_B.default.weight": zero,
-        "k.base_layer.weight": one,
-        "k.lora_A.default.weight": one,
-        "k.lora_B.default.weight": one,
-    }
-    adapter = ["k.lora_A.default.weight", "k.lora_B.default.weight"]
-    assert list(active_states(states)) == ["q.weight", "k.weight", *adapter]
-
-
 @pytest.mark.parametrize("variant", ["wavlm base", "hubert base"])
 def test_dropout_in_front_of_the_adapters(variant):
     """Off in eval mode; in train mode it leaves the expectation as it is."""
     frontend = randomise(adapted(variant, lora={"dropout": 0.4}, **noiseless(variant)))
     without = states_of(randomise(adapted(variant, **noiseless(variant))))
     assert all(torch.equal(a, b) for a, b in zip(states_of(frontend), without))
-    found = states_of(frontend.train())
-    assert torch.equal(found[0], without[0])
-    assert relative_difference(found[1], without[1]) > 1e-2
+    assert not torch.equal(states_of(frontend.train())[1], without[1])
     layer = frontend.model.encoder.layers[0].attention.q_proj
     with torch.no_grad():
         drawn = torch.stack([layer.weight for _ in range(4000)])

@@ -122,23 +122,18 @@ def loss_of(hidden_states, lengths):
     return loss
 
 
-def inexactness_of_layers(frontend, speech, lengths):
-    """Largest difference of a padded batch to each item alone, for each layer."""
-    worst = [0.0] * (frontend.num_layers + 1)
+def inexactness(frontend, speech, lengths):
+    """Largest difference of a padded batch to each item alone, by the layer's RMS."""
+    worst = 0.0
     with torch.no_grad():
         hidden_states, frames = frontend(speech, lengths)
+        assert len(hidden_states) == frontend.num_layers + 1
         for i, n in enumerate(lengths):
             alone, count = frontend(speech[i : i + 1, :n], lengths[i : i + 1])
             assert count[0] == frames[i] == frontend.num_frames(int(n))
-            assert len(hidden_states) == len(alone) == len(worst)
-            for layer, (padded, single) in enumerate(zip(hidden_states, alone)):
+            for padded, single in zip(hidden_states, alone, strict=True):
                 assert torch.isfinite(padded).all()
                 assert single.shape == (1, count[0], frontend.output_size())
                 padded = padded[i : i + 1, : count[0]]
-                difference = relative_difference(padded, single)
-                worst[layer] = max(worst[layer], difference)
+                worst = max(worst, relative_difference(padded, single))
     return worst
-
-
-def inexactness(frontend, speech, lengths):
-    return max(inexactness_of_layers(frontend, speech, lengths))
