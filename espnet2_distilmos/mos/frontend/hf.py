@@ -250,7 +250,7 @@ def _read_config(checkpoint: Optional[str], given: Optional[dict]):
 
     if checkpoint is None and given is None:
         raise ValueError(
-            "found neither an upstream to load nor an upstream_config in "
+            "found neither `upstream` nor `upstream_config` to build from in "
             "frontend_conf, expected one of them (the config.yaml of a trained model "
             "has the latter)"
         )
