@@ -145,18 +145,23 @@ class AbsLayerFrontend(AbsFrontend):
         Raises:
             ValueError: when one does, and there is nothing to mask with.
         """
-        embedding = self._mask_embedding
-        if embedding is not None:
+        if wanted:
+            self._check_maskable()
+        if self._mask_embedding is not None:
             # No hidden state depends on it without masking, and it precedes all that
             # freezing whole layers keeps as it is.
             trained = self.lora is None and self.freeze in ("none", "cnn")
-            embedding.requires_grad_(trained and (wanted or self.spec_augment))
-        elif wanted:
+            trained = trained and (wanted or self.spec_augment)
+            self._mask_embedding.requires_grad_(trained)
+
+    def _check_maskable(self) -> None:
+        if self._mask_embedding is None:
             raise ValueError(
-                f"found a loss of the masked view, but this {self.name} has no mask "
-                "embedding that is known here (in a configuration of transformers: "
-                "mask_time_prob above 0): take another upstream, set "
-                "model_conf.mask.start_prob to 0, or leave the loss out"
+                "found masked prediction (mask_time_indices, or a loss of the masked "
+                f"view), but this {self.name} has no mask embedding that is known here "
+                "(in a configuration of transformers: mask_time_prob above 0): take "
+                "another upstream, set model_conf.mask.start_prob to 0, or leave the "
+                "loss out"
             )
 
     @property
@@ -242,7 +247,11 @@ class AbsLayerFrontend(AbsFrontend):
         """Settings that change the hidden states without changing a weight."""
         return f"{self.name}:{self.frame_shift}"
 
-    def _check_lengths(self, speech_lengths: torch.Tensor) -> None:
+    def _check_inputs(
+        self, speech_lengths: torch.Tensor, mask_time_indices: Optional[torch.Tensor]
+    ) -> None:
+        if mask_time_indices is not None:
+            self._check_maskable()
         shortest, most = int(speech_lengths.min()), self.maximum_samples
         if shortest < self.minimum_samples:
             raise ValueError(

@@ -178,10 +178,9 @@ class HFFrontend(AbsLayerFrontend):
     def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
         return getattr(self.model, "masked_spec_embed", None)
 
-    def set_mask_training(self, wanted: bool) -> None:
-        """See :meth:`AbsLayerFrontend.set_mask_training`."""
+    def _check_maskable(self) -> None:
         if not self.family.masks_with_zeros:
-            super().set_mask_training(wanted)
+            super()._check_maskable()
 
     def output_size(self) -> int:
         """Dimension D of the hidden states."""
@@ -222,14 +221,7 @@ class HFFrontend(AbsLayerFrontend):
         mask_time_indices: Optional[torch.Tensor] = None,
     ) -> Tuple[List[torch.Tensor], torch.Tensor]:
         """See :meth:`AbsLayerFrontend.forward`."""
-        self._check_lengths(speech_lengths)
-        maskable = self.family.masks_with_zeros or self._mask_embedding is not None
-        if mask_time_indices is not None and not maskable:
-            raise ValueError(
-                f"found mask_time_indices, but this {self.name} model has no mask "
-                "embedding: masked prediction needs an upstream that was pretrained "
-                "with one and a configuration with mask_time_prob > 0"
-            )
+        self._check_inputs(speech_lengths, mask_time_indices)
         if self.normalize_waveform:
             speech = normalize_waveform(speech, speech_lengths)
         with torch.set_grad_enabled(self._needs_graph(speech)):

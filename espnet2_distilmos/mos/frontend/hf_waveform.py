@@ -107,7 +107,7 @@ class Data2VecAudioFamily(WaveformFamily):
 
     def prepare(self, model: torch.nn.Module) -> None:
         super().prepare(model)
-        self._zero_padding = _ZeroPadding()
+        self._zero_padding = ZeroPadding()
         for layer in model.encoder.pos_conv_embed.layers:
             layer.conv.register_forward_pre_hook(self._zero_padding)
 
@@ -118,8 +118,11 @@ class Data2VecAudioFamily(WaveformFamily):
         )
 
 
-class _ZeroPadding:
-    """Forward pre-hook: the module's input (B, C, T) is zero where it is padded."""
+class ZeroPadding:
+    """Forward pre-hook: the module's input (B, C, T) is zero where it is padded.
+
+    ``lengths`` (B,) holds the valid frames; None when no item is padded.
+    """
 
     lengths: Optional[torch.Tensor] = None
 

@@ -86,12 +86,7 @@ class MFCCFrontend(AbsLayerFrontend):
         mask_time_indices: Optional[torch.Tensor] = None,
     ) -> Tuple[List[torch.Tensor], torch.Tensor]:
         """See :meth:`AbsLayerFrontend.forward`: one tensor (B, T, 39)."""
-        self._check_lengths(speech_lengths)
-        if mask_time_indices is not None:
-            raise ValueError(
-                "found mask_time_indices, but the frontend mfcc has no mask "
-                "embedding: masked prediction needs another frontend"
-            )
+        self._check_inputs(speech_lengths, mask_time_indices)
         if self.normalize_waveform:
             speech = normalize_waveform(speech, speech_lengths)
         # One by one: no padding may enter the windows and differences at an item's end.

@@ -19,6 +19,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.frontend.hf_waveform import ZeroPadding
 from espnet2_distilmos.mos.frontend.masked_norm import MaskedGroupNorm
 from espnet2_distilmos.mos.frontend.parts import UpstreamParts
 from espnet2_distilmos.mos.masking import frame_mask
@@ -111,14 +112,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         if load_pretrained and has_source:
             upstream_config = None
         self.upstream_config = upstream_config
-        wrapper, self._downloads = _build(
-            upstream,
-            path_or_url,
-            upstream_config,
-            self.extra_conf,
-            init_seed,
-            download_dir,
-        )
+        wrapper = self._build(download_dir)
         self.model = wrapper.upstream.float().eval()
         # None for a network that is not known here.
         package = type(self.model).__module__.split(".")[-2:-1]
@@ -134,9 +128,9 @@ class S3PRLFrontend(AbsLayerFrontend):
         self.num_layers = wrapper.num_layers - 1
         self.download_dir = download_dir if self._downloads else None
 
-        # Valid frames and mask of the batch at hand, for the hooks.
-        self._lengths: Optional[torch.Tensor] = None
+        # For the hooks: the mask and valid frames of the batch at hand.
         self._time_mask: Optional[torch.Tensor] = None
+        self._zero_padding = ZeroPadding()
         # In a list: the modules are registered once, under their own names.
         self._norms: List[MaskedGroupNorm] = []
         self._first_frame = self.minimum_samples = 0
@@ -153,6 +147,43 @@ class S3PRLFrontend(AbsLayerFrontend):
         if load_pretrained and self.checkpoint_files():
             size = sum(map(os.path.getsize, self.checkpoint_files())) / 1e6
             logging.info(f"The model will keep {size:.0f} MB of files of {upstream}")
+
+    def _build(self, download_dir: Optional[str]):
+        """``S3PRLUpstream`` of the entry."""
+        entry, path = self.upstream, self.path_or_url
+        try:
+            from s3prl import hub
+            from s3prl.nn import S3PRLUpstream
+
+            with tempfile.TemporaryDirectory() as folder, _isolated(
+                download_dir
+            ) as self._downloads:
+                if self.upstream_config is not None:
+                    torch.manual_seed(self.init_seed)
+                    entry, path = _write_checkpoint(self.upstream_config, folder)
+                elif path is not None and not entry.endswith(_PATH_SUFFIXES):
+                    # An entry such as ``wavlm`` would ignore the path and download.
+                    entry = getattr(hub, entry).__module__.split(".")[-2] + "_local"
+                if path is not None and "://" not in path:
+                    # Without its own, an hf_ entry would take another model's.
+                    own = "preprocessor_config.json" if entry.startswith("hf_") else ""
+                    Path(path, own).stat()
+                return S3PRLUpstream(entry, path, extra_conf=self.extra_conf)
+        except ImportError as error:
+            raise ImportError(
+                f"{entry} of s3prl needs a package that is not installed ({error}): "
+                'pip install "espnet-s3prl>=2026.5.14", or that package'
+            ) from error
+        except Exception as error:  # Each loader of s3prl has its own.
+            reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(
+                f"{path or entry}: found nothing that s3prl can load as {entry} and "
+                f"run ({reason}), expected a name of s3prl.nn.S3PRLUpstream's "
+                "available_names() in frontend_conf.upstream and, where it takes a "
+                "checkpoint or cannot be downloaded, one in its format in "
+                "frontend_conf.path_or_url"
+            ) from error
 
     # The parts of a recognised entry
 
@@ -203,7 +234,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         for block in model.encoder.pos_conv:
             if isinstance(block, torch.nn.Sequential):
                 # data2vec stacks convolutions; padding must stay zero between them.
-                block.register_forward_pre_hook(self._before_position_block)
+                block.register_forward_pre_hook(self._zero_padding)
 
     def _before_encoder(self, module, args, kwargs):
         """The padding mask from true frame counts, and the mask embedding.
@@ -216,18 +247,10 @@ class S3PRLFrontend(AbsLayerFrontend):
             embedding = self._mask_embedding.to(x.dtype)
             x = torch.where(self._time_mask.unsqueeze(-1), embedding, x)
         if "padding_mask" in kwargs:
-            padding = None
-            if self._lengths is not None:
-                padding = ~frame_mask(self._lengths, x.size(1))
+            frames = self._zero_padding.lengths
+            padding = None if frames is None else ~frame_mask(frames, x.size(1))
             kwargs = {**kwargs, "padding_mask": padding}
         return (x, *args[1:]), kwargs
-
-    def _before_position_block(self, module, args):
-        if self._lengths is None:
-            return None
-        x = args[0]
-        valid = frame_mask(self._lengths, x.size(-1)).unsqueeze(1)
-        return (torch.where(valid, x, x.new_zeros(())), *args[1:])
 
     @property
     def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
@@ -269,8 +292,8 @@ class S3PRLFrontend(AbsLayerFrontend):
             expected, found = (n - self._first_frame) // shift + 1, self._count(n)
             if found != expected:
                 raise ValueError(
-                    f"{self.upstream} of s3prl makes {found} frames of {n} samples, "
-                    f"but its rate of {shift} samples a frame says {expected}: its "
+                    f"found {found} frames of {n} samples from {self.upstream} of "
+                    f"s3prl, but its rate of {shift} samples says {expected}: its "
                     "frames cannot be placed in time; transformers' checkpoints with "
                     "other strides work with the frontend hf"
                 )
@@ -400,12 +423,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         mask_time_indices: Optional[torch.Tensor] = None,
     ) -> Tuple[List[torch.Tensor], torch.Tensor]:
         """See :meth:`AbsLayerFrontend.forward`."""
-        self._check_lengths(speech_lengths)
-        if mask_time_indices is not None and self._mask_embedding is None:
-            raise ValueError(
-                f"found mask_time_indices, but {self.upstream} of s3prl has no mask "
-                "embedding that is known here: use a recognised entry"
-            )
+        self._check_inputs(speech_lengths, mask_time_indices)
         lengths = speech_lengths.tolist()
         frames = [self.num_frames(n) for n in lengths]
         with torch.set_grad_enabled(self._needs_graph(speech)):
@@ -434,7 +452,7 @@ class S3PRLFrontend(AbsLayerFrontend):
         self._time_mask = mask_time_indices
         if min(lengths) < max(lengths):
             frames = [self.num_frames(n) for n in lengths]
-            self._lengths = torch.tensor(frames, device=speech.device)
+            self._zero_padding.lengths = torch.tensor(frames, device=speech.device)
             for norm in self._norms:
                 kernel, stride = self._first_conv
                 convolved = [(n - kernel) // stride + 1 for n in lengths]
@@ -443,9 +461,9 @@ class S3PRLFrontend(AbsLayerFrontend):
             waveforms = [wave[:n] for wave, n in zip(speech, lengths)]
             return list(self.model(waveforms)["hidden_states"])
         finally:
-            self._lengths = self._time_mask = None
-            for norm in self._norms:
-                norm.lengths = None
+            self._time_mask = None
+            for part in (self._zero_padding, *self._norms):
+                part.lengths = None
 
 
 def _noise(num_samples: int) -> torch.Tensor:
@@ -463,54 +481,6 @@ def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 def _is_file(value: Any) -> bool:
     return isinstance(value, str) and os.path.isfile(value)
-
-
-def _build(
-    upstream: str,
-    path_or_url: Optional[str],
-    config: Optional[Mapping[str, Any]],
-    extra_conf: Mapping[str, Any],
-    seed: int,
-    download_dir: Optional[str],
-) -> Tuple[Any, List[str]]:
-    """``S3PRLUpstream`` of an entry, and the files that it downloaded.
-
-    Raises what :class:`S3PRLFrontend` does; ``config`` is None where there is a file.
-    """
-    entry, path = upstream, path_or_url
-    try:
-        from s3prl import hub
-        from s3prl.nn import S3PRLUpstream
-
-        with _isolated(), _downloads_in(download_dir) as files:
-            if config is not None:
-                with tempfile.TemporaryDirectory() as folder:
-                    torch.manual_seed(seed)
-                    entry, path = _write_checkpoint(config, folder)
-                    return S3PRLUpstream(entry, path, extra_conf=dict(extra_conf)), []
-            if path is not None and not upstream.endswith(_PATH_SUFFIXES):
-                # An entry such as ``wavlm`` would ignore the path and download.
-                entry = getattr(hub, upstream).__module__.split(".")[-2] + "_local"
-            if path is not None and "://" not in path:
-                # Without its own, an hf_ entry would take another model's.
-                own = "preprocessor_config.json" if entry.startswith("hf_") else ""
-                Path(path, own).stat()
-            return S3PRLUpstream(entry, path, extra_conf=dict(extra_conf)), files
-    except ImportError as error:
-        raise ImportError(
-            f"{upstream} of s3prl needs a package that is not installed ({error}): "
-            'pip install "espnet-s3prl>=2026.5.14", or that package'
-        ) from error
-    except Exception as error:  # Each loader of s3prl has its own.
-        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
-        kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(
-            f"{path_or_url or upstream}: found nothing that s3prl can load and run as "
-            f"{entry} ({reason}), expected a name of s3prl.nn.S3PRLUpstream."
-            "available_names() in frontend_conf.upstream and, where it takes one or "
-            "cannot be downloaded, a checkpoint in its format in "
-            "frontend_conf.path_or_url"
-        ) from error
 
 
 def _write_checkpoint(config: Mapping[str, Any], folder: str) -> Tuple[str, str]:
@@ -560,48 +530,42 @@ def _write_checkpoint(config: Mapping[str, Any], folder: str) -> Tuple[str, str]
 
 
 @contextlib.contextmanager
-def _downloads_in(directory: Optional[str]) -> Iterator[List[str]]:
-    """Let s3prl look for its downloads in a directory; yields the files it asks for.
+def _isolated(download_dir: Optional[str]) -> Iterator[List[str]]:
+    """Build entries of s3prl without traces, and without running code from them.
 
-    An entry that is a name alone may fetch several files, and says nowhere which. For
-    those that are there s3prl's lock is not needed, which a directory that can only be
-    read has no place for.
+    s3prl seeds the global random generators. Some entries ask for unpickling; torch's
+    own switch lets them read tensors, plain values and the options of argparse only.
+
+    Args:
+        download_dir: where s3prl looks for its downloads; None for its own cache.
+
+    Yields:
+        The files of downloads that an entry asked for, complete when it is built: it
+        may be several, and it says nowhere which. Those that are there need none of
+        s3prl's locks, which a directory that can only be read has no place for.
     """
     from s3prl.util import download as module
 
-    found: List[str] = []
+    files: List[str] = []
     cache, download = module._download_dir, module._download
 
     def fetch(filepath: Path, url: str, refresh: bool = False, **kwargs) -> None:
         if refresh or not filepath.is_file():
             download(filepath, url, refresh=refresh, **kwargs)
-        found.append(str(filepath.resolve()))
+        files.append(str(filepath.resolve()))
 
-    module._download = fetch
-    module.set_dir(cache if directory is None else directory)
-    try:
-        yield found
-    finally:
-        module._download = download
-        module.set_dir(cache)
-
-
-@contextlib.contextmanager
-def _isolated() -> Iterator[None]:
-    """Keep the global random generators, and run no code from a checkpoint.
-
-    s3prl seeds the generators when it builds an entry, and some entries ask for
-    unpickling. torch's own switch lets them read tensors, plain values and the options
-    of argparse only.
-    """
     switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    state, before = random.getstate(), os.environ.get(switch)
+    before, state = os.environ.get(switch), random.getstate()
     os.environ[switch] = "1"
+    module._download = fetch
+    module.set_dir(cache if download_dir is None else download_dir)
     try:
         with torch.random.fork_rng(devices=[]):
             with torch.serialization.safe_globals([argparse.Namespace]):
-                yield
+                yield files
     finally:
+        module._download = download
+        module.set_dir(cache)
         random.setstate(state)
         os.environ.pop(switch)
         if before is not None:

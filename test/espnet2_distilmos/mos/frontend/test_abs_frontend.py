@@ -29,7 +29,7 @@ class Doubler(AbsLayerFrontend):
         return {"factor": float(self.factor)}
 
     def forward(self, speech, speech_lengths, mask_time_indices=None):
-        self._check_lengths(speech_lengths)
+        self._check_inputs(speech_lengths, mask_time_indices)
         x = speech.unsqueeze(-1)
         return [x, x * self.factor], speech_lengths
 
