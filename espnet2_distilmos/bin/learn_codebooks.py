@@ -135,8 +135,8 @@ def collect_features(
         batches: The utterances of the sample.
         frontend: Upstream in eval mode on ``device``.
         layers: Layers to keep.
-        frames: Frames by utterance id, in the order drawn: their rows in the result.
-        max_frames: Rows at most; the utterance drawn last is cut.
+        frames: Frames by utterance id, in the order drawn.
+        max_frames: Frames at most; the utterance drawn last is cut.
         device: Where the frontend is.
 
     Returns:
@@ -172,15 +172,10 @@ def collect_features(
 def import_km(
     specs: Sequence[str], dim: int, num_layers: int
 ) -> Tuple[Tuple[int, ...], np.ndarray]:
-    """Read ESPnet's joblib k-means models.
-
-    Args:
-        specs: ``layer=path``, one a layer.
-        dim: Dimension of the upstream's hidden states.
-        num_layers: Its transformer layers.
+    """Read ESPnet's joblib k-means models of an upstream.
 
     Returns:
-        Sorted layers (L,) and centroids (L, K, D).
+        Sorted layers (L,) and centroids (L, K, dim).
 
     Raises:
         DataError: A model cannot be read or does not fit.
@@ -206,8 +201,8 @@ def import_km(
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise DataError(
                 f"--import_km {spec} cannot be imported ({reason}), expected "
-                f"LAYER=PATH, each layer from 0 to {num_layers} once, with joblib files "
-                "of scikit-learn k-means models, all with one number of centroids of "
+                f"LAYER=PATH with each layer from 0 to {num_layers} once and joblib "
+                "files of scikit-learn k-means models, all with as many centroids of "
                 f"dimension {dim}; import models of this upstream."
             ) from error
         found[int(layer)] = centroids

@@ -79,7 +79,7 @@ def test_a_file_outside_the_sample_is_never_opened(corpus):
     assert learn(corpus, name="all.npz")[0] == 1
 
 
-def test_existing_output(corpus, capsys):
+def test_existing_output(corpus, tiny_conf, capsys):
     _, output = learn(corpus)
     before = output.stat().st_mtime_ns
     assert learn(corpus)[0] == 0
@@ -89,17 +89,12 @@ def test_existing_output(corpus, capsys):
     code, _ = learn(corpus, "--train_args", "--frontend_conf init_seed=3")
     assert code == 1 and "differs in upstream" in capsys.readouterr().err
     assert output.stat().st_mtime_ns == before
-    assert learn(corpus, "--seed", "1", "--overwrite")[0] == 0
-    assert Codebooks.load(str(output)).seed == 1
-
-
-def test_train_args_choose_the_upstream(corpus, tiny_conf):
-    _, output = learn(
-        corpus, "--train_args=--max_epoch 2 --frontend_conf init_seed=3 --optim adam"
-    )
+    train_args = "--train_args=--max_epoch 2 --frontend_conf init_seed=3 --optim adam"
+    assert learn(corpus, "--seed", "1", "--overwrite", train_args)[0] == 0
+    codebooks = Codebooks.load(str(output))
     frontend = build_frontend("hf", {**tiny_conf, "init_seed": 3})
-    fingerprint = Codebooks.load(str(output)).upstream_fingerprint
-    assert fingerprint == frontend.fingerprint()
+    assert codebooks.seed == 1
+    assert codebooks.upstream_fingerprint == frontend.fingerprint()
 
 
 def test_bad_utterances_are_named_and_the_rest_is_used(corpus, capsys):

@@ -55,28 +55,6 @@ def test_assign_equals_brute_force(scale, offset):
             assert (found[length:] == -1).all()
 
 
-def test_the_shape_of_the_batch_decides_nothing():
-    # Frames of a padded batch carry rounding noise of another matrix size.
-    codebooks = make(np.random.default_rng(0).normal(size=(2, 200, 64)))
-    hidden = states(batch=8, frames=60, dim=64)
-    lengths = torch.tensor([60, 59, 40, 33, 20, 8, 2, 1])
-    batch = codebooks.assign(hidden, lengths)
-    noise = torch.Generator().manual_seed(5)
-    decided = total = 0
-    for b, length in enumerate(lengths):
-        alone = [h[b : b + 1, :length] for h in hidden]
-        alone = [h + 1e-6 * torch.randn(h.shape, generator=noise) for h in alone]
-        tokens = codebooks.assign(alone, lengths[b : b + 1])
-        for i, layer in enumerate(codebooks.layers):
-            mu = torch.from_numpy(codebooks.centroids[i]).double()
-            distance = torch.cdist(alone[layer][0].double(), mu).square()
-            distance = distance.sort(dim=-1).values
-            clear = distance[:, 1] > (1 + 1e-4) * distance[:, 0]
-            assert (tokens[0, clear, i] == batch[b, :length, i][clear]).all()
-            decided, total = decided + int(clear.sum()), total + len(clear)
-    assert decided > 0.98 * total
-
-
 def test_upstream_that_does_not_fit():
     for change in ({"layers": 2}, {"dim": 9}):
         with pytest.raises(ValueError, match="the upstream has.*rerun stage 5"):

@@ -303,22 +303,9 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, model_type):
     torch.save(states, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=f"fit 1 tensors.*{key[len(prefix):]}"):
         HFFrontend(upstream=str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "model_type,change",
-    [
-        ("hubert", {"sampling_rate": 8000}),
-        ("whisper", {"hop_length": 80}),
-        ("wav2vec2-bert", {"num_mel_bins": 40}),
-    ],
-)
-def test_another_feature_extractor_is_refused(tmp_path, model_type, change):
-    save_checkpoint(tmp_path, model_type)
     path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps(dict(json.loads(path.read_text()), **change)))
-    ((key, value),) = change.items()
-    with pytest.raises(ValueError, match=f"{tmp_path}: found {key}={value}"):
+    path.write_text(json.dumps({"sampling_rate": 8000}))
+    with pytest.raises(ValueError, match=f"{tmp_path}: found sampling_rate=8000"):
         HFFrontend(upstream=str(tmp_path))
 
 

@@ -19,7 +19,7 @@ import espnet2_distilmos.mos.frontend.s3prl as module
 from espnet2_distilmos.mos.frontend.s3prl import S3PRLFrontend, _write_checkpoint
 
 from .test_gradient_checkpointing import check_equal_gradients
-from .tiny_upstreams import inexactness, relative_difference
+from .tiny_upstreams import WAVEFORM, inexactness, relative_difference
 
 pytest.importorskip("s3prl")
 from s3prl.nn import S3PRLUpstream  # noqa: E402
@@ -43,16 +43,8 @@ FAIRSEQ = dict(
     _name="x",
 )
 TRANSFORMERS = dict(
-    conv_dim=[16, 24, 24],
+    WAVEFORM,
     conv_kernel=[10, 8, 8],
-    conv_stride=[5, 8, 8],
-    num_feat_extract_layers=3,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    intermediate_size=48,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=2,
     layerdrop=0.9,
     mask_time_prob=0.9,
     mask_time_length=2,
@@ -495,17 +487,6 @@ def test_random_weights_are_seeded_and_global_generators_left_alone():
     random.seed(1)
     assert (torch.rand(1), random.random()) == after
     assert first.fingerprint() == build(7).fingerprint() != build(8).fingerprint()
-
-
-def test_further_files_are_kept_too(tmp_path):
-    entry, path = write(tmp_path, "wavlm")
-    frontend = S3PRLFrontend(entry, path)
-    further = tmp_path / "further.yaml"
-    further.touch()
-    frontend.extra_conf = {"config": str(further), "layer": 3}
-    assert frontend.checkpoint_files() == [str(further), path]
-    conf = frontend.relocated_conf("kept")
-    assert conf["extra_conf"] == {"config": "kept/further.yaml", "layer": 3}
 
 
 @pytest.mark.parametrize(
