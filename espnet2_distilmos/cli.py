@@ -53,7 +53,7 @@ def run(work: Callable[[], Dict[str, str]], summary: str) -> int:
     try:
         failures = work()
     except (ValueError, OSError, yaml.YAMLError) as error:
-        # DataError and CodebookError are ValueErrors.
+        # DataError is a ValueError.
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
     print_failures(failures)

@@ -13,20 +13,11 @@ import sys
 from typing import Any, Dict, List, Optional
 
 import numpy as np
-import torch
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.cli import (
-    get_device,
-    npy_path,
-    progress,
-    run,
-)
+from espnet2_distilmos.cli import get_device, npy_path, progress, run
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
-from espnet2_distilmos.mos.checkpoint import initial_frontend
-from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.tokens import Codebooks
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -89,64 +80,50 @@ def prepare(output_dir: str, info: Dict[str, Any], overwrite: bool) -> bool:
         DataError: The directory has tokens of another kind or cannot be written.
     """
     path = os.path.join(output_dir, "tokens.json")
-    found = None
-    if os.path.exists(path) and not overwrite:
+    keep = os.path.exists(path) and not overwrite
+    if keep:
         try:
             with open(path, encoding="utf-8") as file:
                 found = json.load(file)
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} cannot be read ({' '.join(str(error).split())}), expected "
-                "what dump_tokens wrote; use another directory or --overwrite."
-            ) from error
+            found = str(error)
         if found != info:
             raise DataError(
-                f"{output_dir} has tokens of another codebook or upstream (codebook "
-                f"{_codebook_of(found)}), expected codebook "
-                f"{info['codebook_fingerprint']}; use another directory or --overwrite."
+                f"{path} is not of this codebook and upstream (found {found}), "
+                f"expected codebook {info['codebook_fingerprint']}; use another "
+                "directory or --overwrite."
             )
-    if found is None:
+    else:
         pattern = os.path.join(glob.escape(output_dir), "data", "*.npy")
         for stale in glob.glob(pattern):
             os.remove(stale)
     with atomic_write(path) as file:
         file.write(json.dumps(info, indent=2) + "\n")
-    return found is not None
+    return keep
 
 
-def _codebook_of(info: Any) -> Any:
-    return info.get("codebook_fingerprint") if isinstance(info, dict) else None
-
-
-def check_fit(path: str, codebooks: Codebooks, frontend: AbsLayerFrontend) -> None:
-    """Refuse codebooks that were learned with another upstream.
+def dump(args: argparse.Namespace) -> Dict[str, str]:
+    """Write the tokens; returns an error message for each utterance that has none.
 
     Raises:
-        DataError: The fingerprints differ.
+        ValueError, OSError: Nothing could be written.
     """
+    import torch
+
+    from espnet2_distilmos.mos.tokens import Codebooks
+    from espnet2_distilmos.mos.checkpoint import initial_frontend
+
+    device = get_device(args.ngpu)
+    codebooks = Codebooks.load(args.codebooks)
+    frontend = initial_frontend(args.config, args.train_args).to(device).eval()
     upstream = frontend.fingerprint()
     if codebooks.upstream_fingerprint != upstream:
         raise DataError(
-            f"{path} was learned with another upstream ({codebooks.stream}, "
+            f"{args.codebooks} was learned with another upstream ({codebooks.stream}, "
             f"fingerprint {codebooks.upstream_fingerprint}), expected "
             f"{frontend.name}, fingerprint {upstream}; rerun stage 5 from the "
             "codebooks on (learn_codebooks --overwrite, then dump_tokens)."
         )
-
-
-def dump(args: argparse.Namespace) -> Dict[str, str]:
-    """Write the tokens.
-
-    Returns:
-        Sentences of the utterances that have none.
-
-    Raises:
-        DataError, CodebookError, ValueError, OSError: Nothing could be written.
-    """
-    device = get_device(args.ngpu)
-    codebooks = Codebooks.load(args.codebooks)
-    frontend = initial_frontend(args.config, args.train_args).to(device).eval()
-    check_fit(args.codebooks, codebooks, frontend)
     info = {
         "format_version": FORMAT_VERSION,
         "columns": codebooks.columns(),
@@ -166,33 +143,31 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
         fs=frontend.sample_rate,
         minimum_samples=frontend.minimum_samples,
     )
+    paths = {i: token_path(args.output_dir, i) for i in batches.wav_scp}
     done = set()
     if prepare(args.output_dir, info, args.overwrite):
         for utt_id, num_samples in batches.num_samples.items():
-            path = token_path(args.output_dir, utt_id)
-            frames = frontend.num_frames(num_samples)
-            audio = batches.wav_scp[utt_id]
-            if is_whole(path, audio, frames, len(codebooks.layers)):
+            shape = frontend.num_frames(num_samples), len(codebooks.layers)
+            if is_whole(paths[utt_id], batches.wav_scp[utt_id], *shape):
                 done.add(utt_id)
         batches.drop(done)
         logging.info(f"{len(done)} utterances are done already")
 
-    with torch.inference_mode():
-        for batch in progress(batches, "tokens"):
+    for batch in progress(batches, "tokens"):
+        with torch.inference_mode():
             hidden_states, lengths = frontend(
                 torch.from_numpy(batch.speech).to(device),
                 torch.from_numpy(batch.speech_lengths).to(device),
             )
             tokens = codebooks.assign(hidden_states, lengths).cpu().numpy()
-            for utt_id, row, length in zip(batch.utt_ids, tokens, lengths.tolist()):
-                with atomic_write(token_path(args.output_dir, utt_id), "wb") as file:
-                    np.save(file, row[:length].astype(np.int16))
-                done.add(utt_id)
+        for utt_id, row, length in zip(batch.utt_ids, tokens, lengths.tolist()):
+            with atomic_write(paths[utt_id], "wb") as file:
+                np.save(file, row[:length].astype(np.int16))
+            done.add(utt_id)
 
-    paths = {i: token_path(args.output_dir, i) for i in batches.wav_scp if i in done}
     scp = os.path.join(args.output_dir, "tokens.scp")
-    write_scp(scp, paths)
-    logging.info(f"{scp}: {len(paths)} utterances, {len(codebooks.layers)} columns")
+    write_scp(scp, {i: path for i, path in paths.items() if i in done})
+    logging.info(f"{scp}: {len(done)} utterances, {len(codebooks.layers)} columns")
     return batches.sorted_failures()
 
 

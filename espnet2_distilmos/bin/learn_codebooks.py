@@ -12,24 +12,11 @@ import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
 
-from espnet2_distilmos.cli import (
-    get_device,
-    print_failures,
-    progress,
-    run,
-)
+from espnet2_distilmos.cli import get_device, print_failures, progress, run
 from espnet2_distilmos.data.audio import AudioError, read_header
 from espnet2_distilmos.data.batches import AudioBatches, read_num_samples
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
-from espnet2_distilmos.mos.checkpoint import initial_frontend
-from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.tokens import (
-    CodebookError,
-    Codebooks,
-    fit_codebooks,
-)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -89,12 +76,9 @@ def parse_layers(text: str, num_layers: int) -> Tuple[int, ...]:
     if text == "all":
         # A frontend without layers, such as mfcc, has its input alone.
         return tuple(range(1, num_layers + 1)) or (0,)
-    try:
-        layers = [int(part) for part in text.split(",")]
-    except ValueError:
-        layers = []
-    good = layers and len(set(layers)) == len(layers)
-    if not good or min(layers) < 0 or max(layers) > num_layers:
+    parts = text.split(",")
+    layers = {int(part) for part in parts if part.isdecimal()}
+    if len(layers) != len(parts) or max(layers) > num_layers:
         raise DataError(
             f"the layers are {text!r}, expected `all` or different numbers from 0 to "
             f"{num_layers} such as 1,3; correct --layers."
@@ -103,21 +87,16 @@ def parse_layers(text: str, num_layers: int) -> Tuple[int, ...]:
 
 
 def choose_sample(
-    wav_scp: str, frontend: AbsLayerFrontend, max_frames: int, seed: int
+    wav_scp: str, frontend, max_frames: int, seed: int
 ) -> Tuple[Dict[str, int], Dict[str, str]]:
     """Draw utterances in a seeded order until they have enough frames.
 
     The order is that of a permutation of the sorted ids, so it depends neither on the
     order of the wav.scp nor on the batches; only the files drawn are opened.
 
-    Args:
-        wav_scp: Path of the wav.scp.
-        frontend: Gives the number of frames.
-        max_frames: Frames wanted.
-        seed: Seed of the permutation.
-
     Returns:
-        Frames by utterance id in the order drawn, and sentences of unusable files.
+        Frames by utterance id in the order drawn, and an error message for each
+        unusable file.
     """
     paths = read_scp(wav_scp)
     known = read_num_samples(wav_scp)
@@ -137,19 +116,18 @@ def choose_sample(
                 failures[utt_id] = str(error)
                 continue
             num_samples = -(-samples * frontend.sample_rate // rate)
-        frames[utt_id] = max(frontend.num_frames(num_samples), 0)
+        frames[utt_id] = frontend.num_frames(num_samples)
         total += frames[utt_id]
     return frames, failures
 
 
-@torch.inference_mode()
 def collect_features(
     batches: AudioBatches,
-    frontend: AbsLayerFrontend,
+    frontend,
     layers: Sequence[int],
     frames: Dict[str, int],
     max_frames: int,
-    device: torch.device,
+    device,
 ) -> np.ndarray:
     """Run the frontend over the sample and keep the states of the chosen layers.
 
@@ -157,13 +135,15 @@ def collect_features(
         batches: The utterances of the sample.
         frontend: Upstream in eval mode on ``device``.
         layers: Layers to keep.
-        frames: Frames by utterance id, in the order drawn: their rows in the result.
-        max_frames: Rows at most; the utterance drawn last is cut.
+        frames: Frames by utterance id, in the order drawn.
+        max_frames: Frames at most; the utterance drawn last is cut.
         device: Where the frontend is.
 
     Returns:
         Features (L, M, D) float32, in the order of ``frames`` whatever the batches.
     """
+    import torch
+
     total = min(sum(frames.values()), max_frames)
     shape = (len(layers), total, frontend.output_size())
     logging.info(
@@ -176,34 +156,26 @@ def collect_features(
     for batch in progress(batches, "upstream"):
         speech = torch.from_numpy(batch.speech).to(device)
         lengths = torch.from_numpy(batch.speech_lengths).to(device)
-        hidden_states, num_frames = frontend(speech, lengths)
+        with torch.inference_mode():
+            hidden_states, num_frames = frontend(speech, lengths)
         for b, utt_id in enumerate(batch.utt_ids):
             start = starts[utt_id]
-            count = min(int(num_frames[b]), frames[utt_id], total - start)
-            if count <= 0:
-                continue
+            count = min(int(num_frames[b]), frames[utt_id], max(total - start, 0))
             rows = slice(start, start + count)
             for i, layer in enumerate(layers):
                 features[i, rows] = hidden_states[layer][b, :count].float().cpu()
             filled[rows] = True
-    if not filled.all():
-        # some utterance failed or was shorter than its header said
-        count = int(filled.sum())
-        for layer in features:
-            layer[:count] = layer[filled]
-        features = np.ascontiguousarray(features[:, :count])
-    return features
+    # Some utterance may have failed, or been shorter than its header said.
+    return features if filled.all() else np.ascontiguousarray(features[:, filled])
 
 
-def import_km(specs: Sequence[str], dim: int) -> Tuple[Tuple[int, ...], np.ndarray]:
-    """Read ESPnet's joblib k-means models.
-
-    Args:
-        specs: ``layer=path``, one a layer.
-        dim: Dimension of the upstream's hidden states.
+def import_km(
+    specs: Sequence[str], dim: int, num_layers: int
+) -> Tuple[Tuple[int, ...], np.ndarray]:
+    """Read ESPnet's joblib k-means models of an upstream.
 
     Returns:
-        Sorted layers (L,) and centroids (L, K, D).
+        Sorted layers (L,) and centroids (L, K, dim).
 
     Raises:
         DataError: A model cannot be read or does not fit.
@@ -218,32 +190,22 @@ def import_km(specs: Sequence[str], dim: int) -> Tuple[Tuple[int, ...], np.ndarr
     found: Dict[int, np.ndarray] = {}
     for spec in specs:
         layer, _, path = spec.partition("=")
-        if not layer.isdecimal() or not path or int(layer) in found:
-            raise DataError(
-                f"--import_km has {spec!r}, expected LAYER=PATH with every layer once, "
-                "such as 9=exp/kmeans/km_200.mdl; correct --import_km."
-            )
         try:
+            if int(layer) in found or not 0 <= int(layer) <= num_layers:
+                raise ValueError(f"layer {layer}")
             centroids = np.asarray(joblib.load(path).cluster_centers_, np.float32)
-        # Unpickling can raise anything.
-        except Exception as error:
+            expected = (len(next(iter(found.values()), centroids)), dim)
+            if centroids.shape != expected:
+                raise ValueError(f"centroids of shape {centroids.shape}")
+        except Exception as error:  # Unpickling can raise anything.
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise DataError(
-                f"{path} cannot be imported ({reason}), expected a joblib file of a "
-                "scikit-learn k-means model; correct --import_km."
+                f"--import_km {spec} cannot be imported ({reason}), expected "
+                f"LAYER=PATH with each layer from 0 to {num_layers} once and joblib "
+                "files of scikit-learn k-means models, all with as many centroids of "
+                f"dimension {dim}; import models of this upstream."
             ) from error
-        if centroids.ndim != 2 or centroids.shape[1] != dim:
-            raise DataError(
-                f"{path} has centroids of the shape {centroids.shape}, expected (K, "
-                f"{dim}) for this upstream; import models of the same upstream."
-            )
         found[int(layer)] = centroids
-    if len({centroids.shape for centroids in found.values()}) > 1:
-        sizes = ", ".join(f"{k}: {len(v)}" for k, v in sorted(found.items()))
-        raise DataError(
-            f"--import_km has models of different size ({sizes}), expected one number "
-            "of clusters for all layers; import models of one size."
-        )
     layers = tuple(sorted(found))
     return layers, np.stack([found[layer] for layer in layers])
 
@@ -252,38 +214,38 @@ def is_done(path: str, settings: Dict[str, Any], upstream: str) -> bool:
     """Say whether ``path`` already holds what would be made.
 
     Raises:
-        DataError: It holds codebooks that were made otherwise.
+        ValueError: It holds something else.
     """
+    from espnet2_distilmos.mos.tokens import Codebooks
+
     if not os.path.exists(path):
         return False
-    try:
-        codebooks = Codebooks.load(path)
-    except CodebookError as error:
-        raise DataError(str(error)) from error
+    codebooks = Codebooks.load(path)
     found = {**codebooks.settings, "upstream": codebooks.upstream_fingerprint}
     expected = {**settings, "upstream": upstream}
-    different = [k for k in expected if found.get(k) != expected[k]]
-    if not different and found.keys() == expected.keys():
-        return True
-    names = (
-        ", ".join(f"{k} ({found.get(k)}, now {expected[k]})" for k in different)
-        or "settings that are no longer given"
-    )
-    raise DataError(
-        f"{path} was made otherwise, it differs in {names}, expected the same or no "
-        "file; choose another --output, or give --overwrite and dump the tokens again."
-    )
+    different = [
+        f"{key} ({found.get(key)}, now {expected.get(key)})"
+        for key in {**expected, **found}
+        if found.get(key) != expected.get(key)
+    ]
+    if different:
+        raise DataError(
+            f"{path} was made otherwise, it differs in {', '.join(different)}, "
+            "expected the same or no file; choose another --output, or give "
+            "--overwrite and dump the tokens again."
+        )
+    return True
 
 
 def learn(args: argparse.Namespace) -> Dict[str, str]:
-    """Make the codebooks.
-
-    Returns:
-        Sentences of the utterances of the sample that could not be used.
+    """Make the codebooks; returns an error message for each unusable utterance.
 
     Raises:
-        DataError, CodebookError, ValueError, OSError: Nothing could be made.
+        ValueError, OSError: Nothing could be made.
     """
+    from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
+    from espnet2_distilmos.mos.checkpoint import initial_frontend
+
     if args.wav_scp is None and not args.import_km:
         raise DataError(
             "neither --wav_scp nor --import_km is given, expected one of them; "
@@ -293,8 +255,6 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
     frontend = initial_frontend(args.config, args.train_args).to(device).eval()
     upstream = frontend.fingerprint()
     logging.info(f"Upstream {frontend.name}, fingerprint {upstream}")
-
-    failures: Dict[str, str] = {}
     if args.import_km:
         settings: Dict[str, Any] = {"import_km": list(args.import_km)}
     else:
@@ -310,17 +270,15 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
         }
     if not args.overwrite and is_done(args.output, settings, upstream):
         logging.info(f"{args.output} is up to date, nothing to do")
-        return failures
+        return {}
 
+    failures: Dict[str, str] = {}
     inertia: Sequence[float] = ()
     num_frames = 0
     if args.import_km:
-        layers, centroids = import_km(args.import_km, frontend.output_size())
-        if layers[-1] > frontend.num_layers:
-            raise DataError(
-                f"--import_km has a model of layer {layers[-1]}, expected layers 0 to "
-                f"{frontend.num_layers}; correct --import_km."
-            )
+        layers, centroids = import_km(
+            args.import_km, frontend.output_size(), frontend.num_layers
+        )
     else:
         frames, failures = choose_sample(
             args.wav_scp, frontend, args.max_frames, args.seed
@@ -344,10 +302,10 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
             centroids, inertia = fit_codebooks(
                 features, args.num_clusters, args.seed, args.nj
             )
-        except CodebookError as error:
-            # why there are so few frames may be that the files are bad
+        except ValueError as error:
+            # There may be so few frames because the files are bad.
             print_failures(failures)
-            raise CodebookError(f"{args.wav_scp}: {error}") from error
+            raise DataError(f"{args.wav_scp}: {error}") from error
     codebooks = Codebooks(
         centroids=centroids,
         layers=layers,
@@ -357,7 +315,7 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
         upstream_fingerprint=upstream,
         seed=args.seed,
         num_frames=num_frames,
-        inertia=tuple(float(value) for value in inertia),
+        inertia=tuple(inertia),
         settings=settings,
     )
     with atomic_write(args.output, "wb") as file:

@@ -5,22 +5,18 @@
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass, field
 from typing import IO, Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 
-FORMAT_VERSION = 1
+from espnet2_distilmos import FORMAT_VERSION
+
 # Token files are int16.
 MAX_CLUSTERS = 32767
-# What stands where an utterance of a padded batch has no frame.
+# Token of a frame that an utterance of a padded batch does not have.
 PADDING = -1
-
-
-class CodebookError(ValueError):
-    """Codebooks that cannot be made or used; the message is one sentence."""
 
 
 @dataclass
@@ -39,6 +35,14 @@ class Codebooks:
         num_frames: Frames that each codebook was fitted to.
         inertia: Sum of squared distances to the nearest centroid, a layer (L,).
         settings: How the codebooks were made: plain JSON values.
+
+    Raises:
+        ValueError: The centroids are no finite numbers of that shape.
+
+    >>> book = Codebooks([[[0.0], [1.0]]], (1,), "hubert", 320, 16000, "")
+    >>> states = torch.tensor([[[0.2], [0.9], [0.4]]])
+    >>> book.assign([states, states], torch.tensor([2])).tolist()
+    [[[0], [1], [-1]]]
     """
 
     centroids: np.ndarray
@@ -55,29 +59,21 @@ class Codebooks:
     def __post_init__(self):
         self.centroids = np.ascontiguousarray(self.centroids, dtype=np.float32)
         self.layers = tuple(int(layer) for layer in self.layers)
-        if self.centroids.ndim != 3 or len(self.centroids) != len(self.layers):
-            raise CodebookError(
-                f"centroids have the shape {self.centroids.shape}, expected one (K, D) "
-                f"matrix for each of the {len(self.layers)} layers {self.layers}."
+        self.inertia = tuple(float(value) for value in self.inertia)
+        shape = self.centroids.shape
+        is_right = len(shape) == 3 and shape[0] == len(self.layers)
+        if not is_right or not np.isfinite(self.centroids).all():
+            raise ValueError(
+                f"centroids have the shape {shape} or are not finite, expected finite "
+                f"(K, D) for each of the layers {self.layers}."
             )
-        if not 1 <= self.num_clusters <= MAX_CLUSTERS:
-            raise CodebookError(
-                f"a codebook has {self.num_clusters} clusters, expected 1 to "
-                f"{MAX_CLUSTERS}, which int16 tokens can hold."
-            )
-        if not np.isfinite(self.centroids).all():
-            raise CodebookError("centroids contain NaN or infinity, expected numbers.")
+        _check_clusters(self.num_clusters)
         self._on_device: Dict[torch.device, Tuple[torch.Tensor, ...]] = {}
 
     @property
     def num_clusters(self) -> int:
         """Clusters K of every codebook."""
         return self.centroids.shape[1]
-
-    @property
-    def dim(self) -> int:
-        """Dimension D of the hidden states."""
-        return self.centroids.shape[2]
 
     def columns(self) -> List[Dict[str, Any]]:
         """Describe the columns of the tokens, as tokens.json does."""
@@ -112,19 +108,14 @@ class Codebooks:
             Tokens (B, T, L) int64 in [0, K); -1 in padded frames.
 
         Raises:
-            CodebookError: A layer is missing or has another dimension.
+            ValueError: A layer is missing or has another dimension.
         """
-        if max(self.layers) >= len(hidden_states):
-            raise CodebookError(
-                f"the codebooks are of layers up to {max(self.layers)}, but the "
-                f"upstream has layers 0 to {len(hidden_states) - 1}; "
-                "rerun stage 5 with this upstream."
-            )
-        first = hidden_states[0]
-        if first.shape[-1] != self.dim:
-            raise CodebookError(
-                f"the codebooks are of dimension {self.dim}, but the upstream's "
-                f"hidden states of {first.shape[-1]}; rerun stage 5 with this upstream."
+        first, dim = hidden_states[0], self.centroids.shape[2]
+        if max(self.layers) >= len(hidden_states) or first.shape[-1] != dim:
+            raise ValueError(
+                f"the codebooks are of layers up to {max(self.layers)} and dimension "
+                f"{dim}, but the upstream has layers 0 to {len(hidden_states) - 1} of "
+                f"dimension {first.shape[-1]}; rerun stage 5 with this upstream."
             )
         offset, centred, squares = self._tensors(first.device)
         tokens = first.new_empty(
@@ -168,61 +159,40 @@ class Codebooks:
 
     @classmethod
     def load(cls, file: Union[str, IO[bytes]]) -> "Codebooks":
-        """Read what ``save`` wrote.
-
-        Args:
-            file: Path or open binary file.
+        """Read what ``save`` wrote, from a path or an open binary file.
 
         Raises:
-            CodebookError: The file cannot be read, is not a file of codebooks, is of
+            ValueError: The file cannot be read, is not a file of codebooks, is of
                 another format version or was altered.
         """
-        name = file if isinstance(file, str) else getattr(file, "name", "codebooks")
-        mend = "run stage 5 (learn_codebooks --overwrite) again."
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                metadata = json.loads(str(arrays["metadata"]))
-                version = metadata["format_version"]
-                if version != FORMAT_VERSION:
-                    raise CodebookError(
-                        f"{name} has the format version {version}, expected "
-                        f"{FORMAT_VERSION}; {mend}"
-                    )
-                codebooks = cls(
-                    centroids=arrays["centroids"],
-                    layers=tuple(arrays["layers"].tolist()),
-                    inertia=tuple(arrays["inertia"].tolist()),
-                    stream=metadata["stream"],
-                    frame_shift=metadata["frame_shift"],
-                    sample_rate=metadata["sample_rate"],
-                    upstream_fingerprint=metadata["upstream_fingerprint"],
-                    seed=metadata["seed"],
-                    num_frames=metadata["num_frames"],
-                    settings=metadata["settings"],
-                )
-                expected = metadata["codebook_fingerprint"]
-        except CodebookError:
-            raise
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            zipfile.BadZipFile,
-        ) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise CodebookError(
+                stored = dict(arrays)
+            metadata = json.loads(str(stored.pop("metadata")))
+            version = metadata.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
+            fingerprint = metadata.pop("codebook_fingerprint")
+            codebooks = cls(**stored, **metadata)
+            if codebooks.fingerprint() != fingerprint:
+                raise ValueError("altered since the fingerprint in it was written")
+        except Exception as error:  # NumPy has many for a damaged file.
+            name = file if isinstance(file, str) else getattr(file, "name", "codebooks")
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+            raise ValueError(
                 f"{name} cannot be read as codebooks ({reason}), expected an .npz that "
-                f"learn_codebooks wrote; {mend}"
+                "learn_codebooks wrote; run stage 5 (learn_codebooks --overwrite) "
+                "again."
             ) from error
-        if codebooks.fingerprint() != expected:
-            raise CodebookError(
-                f"{name} was altered: its contents do not match the fingerprint "
-                f"written with them; {mend}"
-            )
         return codebooks
+
+
+def _check_clusters(num_clusters: int) -> None:
+    if not 1 <= num_clusters <= MAX_CLUSTERS:
+        raise ValueError(
+            f"found {num_clusters} clusters, expected 1 to {MAX_CLUSTERS}, which int16 "
+            "tokens can hold; correct --num_clusters."
+        )
 
 
 def fit_codebooks(
@@ -244,22 +214,18 @@ def fit_codebooks(
         Centroids (L, K, D) float32 and inertias (L,) float64.
 
     Raises:
-        CodebookError: There are fewer frames than clusters.
+        ValueError: There are fewer frames than clusters, or too many clusters.
     """
     # Imported on use: assigning needs neither.
     import joblib
     from threadpoolctl import threadpool_limits
 
-    if not 1 <= num_clusters <= MAX_CLUSTERS:
-        raise CodebookError(
-            f"{num_clusters} clusters were asked for, expected 1 to {MAX_CLUSTERS}; "
-            "correct --num_clusters."
-        )
+    _check_clusters(num_clusters)
     if features.shape[1] < num_clusters:
-        raise CodebookError(
-            f"there are {features.shape[1]} frames for {num_clusters} clusters, "
-            "expected at least as many frames; give more audio, raise --max_frames "
-            "or lower --num_clusters."
+        raise ValueError(
+            f"found {features.shape[1]} frames for {num_clusters} clusters, expected "
+            "at least as many frames; give more audio, raise --max_frames or lower "
+            "--num_clusters."
         )
     # BLAS threads are limited here, for all layers at once (the limit is one of the
     # process), OpenMP's in each worker (a limit of the thread).

@@ -251,9 +251,10 @@ def test_only_what_cannot_be_rebuilt_is_kept(kind, machines):
     _, second, _, _ = machines
     conf = yaml.safe_load((second / kind / "config.yaml").read_text())["frontend_conf"]
     kept = sorted(p.name for p in (second / kind).glob("upstream_files/*"))
-    if kind == "s3prl_file":
-        assert kept == ["apc.pt"]
-        assert conf["path_or_url"] == "upstream_files/apc.pt"
+    if kind in ("s3prl_config", "s3prl_file"):
+        name = "wavlm.pt" if kind == "s3prl_config" else "apc.pt"
+        assert kept == [name]
+        assert conf["path_or_url"] == f"upstream_files/{name}"
     elif kind == "s3prl_download":
         assert len(kept) == 1 and kept[0].endswith(".apc_360hr.ckpt")
         assert conf["download_dir"] == "upstream_files" and not conf["path_or_url"]

@@ -5,12 +5,24 @@
 
 import hashlib
 from abc import abstractmethod
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
-from espnet2_distilmos.mos.frontend.lora import active_states, plain_name
+from espnet2_distilmos.mos.frontend.gradient_checkpointing import checkpoint_modules
+from espnet2_distilmos.mos.frontend.lora import (
+    active_states,
+    add_lora,
+    layers_without_adapters,
+    plain_name,
+    read_lora,
+)
+from espnet2_distilmos.mos.frontend.parts import (
+    UpstreamParts,
+    frozen_modules,
+    read_freeze,
+)
 
 
 class AbsLayerFrontend(AbsFrontend):
@@ -20,23 +32,35 @@ class AbsLayerFrontend(AbsFrontend):
 
     * *padding-exact*: an utterance's hidden states are the same alone and in any
       padded batch;
-    * *self-contained*: :meth:`resolved_conf` holds all that rebuilds the network
-      without the upstream's files;
+    * *self-contained*: :meth:`resolved_conf`, and copies of :meth:`checkpoint_files`,
+      are all that rebuilds the network;
     * *no surprise in train mode*: no LayerDrop and no SpecAugment unless asked for,
       and frozen parts stay frozen, in ``eval`` mode too;
     * the waveform is normalised inside, under the mask, when the upstream wants it.
     """
 
+    # Stream name of the tokens made from this upstream, e.g. ``hubert``.
+    name: str
+    # Transformer layers L; ``forward`` returns L + 1 tensors.
+    num_layers: int
+    # Samples from one frame to the next, and fewest samples that give a frame.
+    frame_shift: int
+    minimum_samples: int
+    # Most samples of an utterance; None when there is no limit.
+    maximum_samples: Optional[int] = None
     sample_rate: int = 16000
     # Options that say how it is trained; all others say which network it is, and a
     # trained model that training starts from fixes them.
     training_options: Tuple[str, ...] = ("freeze", "init_seed")
-    # Adapters, as resolved_conf() has them; None without.
-    lora: Optional[Dict[str, Any]] = None
-    # As read_freeze() has it.
+    # As read_freeze() and read_lora() have them.
     freeze: Union[str, int] = "none"
+    lora: Optional[Dict[str, Any]] = None
+    gradient_checkpointing: bool = False
     # The upstream's own random masking in training.
     spec_augment: bool = False
+    # None where the parts of the network are not known.
+    _parts: Optional[UpstreamParts] = None
+    _frozen: Sequence[torch.nn.Module] = ()
 
     @abstractmethod
     def forward(
@@ -59,45 +83,17 @@ class AbsLayerFrontend(AbsFrontend):
             Padded frames hold arbitrary finite values.
 
         Raises:
-            ValueError: if an item is shorter than :attr:`minimum_samples`.
+            ValueError: an item is too short or too long, or is to be masked and there
+                is nothing to mask with.
         """
         raise NotImplementedError
 
     @property
-    @abstractmethod
-    def name(self) -> str:
-        """Stream name of the tokens made from this upstream, e.g. ``hubert``."""
-        raise NotImplementedError
-
-    @property
-    @abstractmethod
-    def num_layers(self) -> int:
-        """Number of transformer layers L; ``forward`` returns L + 1 tensors."""
-        raise NotImplementedError
-
-    @property
-    @abstractmethod
-    def frame_shift(self) -> int:
-        """Samples from one frame to the next."""
-        raise NotImplementedError
-
-    @property
-    @abstractmethod
-    def minimum_samples(self) -> int:
-        """Fewest samples that give one frame."""
-        raise NotImplementedError
-
-    @property
-    def maximum_samples(self) -> Optional[int]:
-        """Most samples of an utterance; None when there is no limit."""
-        return None
-
-    @property
     def frame_centre(self) -> float:
-        """Where the middle of the first frame's receptive field lies, in samples.
+        """Centre of the first frame's receptive field, in samples.
 
-        The field is that of what comes before the transformer; networks that pad
-        their input, and so centre the first frame elsewhere, say so themselves.
+        The field is that of what comes before the transformer. Networks that pad their
+        input override this.
         """
         return (self.minimum_samples - 1) / 2
 
@@ -106,8 +102,27 @@ class AbsLayerFrontend(AbsFrontend):
         """Frames that ``num_samples`` samples give, from the network's own strides."""
         raise NotImplementedError
 
+    @abstractmethod
+    def resolved_conf(self) -> dict:
+        """Keyword arguments that rebuild this frontend.
+
+        Goes into the experiment's ``config.yaml``: plain YAML types only.
+        """
+        raise NotImplementedError
+
+    def checkpoint_files(self) -> List[str]:
+        """Files without which :meth:`resolved_conf` does not rebuild the network.
+
+        Training keeps a copy of each beside ``config.yaml``, under its own base name.
+        """
+        return []
+
+    def relocated_conf(self, folder: str) -> dict:
+        """:meth:`resolved_conf` with all :meth:`checkpoint_files` in ``folder``."""
+        return self.resolved_conf()
+
     def layer_of_parameters(self) -> Dict[str, int]:
-        """Where each parameter stands, for layer-wise learning rates.
+        """Map each parameter to its layer, for layer-wise learning rates.
 
         Returns:
             Names as in ``named_parameters()``, each with the number (0 to L) of the
@@ -117,10 +132,12 @@ class AbsLayerFrontend(AbsFrontend):
         Raises:
             ValueError: where the layers are not known.
         """
-        raise ValueError(
-            f"the layers of {self.name} are not known here, so it has no layer-wise "
-            "learning rates: leave --upstream_lr_decay out"
-        )
+        if self._parts is None:
+            raise ValueError(
+                f"the layers of {self.name} are not known here, so it has no "
+                "layer-wise learning rates: leave --upstream_lr_decay out"
+            )
+        return self._parts.layer_of_parameters(self)
 
     def set_mask_training(self, wanted: bool) -> None:
         """Say whether any loss masks the input of the first layer.
@@ -128,47 +145,86 @@ class AbsLayerFrontend(AbsFrontend):
         Raises:
             ValueError: when one does, and there is nothing to mask with.
         """
-        embedding = self._mask_embedding
-        if embedding is not None:
-            # No hidden state depends on it without masking, and it stands before what
+        if wanted:
+            self._check_maskable()
+        if self._mask_embedding is not None:
+            # No hidden state depends on it without masking, and it precedes all that
             # freezing whole layers keeps as it is.
             trained = self.lora is None and self.freeze in ("none", "cnn")
-            embedding.requires_grad_(trained and (wanted or self.spec_augment))
-        elif wanted:
+            trained = trained and (wanted or self.spec_augment)
+            self._mask_embedding.requires_grad_(trained)
+
+    def _check_maskable(self) -> None:
+        if self._mask_embedding is None:
             raise ValueError(
-                f"found a loss of the masked view, but this {self.name} has no mask "
-                "embedding that is known here (in a configuration of transformers: "
-                "mask_time_prob above 0): take another upstream, set "
-                "model_conf.mask.start_prob to 0, or leave the loss out"
+                "found masked prediction (mask_time_indices, or a loss of the masked "
+                f"view), but this {self.name} has no mask embedding that is known here "
+                "(in a configuration of transformers: mask_time_prob above 0): take "
+                "another upstream, set model_conf.mask.start_prob to 0, or leave the "
+                "loss out"
             )
 
     @property
     def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
-        """What hidden frames are replaced by; None where there is no such thing."""
+        """What replaces masked frames; None where there is no such thing."""
         return None
 
-    @abstractmethod
-    def resolved_conf(self) -> dict:
-        """Keyword arguments that rebuild this frontend with no upstream files.
+    def train(self, mode: bool = True) -> "AbsLayerFrontend":
+        """Set the mode; frozen parts stay in eval mode (no dropout)."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
-        Goes into the experiment's ``config.yaml``: plain YAML types only.
+    def _choose_trained_parts(
+        self,
+        model: torch.nn.Module,
+        parts: Optional[UpstreamParts],
+        freeze: Union[str, int, dict],
+        lora: Optional[dict],
+        gradient_checkpointing: bool,
+        seed: int,
+    ) -> None:
+        """Freeze parts of ``model`` and add adapters, as the options say.
+
+        Args:
+            model: the upstream, changed in place.
+            parts: its parts; None where they are not known.
+            freeze, lora, gradient_checkpointing: options of the frontend.
+            seed: of the adapters.
+
+        Raises:
+            ValueError: an option is impossible, or ``parts`` are needed for it.
         """
-        raise NotImplementedError
+        self._parts = parts
+        self.freeze = read_freeze(freeze)
+        self.lora = read_lora(lora)
+        self.gradient_checkpointing = gradient_checkpointing
+        if parts is None and (self.lora is not None or gradient_checkpointing):
+            option = "gradient_checkpointing" if self.lora is None else "lora"
+            raise ValueError(
+                f"found frontend_conf.{option}, but the parts of {self.name} are not "
+                "known here: leave it out"
+            )
+        frozen = self.freeze
+        if self.lora is not None:
+            frozen = layers_without_adapters(frozen, self.num_layers, self.name)
+        self._frozen = frozen_modules(frozen, model, parts, self.name)
+        for module in self._frozen:
+            module.requires_grad_(False).eval()
+        if self.lora is not None:
+            layers = parts.layers[frozen:]
+            self.lora = add_lora(model, layers, self.lora, parts.lora_targets, seed)
+        if gradient_checkpointing:
+            checkpoint_modules([*parts.blocks, *parts.layers])
 
-    def checkpoint_files(self) -> List[str]:
-        """Files without which :meth:`resolved_conf` does not rebuild the network.
-
-        Empty wherever the configuration says it all. Training keeps a copy of each
-        beside ``config.yaml``, under its own base name.
-        """
-        return []
-
-    def relocated_conf(self, folder: str) -> dict:
-        """:meth:`resolved_conf` with all :meth:`checkpoint_files` in ``folder``."""
-        return self.resolved_conf()
+    def _needs_graph(self, speech: torch.Tensor) -> bool:
+        """Whether to build a graph: frozen weights need none, a waveform may."""
+        wanted = self.freeze != "all" or speech.requires_grad
+        return torch.is_grad_enabled() and wanted
 
     def fingerprint(self) -> str:
-        """Identify the weights as they are now, and how they hear the waveform.
+        """Identify the weights as they are now, and the treatment of the waveform.
 
         An adapter that adds nothing yet changes no hidden state, and counts as absent:
         tokens of an upstream serve its training with LoRA.
@@ -191,11 +247,21 @@ class AbsLayerFrontend(AbsFrontend):
         """Settings that change the hidden states without changing a weight."""
         return f"{self.name}:{self.frame_shift}"
 
-    def _check_lengths(self, speech_lengths: torch.Tensor) -> None:
-        shortest = int(speech_lengths.min())
+    def _check_inputs(
+        self, speech_lengths: torch.Tensor, mask_time_indices: Optional[torch.Tensor]
+    ) -> None:
+        if mask_time_indices is not None:
+            self._check_maskable()
+        shortest, most = int(speech_lengths.min()), self.maximum_samples
         if shortest < self.minimum_samples:
             raise ValueError(
                 f"found an utterance of {shortest} samples, expected at least "
                 f"{self.minimum_samples} ({self.name} needs them for one frame): "
                 "filter short utterances (stage 4, --min_wav_duration)"
+            )
+        if most is not None and int(speech_lengths.max()) > most:
+            raise ValueError(
+                f"found an utterance of {int(speech_lengths.max())} samples, expected "
+                f"at most {most} ({self.name} has no positions for more): filter or "
+                "split long utterances (stage 4, --max_wav_duration)"
             )

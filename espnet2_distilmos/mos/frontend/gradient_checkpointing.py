@@ -7,8 +7,7 @@ Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
 """
 
 import functools
-from contextlib import contextmanager
-from typing import Iterable, Iterator, Optional, Sequence
+from typing import Iterable, Sequence
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -36,22 +35,14 @@ def _forward(forward, norms: Sequence[MaskedGroupNorm], *args, **kwargs):
     lengths = [norm.lengths for norm in norms]
 
     def run(*args, **kwargs):
-        # In the backward pass the batch's lengths are gone.
-        with _lengths_set(norms, lengths):
+        # In the backward pass the norms have the lengths of another batch, or none.
+        now = [norm.lengths for norm in norms]
+        try:
+            for norm, value in zip(norms, lengths):
+                norm.lengths = value
             return forward(*args, **kwargs)
+        finally:
+            for norm, value in zip(norms, now):
+                norm.lengths = value
 
     return checkpoint(run, *args, use_reentrant=False, **kwargs)
-
-
-@contextmanager
-def _lengths_set(
-    norms: Sequence[MaskedGroupNorm], lengths: Sequence[Optional[torch.Tensor]]
-) -> Iterator[None]:
-    before = [norm.lengths for norm in norms]
-    try:
-        for norm, value in zip(norms, lengths):
-            norm.lengths = value
-        yield
-    finally:
-        for norm, value in zip(norms, before):
-            norm.lengths = value

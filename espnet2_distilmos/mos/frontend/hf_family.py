@@ -1,10 +1,10 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""What a family of transformers networks must say for ``frontend: hf`` to take it."""
+"""What a family of transformers networks must declare for ``frontend: hf``."""
 
 from abc import ABC, abstractmethod
-from typing import Any, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, List, Mapping, Optional, Set, Tuple
 
 import torch
 
@@ -12,10 +12,10 @@ from espnet2_distilmos.mos.frontend.parts import UpstreamParts
 
 
 class HFFamily(torch.nn.Module, ABC):
-    """How one kind of network hears a waveform, and what its parts are.
+    """How one kind of network takes a waveform, and what its parts are.
 
     Holds constants only: no parameter, and no buffer that a state dict would have.
-    The network itself belongs to :class:`HFFrontend`, which hands it to each method.
+    The network itself belongs to :class:`HFFrontend`, which passes it to each method.
 
     Args:
         config: the network's configuration.
@@ -24,16 +24,17 @@ class HFFamily(torch.nn.Module, ABC):
     # False when the input is a log-mel spectrogram: its feature extractor then does
     # what it does whatever ``do_normalize`` says.
     takes_waveform = True
-    # LayerDrop and SpecAugment are there to be switched on.
+    # Whether LayerDrop and SpecAugment can be switched on.
     has_training_noise = True
     # Hidden frames are zeros where the network was pretrained without a mask embedding.
     masks_with_zeros = False
     # What the checkpoint's preprocessor_config.json must say, where it says it.
     extractor_conf: Mapping[str, Any] = {"sampling_rate": 16000}
-    # Linear maps of a layer that get LoRA adapters, unless others are named.
-    lora_targets: Sequence[str]
-    # Most samples of an utterance; None when there is no limit.
+    # As in AbsLayerFrontend; None for its default.
     maximum_samples: Optional[int] = None
+    frame_centre: Optional[float] = None
+    frame_shift: int
+    minimum_samples: int
 
     def __init__(self, config):
         super().__init__()
@@ -44,14 +45,12 @@ class HFFamily(torch.nn.Module, ABC):
         """Load a checkpoint in fp32.
 
         Returns:
-            The network, and the names of its weights that the checkpoint lacks.
+            The network, and the names of its weights that the checkpoint lacks or has
+            in another shape.
         """
         from transformers import AutoModel
 
-        model, report = AutoModel.from_pretrained(
-            upstream, config=config, dtype=torch.float32, output_loading_info=True
-        )
-        return model, set(report["missing_keys"])
+        return load_in_fp32(AutoModel, upstream, config)
 
     @staticmethod
     def build(config) -> torch.nn.Module:
@@ -63,23 +62,6 @@ class HFFamily(torch.nn.Module, ABC):
     def prepare(self, model: torch.nn.Module) -> None:
         """Make the network padding-exact; take weights out of training that no
         hidden state depends on, as DistributedDataParallel demands."""
-
-    @property
-    @abstractmethod
-    def frame_shift(self) -> int:
-        """Samples from one frame to the next."""
-        raise NotImplementedError
-
-    @property
-    @abstractmethod
-    def minimum_samples(self) -> int:
-        """Fewest samples that give one frame."""
-        raise NotImplementedError
-
-    @property
-    def frame_centre(self) -> float:
-        """As :attr:`AbsLayerFrontend.frame_centre`."""
-        return (self.minimum_samples - 1) / 2
 
     @abstractmethod
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
@@ -105,3 +87,16 @@ class HFFamily(torch.nn.Module, ABC):
     def parts(self, model: torch.nn.Module) -> UpstreamParts:
         """Which modules of the network are which part."""
         raise NotImplementedError
+
+
+def load_in_fp32(cls, upstream: str, config) -> Tuple[torch.nn.Module, Set[str]]:
+    """:meth:`HFFamily.load` with a class of transformers."""
+    model, report = cls.from_pretrained(
+        upstream,
+        config=config,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    mismatched = (name for name, *_ in report["mismatched_keys"])
+    return model, {*report["missing_keys"], *mismatched}

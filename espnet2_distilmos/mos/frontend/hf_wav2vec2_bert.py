@@ -27,12 +27,8 @@ class Wav2Vec2BertFamily(HFFamily):
     """
 
     takes_waveform = False
-    lora_targets = (
-        "self_attn.linear_q",
-        "self_attn.linear_k",
-        "self_attn.linear_v",
-        "self_attn.linear_out",
-    )
+    frame_shift = HOP * STACK
+    minimum_samples = WINDOW + HOP * (STACK - 1)
     extractor_conf = {"sampling_rate": 16000, "stride": STACK}
 
     def __init__(self, config):
@@ -60,14 +56,6 @@ class Wav2Vec2BertFamily(HFFamily):
         window = window_function(WINDOW, "povey", periodic=False)
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
         self.register_buffer("window", torch.from_numpy(window), persistent=False)
-
-    @property
-    def frame_shift(self) -> int:
-        return HOP * STACK
-
-    @property
-    def minimum_samples(self) -> int:
-        return WINDOW + HOP * (STACK - 1)
 
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
         return torch.div(_num_windows(num_samples), STACK, rounding_mode="floor")
@@ -134,6 +122,7 @@ class Wav2Vec2BertFamily(HFFamily):
             before_layers=[model.feature_projection, encoder.dropout],
             layers=encoder.layers,
             after_layers=[],
+            lora_targets=[f"self_attn.linear_{x}" for x in ("q", "k", "v", "out")],
         )
 
 

@@ -23,12 +23,9 @@ class WaveformFamily(HFFamily):
     encoder's final norm, as in transformers.
     """
 
-    lora_targets = (
-        "attention.q_proj",
-        "attention.k_proj",
-        "attention.v_proj",
-        "attention.out_proj",
-    )
+    def __init__(self, config):
+        super().__init__(config)
+        self._is_stable = getattr(config, "do_stable_layer_norm", False)
 
     def prepare(self, model: torch.nn.Module) -> None:
         self._norms = ()
@@ -38,12 +35,8 @@ class WaveformFamily(HFFamily):
             # In a tuple: the module is registered once, under its own name.
             self._norms = (first.layer_norm,)
         if self._is_stable:
-            # The norm behind the last layer's hidden state.
+            # It follows the last hidden state.
             model.encoder.layer_norm.requires_grad_(False)
-
-    @property
-    def _is_stable(self) -> bool:
-        return getattr(self.config, "do_stable_layer_norm", False)
 
     @property
     def frame_shift(self) -> int:
@@ -64,13 +57,12 @@ class WaveformFamily(HFFamily):
         config = self.config
         pairs = list(zip(config.conv_kernel, config.conv_stride))[:layers]
         for kernel, stride in pairs:
-            num_samples = (
-                torch.div(num_samples - kernel, stride, rounding_mode="floor") + 1
-            )
+            steps = torch.div(num_samples - kernel, stride, rounding_mode="floor")
+            num_samples = steps + 1
         return num_samples
 
     def _set_lengths(self, lengths: Optional[torch.Tensor]) -> None:
-        """Tell the parts that mask; None when no item is padded."""
+        """Give the valid samples to the parts that mask; None without padding."""
         for norm in self._norms:
             norm.lengths = None if lengths is None else self.num_frames(lengths, 1)
 
@@ -100,6 +92,7 @@ class WaveformFamily(HFFamily):
             before_layers=before + ([] if self._is_stable else norm),
             layers=encoder.layers,
             after_layers=norm if self._is_stable else [],
+            lora_targets=[f"attention.{x}_proj" for x in ("q", "k", "v", "out")],
             blocks=model.feature_extractor.conv_layers,
         )
 
@@ -114,7 +107,7 @@ class Data2VecAudioFamily(WaveformFamily):
 
     def prepare(self, model: torch.nn.Module) -> None:
         super().prepare(model)
-        self._zero_padding = _ZeroPadding()
+        self._zero_padding = ZeroPadding()
         for layer in model.encoder.pos_conv_embed.layers:
             layer.conv.register_forward_pre_hook(self._zero_padding)
 
@@ -125,8 +118,11 @@ class Data2VecAudioFamily(WaveformFamily):
         )
 
 
-class _ZeroPadding:
-    """Forward pre-hook: the module's input (B, C, T) is zero where it is padded."""
+class ZeroPadding:
+    """Forward pre-hook: the module's input (B, C, T) is zero where it is padded.
+
+    ``lengths`` (B,) holds the valid frames; None when no item is padded.
+    """
 
     lengths: Optional[torch.Tensor] = None
 

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from espnet2_distilmos.mos.frontend.hf_family import HFFamily
+from espnet2_distilmos.mos.frontend.hf_family import HFFamily, load_in_fp32
 from espnet2_distilmos.mos.frontend.masked_norm import full_length
 from espnet2_distilmos.mos.frontend.parts import UpstreamParts
 from espnet2_distilmos.mos.frontend.spectrum import power_spectrum, split_frames
@@ -25,7 +25,7 @@ class WhisperFamily(HFFamily):
     transformers runs it on 30 s of log-mel, mostly silence, and without a mask. Here
     the log-mel is that of the utterance (the extractor's ``padding="do_not_pad"``),
     takes the first positions, and attention reads valid frames only. Utterances of
-    30 s give what transformers gives; shorter ones differ, as no silence is heard.
+    30 s give what transformers gives; shorter ones differ, as no silence is appended.
 
     Hidden states are those of transformers: 0 is what enters the first layer
     (positions added), the last one has passed the encoder's final layer norm, the
@@ -39,12 +39,11 @@ class WhisperFamily(HFFamily):
     takes_waveform = False
     has_training_noise = False
     masks_with_zeros = True
-    lora_targets = (
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.out_proj",
-    )
+    frame_shift = HOP * STRIDE
+    # The waveform is reflected over half a window.
+    minimum_samples = FFT // 2 + 1
+    # Windows and convolutions are centred: the first frame is that of sample 0.
+    frame_centre = 0.0
     extractor_conf = {
         "sampling_rate": 16000,
         "n_fft": FFT,
@@ -85,13 +84,10 @@ class WhisperFamily(HFFamily):
         # layers are not loaded; what is left of it is thrown away.
         config = copy.deepcopy(config)
         config.decoder_layers = 0
-        model, report = EncoderOnly.from_pretrained(
-            upstream, config=config, dtype=torch.float32, output_loading_info=True
-        )
+        model, missing = load_in_fp32(EncoderOnly, upstream, config)
+        encoder = "encoder."
         return model.encoder, {
-            name[len("encoder.") :]
-            for name in report["missing_keys"]
-            if name.startswith("encoder.")
+            name[len(encoder) :] for name in missing if name.startswith(encoder)
         }
 
     @staticmethod
@@ -99,20 +95,6 @@ class WhisperFamily(HFFamily):
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         return WhisperEncoder._from_config(config, dtype=torch.float32)
-
-    @property
-    def frame_shift(self) -> int:
-        return HOP * STRIDE
-
-    @property
-    def minimum_samples(self) -> int:
-        # The waveform is reflected over half a window.
-        return FFT // 2 + 1
-
-    @property
-    def frame_centre(self) -> float:
-        # Windows and convolutions are centred: the first frame is that of sample 0.
-        return 0.0
 
     @property
     def maximum_samples(self) -> int:
@@ -167,7 +149,7 @@ class WhisperFamily(HFFamily):
         if mask_time_indices is not None:
             x = x.masked_fill(mask_time_indices.unsqueeze(-1), 0.0)
         x = x + model.embed_positions.weight[: x.size(1)]
-        # A module without dropout of its own tells whether this part is frozen.
+        # The mode of a module without dropout of its own: frozen parts have none.
         x = F.dropout(x, model.dropout, training=model.embed_positions.training)
 
         frames = self.num_frames(lengths)
@@ -193,4 +175,5 @@ class WhisperFamily(HFFamily):
             before_layers=[*convolutions, model.embed_positions],
             layers=model.layers,
             after_layers=[model.layer_norm],
+            lora_targets=[f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")],
         )

@@ -14,7 +14,6 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 
-INSTALL = "pip install peft"
 _ADAPTER = "default"
 _DEFAULTS = {"rank": 8, "alpha": 16, "dropout": 0.0, "target_modules": None}
 
@@ -28,39 +27,32 @@ def read_lora(lora: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
             in a layer, or their last parts; None takes those of the attention).
 
     Raises:
-        ValueError: one sentence on what is impossible.
+        ValueError: when an option is unknown or impossible.
+
+    >>> read_lora({"rank": 4})
+    {'rank': 4, 'alpha': 16, 'dropout': 0.0, 'target_modules': None}
     """
     if lora is None:
         return None
-    if not isinstance(lora, Mapping) or not set(lora) <= set(_DEFAULTS):
+    conf = {**_DEFAULTS, **lora} if isinstance(lora, Mapping) else {}
+    if list(conf) != list(_DEFAULTS) or not _is_possible(**conf):
         raise ValueError(
-            f"found frontend_conf.lora={lora!r}, expected null or a mapping with "
-            f"{', '.join(_DEFAULTS)}, such as {{rank: 8, alpha: 16}}"
+            f"found frontend_conf.lora={lora!r}, expected null or a mapping with any "
+            "of rank (a whole number of 1 or more), alpha (above 0), dropout (in "
+            "[0, 1)) and target_modules (a list of names, or null)"
         )
-    conf = {**_DEFAULTS, **lora}
-    targets = conf["target_modules"]
-    for key, possible, expected in (
-        ("rank", _is_number(conf["rank"], int) and conf["rank"] > 0, "1 or more"),
-        ("alpha", _is_number(conf["alpha"]) and conf["alpha"] > 0, "more than 0"),
-        ("dropout", _is_number(conf["dropout"]) and 0 <= conf["dropout"] < 1, "[0, 1)"),
-        (
-            "target_modules",
-            targets is None
-            or isinstance(targets, (list, tuple))
-            and len(targets) > 0
-            and all(isinstance(target, str) for target in targets),
-            "a list of names or null",
-        ),
-    ):
-        if not possible:
-            raise ValueError(
-                f"found frontend_conf.lora.{key}={conf[key]!r}, expected {expected}"
-            )
     return conf
 
 
-def _is_number(value: Any, kind=(int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _is_possible(rank: Any, alpha: Any, dropout: Any, target_modules: Any) -> bool:
+    if type(rank) is not int or {type(alpha), type(dropout)} - {int, float}:
+        return False
+    named = target_modules is None or (
+        isinstance(target_modules, (list, tuple))
+        and len(target_modules) > 0
+        and all(isinstance(target, str) for target in target_modules)
+    )
+    return rank >= 1 and alpha > 0 and 0 <= dropout < 1 and named
 
 
 def layers_without_adapters(freeze: Union[str, int], num_layers: int, name: str) -> int:
@@ -109,7 +101,7 @@ def add_lora(
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ImportError(
-            f"frontend_conf.lora needs the package peft ({error}): {INSTALL}"
+            f"frontend_conf.lora needs the package peft ({error}): pip install peft"
         ) from error
     lora = {**lora, "target_modules": list(lora["target_modules"] or target_modules)}
     config = LoraConfig(
@@ -129,7 +121,7 @@ def _full_names(
     model: torch.nn.Module, layers: Sequence[torch.nn.Module], targets: List[str]
 ) -> List[str]:
     """Names in ``model`` of the linear maps that ``targets`` name in each layer."""
-    name_of = {id(module): name for name, module in model.named_modules()}
+    name_of = {module: name for name, module in model.named_modules()}
     found = []
     for layer in layers:
         linear = {
@@ -138,13 +130,13 @@ def _full_names(
             if isinstance(module, torch.nn.Linear)
         }
         for target in targets:
-            names = [n for n in linear if n == target or n.endswith(f".{target}")]
+            names = [n for n in linear if f".{n}".endswith(f".{target}")]
             if not names:
                 raise ValueError(
                     f"found {target} in frontend_conf.lora.target_modules, expected "
                     f"linear maps of a layer: {', '.join(linear)}"
                 )
-            found += [name_of[id(linear[name])] for name in names]
+            found += [name_of[linear[name]] for name in names]
     return list(dict.fromkeys(found))
 
 
@@ -153,11 +145,11 @@ def _adapted_linear() -> type:
     from peft.tuners.lora import Linear
 
     class AdaptedLinear(Linear):
-        """peft's adapted linear map, for networks too that only read its weight.
+        """peft's adapted linear map, also for networks that only read its weight.
 
         WavLM's attention hands ``q_proj.weight`` to torch instead of calling
         ``q_proj``, and so do s3prl's. With peft's own class they would read the frozen
-        weight, and the adapter would never move.
+        weight, and the adapter would never be trained.
         """
 
         @property
@@ -176,7 +168,11 @@ def _adapted_linear() -> type:
 
 
 def plain_name(name: str) -> Optional[str]:
-    """Name that a tensor has without adapters; None for one of an adapter's."""
+    """Name that a tensor has without adapters; None for one of an adapter's.
+
+    >>> plain_name("q_proj.base_layer.weight")
+    'q_proj.weight'
+    """
     return None if ".lora_" in name else name.replace(".base_layer.", ".")
 
 

@@ -19,9 +19,8 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
     file. Parameters keep the names of ``torch.nn.GroupNorm``.
     """
 
-    def __init__(self, num_channels: int, eps: float = 1e-5):
-        super().__init__(num_channels, num_channels, eps=eps, affine=True)
-        self.lengths: Optional[torch.Tensor] = None
+    # Valid frames of the batch at hand, (B,); None when all frames are valid.
+    lengths: Optional[torch.Tensor] = None
 
     @classmethod
     def from_group_norm(cls, norm: torch.nn.GroupNorm) -> "MaskedGroupNorm":
@@ -36,24 +35,16 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
                 f"found a group norm of {norm.num_groups} groups over "
                 f"{norm.num_channels} channels, expected one group a channel"
             )
-        masked = cls(norm.num_channels, eps=norm.eps)
+        masked = cls(norm.num_groups, norm.num_channels, eps=norm.eps)
         masked.weight, masked.bias = norm.weight, norm.bias
         return masked
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise.
-
-        Args:
-            input: (B, C, T); ``self.lengths`` (B,) holds the valid frames, or
-                None when all frames are valid.
-
-        Returns:
-            (B, C, T), in the dtype of the input.
-        """
+        """Normalise (B, C, T), in the dtype of the input."""
         if self.lengths is None:
             return super().forward(input)
-        # Statistics in fp32: in half precision the sum over seconds loses digits.
-        x = input.float()
+        # At least in fp32: in half precision the sum over seconds loses digits.
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         valid = frame_mask(self.lengths, x.size(-1)).unsqueeze(1).to(x.dtype)
         count = self.lengths.to(x.dtype)[:, None, None]
         mean = (x * valid).sum(dim=-1, keepdim=True) / count

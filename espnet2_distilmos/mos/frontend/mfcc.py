@@ -23,20 +23,24 @@ class MFCCFrontend(AbsLayerFrontend):
     The targets of HuBERT's first iteration (Hsu et al. 2021, section IV.B, by the
     settings of the authors' code: Kaldi's MFCC every 10 ms, differences over five
     frames, no normalisation of the features), of which every second frame is kept. A
-    frame stands where the frame of the same number of an upstream with this receptive
-    field does, so that the tokens fit that upstream frame by frame.
+    frame has the centre that the frame of the same number of an upstream with this
+    receptive field has, so that the tokens fit that upstream frame by frame.
 
     Args:
         normalize_waveform: zero mean, unit variance per utterance: the tokens then do
-            not depend on the level, which an upstream that normalises cannot hear.
-        receptive_field: samples that one frame of that upstream hears: 400 in the
-            stack of wav2vec2, HuBERT and WavLM.
+            not depend on the level.
+        receptive_field: samples of one frame of that upstream: 400 in the stack of
+            wav2vec2, HuBERT and WavLM.
         frame_shift: samples from one frame to the next, a multiple of 160.
         load_pretrained: not used, there are no weights.
 
     Raises:
         ValueError: for a grid on which no MFCC can be centred.
     """
+
+    name = "mfcc"
+    # The one tensor of forward() is that of layer 0.
+    num_layers = 0
 
     def __init__(
         self,
@@ -46,40 +50,19 @@ class MFCCFrontend(AbsLayerFrontend):
         load_pretrained: bool = True,
     ):
         super().__init__()
-        if receptive_field < WINDOW:
+        if receptive_field < WINDOW or frame_shift <= 0 or frame_shift % HOP:
             raise ValueError(
-                f"found frontend_conf.receptive_field={receptive_field}, expected at "
-                f"least the {WINDOW} samples of a window"
-            )
-        if frame_shift <= 0 or frame_shift % HOP:
-            raise ValueError(
-                f"found frontend_conf.frame_shift={frame_shift}, expected a multiple "
+                f"found receptive_field={receptive_field} and frame_shift={frame_shift}"
+                f" in frontend_conf, expected at least {WINDOW} samples and a multiple "
                 f"of {HOP} samples"
             )
         self.normalize_waveform = normalize_waveform
-        self.receptive_field = receptive_field
-        self._frame_shift = frame_shift
-
-    @property
-    def name(self) -> str:
-        return "mfcc"
-
-    @property
-    def num_layers(self) -> int:
-        """0: the one tensor of ``forward`` is that of layer 0."""
-        return 0
+        self.receptive_field = self.minimum_samples = receptive_field
+        self.frame_shift = frame_shift
 
     def output_size(self) -> int:
         """Dimension D of a frame."""
         return 3 * NUM_CEPS
-
-    @property
-    def frame_shift(self) -> int:
-        return self._frame_shift
-
-    @property
-    def minimum_samples(self) -> int:
-        return self.receptive_field
 
     def num_frames(self, num_samples: int) -> int:
         return max(0, (num_samples - self.receptive_field) // self.frame_shift + 1)
@@ -102,21 +85,11 @@ class MFCCFrontend(AbsLayerFrontend):
         speech_lengths: torch.Tensor,
         mask_time_indices: Optional[torch.Tensor] = None,
     ) -> Tuple[List[torch.Tensor], torch.Tensor]:
-        """See :meth:`AbsLayerFrontend.forward`: one tensor (B, T, 39).
-
-        Raises:
-            ValueError: also if an item is to be masked: there is nothing to mask.
-        """
-        self._check_lengths(speech_lengths)
-        if mask_time_indices is not None:
-            raise ValueError(
-                "found mask_time_indices, but the frontend mfcc has no mask "
-                "embedding: masked prediction needs another frontend"
-            )
+        """See :meth:`AbsLayerFrontend.forward`: one tensor (B, T, 39)."""
+        self._check_inputs(speech_lengths, mask_time_indices)
         if self.normalize_waveform:
             speech = normalize_waveform(speech, speech_lengths)
-        # One by one: the windows at an item's end, and the differences there, must
-        # not hear the padding.
+        # One by one: no padding may enter the windows and differences at an item's end.
         lengths = speech_lengths.tolist()
         features = [self._mfcc(item[:n]) for item, n in zip(speech, lengths)]
         num_frames = [len(item) for item in features]

@@ -14,23 +14,20 @@ class UpstreamParts:
     """Parts of an upstream, in the order in which speech passes them.
 
     Attributes:
-        convolutions: what ``freeze: cnn`` freezes; nothing where the input is computed.
+        convolutions: what ``freeze: cnn`` freezes.
         before_layers: all that hidden state 0 depends on, convolutions included.
         layers: the L transformer layers.
-        after_layers: what stands between the last layer and the last hidden state.
-        blocks: the blocks of the convolutions, as gradient checkpointing takes them.
+        after_layers: what lies between the last layer and the last hidden state.
+        lora_targets: linear maps of a layer that get adapters by default.
+        blocks: the blocks of the convolutions, for gradient checkpointing.
     """
 
     convolutions: List[torch.nn.Module]
     before_layers: List[torch.nn.Module]
     layers: Sequence[torch.nn.Module]
     after_layers: List[torch.nn.Module]
+    lora_targets: Sequence[str] = ()
     blocks: Sequence[torch.nn.Module] = ()
-
-    def first_layers(self, n: int) -> List[torch.nn.Module]:
-        """All that hidden states 0 to ``n`` depend on."""
-        after = self.after_layers if n == len(self.layers) else []
-        return [*self.before_layers, *self.layers[:n], *after]
 
     def layer_of_parameters(self, module: torch.nn.Module) -> Dict[str, int]:
         """As :meth:`AbsLayerFrontend.layer_of_parameters`, in the names of ``module``.
@@ -82,7 +79,7 @@ def frozen_modules(
         freeze: as :func:`read_freeze` returns it.
         model: the whole upstream.
         parts: its parts; None where they are not known.
-        name: of the upstream, for sentences.
+        name: of the upstream, for error messages.
 
     Raises:
         ValueError: when the upstream has no such parts.
@@ -96,9 +93,11 @@ def frozen_modules(
         )
     if freeze == "cnn":
         return parts.convolutions
-    if not 0 <= freeze <= len(parts.layers):
+    num_layers = len(parts.layers)
+    if not 0 <= freeze <= num_layers:
         raise ValueError(
-            f"found frontend_conf.freeze={freeze}, but {name} has "
-            f"{len(parts.layers)} transformer layers"
+            f"found frontend_conf.freeze={freeze}, but {name} has {num_layers} "
+            "transformer layers"
         )
-    return parts.first_layers(freeze)
+    after = parts.after_layers if freeze == num_layers else []
+    return [*parts.before_layers, *parts.layers[:freeze], *after]

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import torchaudio
 
-from espnet2_distilmos.bin.dump_tokens import get_parser, main, token_path
+from espnet2_distilmos.bin.dump_tokens import main, token_path
 from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_scp, write_scp
@@ -86,22 +85,10 @@ def test_tokens_of_mfcc(corpus):
     )
     assert learn(corpus) == 0
     code, out = dump(corpus)
-    assert code == 0
     info = json.loads((out / "tokens.json").read_text())
+    assert code == 0 and len(load(out)) == 12
     assert info["columns"] == [{"stream": "mfcc", "layer": 0, "K": 6}]
     assert (info["frame_shift"], info["minimum_samples"]) == (320, 930)
-    centroids = Codebooks.load(f"{corpus}/codebooks.npz").centroids[0]
-    for utt_id, path in read_scp(corpus / "wav.scp").items():
-        # 265 samples before the first window and after the last.
-        speech = torch.from_numpy(read_audio(path))[105:]
-        ceps = torchaudio.compliance.kaldi.mfcc(speech[None], use_energy=False).T
-        delta = torchaudio.functional.compute_deltas(ceps)
-        both = [ceps, delta, torchaudio.functional.compute_deltas(delta)]
-        features = torch.cat(both).T[1::2].numpy()
-        distance = ((features[:, None] - centroids) ** 2).sum(-1)
-        found = load(out)[utt_id][:, 0]
-        assert 0 <= len(features) - len(found) <= 1
-        assert (distance.argmin(1)[: len(found)] == found).mean() > 0.98
 
 
 def test_networks_that_pad_say_where_their_frames_lie(corpus, monkeypatch):
@@ -171,19 +158,14 @@ def test_tokens_of_another_codebook_are_refused(corpus, codebooks, capsys):
     assert code == 1 and "--overwrite" in error and "another directory" in error
     for utt_id, tokens in load(out).items():
         np.testing.assert_array_equal(tokens, before[utt_id])
-    code, _ = dump(corpus, "--overwrite", name="other.npz")
-    assert code == 0
-    assert any((load(out)[u] != before[u]).any() for u in before)
+    # Overwriting leaves nothing of the old kind.
+    (corpus / "short.scp").write_text(f"u00 {corpus}/wav/u00.wav\n")
+    code, _ = dump(corpus, "--overwrite", wav_scp="short.scp", name="other.npz")
+    assert code == 0 and os.listdir(out / "data") == ["u00.npy"]
+    assert (load(out)["u00"] != before["u00"]).any()
     info = json.loads((out / "tokens.json").read_text())
     other = Codebooks.load(str(corpus / "other.npz"))
     assert info["codebook_fingerprint"] == other.fingerprint()
-
-
-def test_overwriting_leaves_nothing_of_the_old_kind(corpus, codebooks):
-    _, out = dump(corpus)
-    (corpus / "short.scp").write_text(f"u00 {corpus}/wav/u00.wav\n")
-    dump(corpus, "--overwrite", wav_scp="short.scp")
-    assert os.listdir(out / "data") == ["u00.npy"]
 
 
 def test_codebook_of_another_upstream_is_refused(corpus, codebooks, capsys):
@@ -220,16 +202,7 @@ def test_any_id_makes_a_safe_file_name(corpus, codebooks):
     assert len(os.listdir(out / "data")) == len(ids)
 
 
-def test_unwritable_directory(corpus, codebooks, capsys):
-    assert dump(corpus, out="train.yaml/x")[0] == 1
-    assert "cannot be written" in capsys.readouterr().err
-
-
 def test_nothing_to_do_in_an_empty_job(corpus, codebooks):
     (corpus / "none.scp").touch()
     code, out = dump(corpus, wav_scp="none.scp")
     assert code == 0 and load(out) == {} and (out / "tokens.json").exists()
-
-
-def test_parser_has_a_description():
-    assert get_parser().description

@@ -1,6 +1,9 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import hashlib
+
+import numpy as np
 import pytest
 import torch
 
@@ -26,14 +29,16 @@ class Doubler(AbsLayerFrontend):
         return {"factor": float(self.factor)}
 
     def forward(self, speech, speech_lengths, mask_time_indices=None):
-        self._check_lengths(speech_lengths)
+        self._check_inputs(speech_lengths, mask_time_indices)
         x = speech.unsqueeze(-1)
         return [x, x * self.factor], speech_lengths
 
 
 def test_fingerprint_follows_weights_and_settings():
     first = Doubler().fingerprint()
-    assert first == Doubler().fingerprint() and len(first) == 32
+    # Of tokens of version 0.1, too.
+    contents = b"doubler:1" + b"factor(1,)" + np.float32(2).tobytes()
+    assert first == hashlib.blake2b(contents, digest_size=16).hexdigest()
     assert first != Doubler(2.0001).fingerprint()
     assert first == Doubler().double().fingerprint()
     other = Doubler()
@@ -41,6 +46,10 @@ def test_fingerprint_follows_weights_and_settings():
     assert first != other.fingerprint()
 
 
-def test_too_short_is_one_sentence():
-    with pytest.raises(ValueError, match="1 samples, expected at least 2.*stage 4"):
-        Doubler()(torch.zeros(1, 1), torch.tensor([1]))
+@pytest.mark.parametrize("samples,found", [(1, "at least 2.*stage 4"), (9, "most 8")])
+def test_lengths_out_of_range_are_refused(samples, found):
+    frontend = Doubler()
+    frontend.maximum_samples = 8
+    frontend(torch.zeros(1, 8), torch.tensor([8]))
+    with pytest.raises(ValueError, match=f"{samples} samples, expected .*{found}"):
+        frontend(torch.zeros(1, samples), torch.tensor([samples]))
