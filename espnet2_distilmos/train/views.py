@@ -15,13 +15,13 @@ from espnet2_distilmos.data.datadir import DataError, read_scp
 class NoisyView:
     """Reverberation, then noise or another speaker, at a stated ratio.
 
-    For the masked view only: the losses on labels hear the true signal, since the
-    label of a distorted clip is not known. M2D-S (arXiv 2305.14079) and WavLM (Chen et
-    al. 2022, section III-B) predict the clean signal's tokens likewise.
+    For the masked view only, never for losses on labels: the label of a distorted clip
+    is not known. M2D-S (arXiv 2305.14079) and WavLM (Chen et al. 2022, section III-B)
+    predict the clean signal's tokens likewise.
 
-    An utterance is heard through a room with ``reverb_prob``; independently it gets
-    noise with ``noise_prob``, or else another speaker with ``speech_prob``, or else
-    nothing. What is drawn depends on the seed and the utterance alone.
+    An utterance gets a room with ``reverb_prob``; independently noise with
+    ``noise_prob``, or else another speaker with ``speech_prob``, or else nothing. What
+    is drawn depends on the seed and the utterance alone.
 
     Args:
         noise_prob: probability of noise.
@@ -33,7 +33,7 @@ class NoisyView:
         reverb_prob: probability of a room.
         rir_scp: ``wav.scp`` of impulse responses; None makes decaying noise.
         rt60: shortest and longest reverberation time of made responses in s.
-        wav_paths: utterance id to audio file, where other speakers are found.
+        wav_paths: audio file by utterance, of the other speakers.
         sample_rate: of all audio.
 
     Raises:
@@ -55,26 +55,25 @@ class NoisyView:
         wav_paths: Optional[Mapping[str, str]] = None,
         sample_rate: int = 16000,
     ):
-        shares = dict(
-            noise_prob=noise_prob,
-            speech_prob=speech_prob,
-            speech_share=speech_share,
-            reverb_prob=reverb_prob,
-        )
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"found noisy_view.{name}={share}, expected 0 to 1")
-        if noise_prob + speech_prob > 1:
-            raise ValueError(
-                f"found noisy_view.noise_prob={noise_prob} and speech_prob="
-                f"{speech_prob}, expected at most 1 together: an utterance gets one"
-            )
-        ranges = dict(noise_snr=noise_snr, speech_snr=speech_snr, rt60=rt60)
-        for name, (low, high) in ranges.items():
-            if not low <= high or (name == "rt60" and low <= 0):
+        self._speakers: Dict[str, str] = dict(wav_paths or {})
+        shares = (noise_prob, speech_prob, speech_share, reverb_prob)
+        ranges = (noise_snr, speech_snr, rt60)
+        for good, expected in (
+            (all(0 <= share <= 1 for share in shares), "shares from 0 to 1"),
+            (noise_prob + speech_prob <= 1, "noise_prob + speech_prob of at most 1"),
+            (all(low <= high for low, high in ranges), "the lowest value first"),
+            (rt60[0] > 0, "rt60 above 0"),
+            (
+                speech_prob == 0 or len(self._speakers) > 1,
+                "speech_prob=0 where there are less than two audio files",
+            ),
+        ):
+            if not good:
                 raise ValueError(
-                    f"found noisy_view.{name}={[low, high]}, expected the lowest, "
-                    "then the highest value"
+                    f"found noisy_view noise_prob={noise_prob} speech_prob="
+                    f"{speech_prob} speech_share={speech_share} reverb_prob="
+                    f"{reverb_prob} noise_snr={noise_snr} speech_snr={speech_snr} "
+                    f"rt60={rt60}, expected {expected}"
                 )
         self.noise_prob, self.noise_snr = noise_prob, tuple(noise_snr)
         self.speech_prob, self.speech_snr = speech_prob, tuple(speech_snr)
@@ -83,13 +82,7 @@ class NoisyView:
         self.sample_rate = sample_rate
         self._noises = list(read_scp(noise_scp).values()) if noise_scp else []
         self._rooms = list(read_scp(rir_scp).values()) if rir_scp else []
-        self._speakers: Dict[str, str] = dict(wav_paths or {})
         self._ids = sorted(self._speakers)
-        if speech_prob > 0 and len(self._ids) < 2:
-            raise ValueError(
-                f"found noisy_view.speech_prob={speech_prob} and {len(self._ids)} "
-                "audio files, expected two at least: set it to 0"
-            )
 
     def __call__(
         self, uid: str, speech: np.ndarray, generator: np.random.Generator
@@ -217,12 +210,12 @@ def synthetic_room(
 
 
 def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Hear speech in a room, in time with its direct sound, at equal energy: (N,)."""
+    """Speech (N,) in a room, in time with its direct sound, at equal energy: (N,)."""
     if not np.any(response):
         return speech
     response = response[np.argmax(np.abs(response)) :]
-    heard = fftconvolve(speech.astype(np.float64), response)[: len(speech)]
-    energy = np.square(heard).sum()
+    wet = fftconvolve(speech.astype(np.float64), response)[: len(speech)]
+    energy = np.square(wet).sum()
     if energy == 0:
         return speech
-    return heard * np.sqrt(np.square(speech, dtype=np.float64).sum() / energy)
+    return wet * np.sqrt(np.square(speech, dtype=np.float64).sum() / energy)
