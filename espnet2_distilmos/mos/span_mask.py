@@ -3,6 +3,7 @@
 
 """Which frames masked prediction hides."""
 
+import dataclasses
 import zlib
 from typing import Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 
+@dataclasses.dataclass
 class SpanMask:
     """Spans of frames, drawn for each utterance on its own.
 
@@ -28,14 +30,15 @@ class SpanMask:
         ValueError: for a share outside [0, 1] or a span below one frame.
     """
 
-    def __init__(self, start_prob: float = 0.08, span: int = 10):
-        if not 0 <= start_prob <= 1 or span < 1:
+    start_prob: float = 0.08
+    span: int = 10
+
+    def __post_init__(self):
+        if not 0 <= self.start_prob <= 1 or self.span < 1:
             raise ValueError(
-                f"found model_conf.mask start_prob={start_prob} and span={span}, "
-                "expected a share from 0 to 1 and at least one frame"
+                f"found model_conf.mask {self}, expected a share from 0 to 1 and at "
+                "least one frame"
             )
-        self.start_prob = start_prob
-        self.span = span
 
     def __call__(
         self, lengths: Sequence[int], utt_ids: Sequence[str], seed: int

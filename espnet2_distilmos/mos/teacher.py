@@ -4,6 +4,7 @@
 """Networks that training compares with and does not train."""
 
 import copy
+import dataclasses
 from typing import Any, Dict, List, Mapping, Optional
 
 import torch
@@ -12,6 +13,7 @@ import torch
 _STATE = "ema_target"
 
 
+@dataclasses.dataclass
 class EMATarget:
     """The exponential moving average of a frontend's weights.
 
@@ -32,21 +34,16 @@ class EMATarget:
         ValueError: for a momentum outside [0, 1] or less than one step.
     """
 
-    def __init__(
-        self,
-        momentum: float = 0.999,
-        momentum_end: float = 0.9999,
-        momentum_steps: int = 30000,
-    ):
-        if not (0 <= momentum <= 1 and 0 <= momentum_end <= 1 and momentum_steps >= 1):
+    momentum: float = 0.999
+    momentum_end: float = 0.9999
+    momentum_steps: int = 30000
+
+    def __post_init__(self):
+        shares = 0 <= self.momentum <= 1 and 0 <= self.momentum_end <= 1
+        if not shares or self.momentum_steps < 1:
             raise ValueError(
-                f"found momentum={momentum}, momentum_end={momentum_end} and "
-                f"momentum_steps={momentum_steps}, expected 0 to 1, twice, and at "
-                "least one step"
+                f"found {self}, expected momenta from 0 to 1 and at least one step"
             )
-        self.momentum = momentum
-        self.momentum_end = momentum_end
-        self.momentum_steps = momentum_steps
         self.network: Optional[torch.nn.Module] = None
         self.updates = 0
 

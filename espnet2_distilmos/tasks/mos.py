@@ -67,9 +67,8 @@ class MOSTask(AbsTask):
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
         cls._add_model_arguments(parser.add_argument_group("Task related"))
-        cls._add_sampling_arguments(parser.add_argument_group("Sampling related"))
         group = parser.add_argument_group("Preprocess related")
-        cls._add_preprocess_arguments(group)
+        cls._add_data_arguments(group)
         for class_choices in cls.class_choices_list:
             class_choices.add_arguments(group)
         # A MOS model is chosen by rank correlation, not by its loss; there are no
@@ -89,70 +88,62 @@ class MOSTask(AbsTask):
 
     @staticmethod
     def _add_model_arguments(group):
-        group.add_argument(
+        add = group.add_argument
+        add(
             "--init_model",
             type=str_or_none,
             help="Trained model to start from: an experiment directory, a model file "
-            "in one, or a packed .zip. The network is that model's: frontend, head and "
-            "their _conf may be left out; options such as frontend_conf.freeze hold, "
-            "and another head is new",
+            "in one, or a packed .zip. Its network is taken, so frontend, head and "
+            "their _conf may be left out; another head is new",
         )
-        group.add_argument(
+        add(
             "--losses",
             action=NestedDictAction,
             default={"mos_l1": {"weight": 1.0}},
-            help="Losses as a mapping from name to options, e.g. "
-            "'--losses token_ce.weight=0' changes one number",
+            help="Name to options, e.g. '--losses token_ce.weight=0'",
         )
-        group.add_argument(
-            "--token_info",
-            type=str_or_none,
-            help="tokens.json beside tokens.scp; its contents go into config.yaml",
-        )
-        group.add_argument(
+        add("--token_info", type=str_or_none, help="tokens.json beside tokens.scp")
+        add(
             "--check_token_upstream",
             type=str2bool,
             default=True,
             help="Refuse tokens that another upstream made",
         )
-        group.add_argument(
+        add(
             "--token_source",
             type=str_or_none,
-            help="Upstream that the tokens are meant to be of, where it is not the "
-            "frontend: its stream (mfcc, hubert) or fingerprint, as tokens.json has "
-            "them. Any other is refused",
+            help="Stream (mfcc, hubert) or fingerprint that the tokens must be of, "
+            "where it is not the frontend",
         )
-        group.add_argument(
+        add(
             "--upstream_lr",
             type=float_or_none,
-            help="Learning rate of the frontend; optim_conf.lr is that of the rest. "
-            "None: the same rate",
+            help="Learning rate of the frontend; optim_conf.lr is that of the rest",
         )
-        group.add_argument(
+        add(
             "--upstream_lr_decay",
             type=float_or_none,
             help="Factor d in (0, 1] on the frontend's learning rate from each layer "
-            "to the one below: layer l of L has d^(L-l) of it, all that comes before "
-            "the layers d^L. None: one rate",
+            "to the one below: layer l of L has d^(L-l) of it, what precedes the "
+            "layers d^L",
         )
-        group.add_argument(
+        add(
             "--valid_utt2sys",
             type=str_or_none,
             help="utt2sys of the validation set, for system-level metrics",
         )
-        group.add_argument(
+        add(
             "--listener_list",
             type=str_or_none,
             help="Text file with the listeners that get an embedding (model_conf."
-            "listener_embedding), one a line; None: all in the training votes. The "
-            "names go into config.yaml",
+            "listener_embedding), one a line. None: all in the training votes",
         )
-        group.add_argument(
+        add(
             "--corpus_list",
             type=str_or_none,
             help="As --listener_list, for the corpora (model_conf.corpus_embedding)",
         )
-        group.add_argument(
+        add(
             "--model_conf",
             action=NestedDictAction,
             default={"extract_feats_in_collect_stats": False},
@@ -160,72 +151,56 @@ class MOSTask(AbsTask):
         )
 
     @staticmethod
-    def _add_sampling_arguments(group):
-        group.add_argument(
+    def _add_data_arguments(group):
+        add = group.add_argument
+        add(
             "--sampling_weights",
             action=NestedDictAction,
             default=None,
-            help="Category to weight, e.g. 'bvcc=1.0' and 'somos=0.5', or in YAML "
-            "{bvcc: 1.0, somos: 0.5}: share of an epoch's and of each batch's "
-            "utterances, in the ratio of the weights. None: every utterance once an "
-            "epoch. See train.mos_sampler.CategorySampler",
+            help="Category to weight, e.g. 'bvcc=1.0': share of an epoch's and of each "
+            "batch's utterances. None: every utterance once an epoch",
         )
-        group.add_argument(
+        add(
             "--sampling_categories",
             type=str_or_none,
             help="File of lines 'utterance category' for --sampling_weights",
         )
-        group.add_argument(
+        add(
             "--sampling_epoch",
             type=str_or_none,
             help="Category whose utterances an epoch draws once each. None: an epoch "
             "draws as many utterances as there are",
         )
-
-    @staticmethod
-    def _add_preprocess_arguments(group):
-        group.add_argument(
+        add(
             "--use_preprocessor",
             type=str2bool,
             default=True,
             help="Must be true: labels are read by the preprocessor",
         )
-        group.add_argument(
+        add(
             "--score_range",
             type=float,
             nargs=2,
             default=[1.0, 5.0],
             help="Lowest and highest label of the listening test",
         )
-        group.add_argument(
-            "--min_seconds",
-            type=float,
-            default=0.1,
-            help="Shortest utterance; stage 4 filters shorter ones",
-        )
-        group.add_argument(
-            "--max_seconds",
-            type=float_or_none,
-            help="Longest utterance; stage 4 filters longer ones",
-        )
-        group.add_argument(
+        add("--min_seconds", type=float, default=0.1, help="Of an utterance")
+        add("--max_seconds", type=float_or_none, help="Of an utterance")
+        add(
             "--crop_seconds",
             type=float_or_none,
             help="Crop training audio and tokens to this length at random",
         )
-        group.add_argument(
+        add(
             "--noisy_view",
             action=NestedDictAction,
             default=None,
-            help="The keyword arguments for train.views.NoisyView, such as "
-            "noise_prob=0.4: distortions of the masked view in training. None: the "
-            "true signal",
+            help="Distort the masked view: keyword arguments for train.views.NoisyView",
         )
-        group.add_argument(
+        add(
             "--votes_per_utterance",
             type=int_or_none,
-            help="Votes of an utterance, drawn at random, that a training step takes, "
-            "with model_conf.listener_embedding. None: all",
+            help="Votes of an utterance that a training step draws. None: all",
         )
 
     @classmethod

@@ -3,6 +3,7 @@
 
 """From what the data files hold to what the model takes."""
 
+import dataclasses
 import logging
 import zlib
 from typing import Dict, Mapping, Optional, Sequence, Tuple
@@ -24,20 +25,20 @@ from espnet2_distilmos.train.views import NoisyView
 MAX_FRAME_DIFFERENCE = 2
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class MOSPreprocessor(AbsPreprocessor):
     """Check an utterance, read its label, crop audio and tokens together.
 
     Args:
         train: True for training data, where cropping applies.
-        sample_rate: what the audio must have; ESPnet's ``sound`` type drops the rate,
-            so the header is read again.
-        wav_paths: audio file by utterance, where headers can be read.
+        wav_paths: audio file by utterance. ESPnet's ``sound`` type drops the rate, so
+            the header is read again.
+        sample_rate: what the audio must have.
         score_range: (lowest, highest) label, or None.
         min_seconds, max_seconds: limits of the durations.
         crop_seconds: random crop in training, starting on a frame boundary.
         token_info: contents of tokens.json, or None without tokens.
-        noisy_view: makes a second, distorted waveform of each training utterance;
-            None without.
+        noisy_view: makes a distorted waveform of each training utterance, or None.
         listeners: names of those who have an embedding; votes of others are left out.
         corpora: names of those that have an embedding.
         votes_per_utterance: as many votes are drawn at random; None for all.
@@ -46,38 +47,27 @@ class MOSPreprocessor(AbsPreprocessor):
         DataError: one sentence: utterance, found, expected, what mends it.
     """
 
-    def __init__(
-        self,
-        train: bool,
-        sample_rate: int = 16000,
-        wav_paths: Optional[Mapping[str, str]] = None,
-        score_range: Optional[Tuple[float, float]] = (1.0, 5.0),
-        min_seconds: float = 0.1,
-        max_seconds: Optional[float] = None,
-        crop_seconds: Optional[float] = None,
-        token_info: Optional[Mapping] = None,
-        noisy_view: Optional[NoisyView] = None,
-        listeners: Sequence[str] = (),
-        corpora: Sequence[str] = (),
-        votes_per_utterance: Optional[int] = None,
-    ):
-        super().__init__(train)
-        self.sample_rate = sample_rate
-        self.wav_paths = wav_paths or {}
-        self.score_range = score_range
-        self.min_seconds = min_seconds
-        self.max_seconds = max_seconds
-        self.crop_seconds = crop_seconds
-        self.token_info = token_info
-        self.listeners = {name: index for index, name in enumerate(listeners)}
-        self.corpora = {name: index for index, name in enumerate(corpora)}
-        self.votes_per_utterance = votes_per_utterance
-        if crop_seconds is not None and crop_seconds < min_seconds:
-            raise ValueError(
-                f"found crop_seconds={crop_seconds}, expected at least "
-                f"min_seconds={min_seconds}"
-            )
-        self.noisy_view = noisy_view
+    train: bool
+    wav_paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sample_rate: int = 16000
+    score_range: Optional[Tuple[float, float]] = (1.0, 5.0)
+    min_seconds: float = 0.1
+    max_seconds: Optional[float] = None
+    crop_seconds: Optional[float] = None
+    token_info: Optional[Mapping] = None
+    noisy_view: Optional[NoisyView] = None
+    listeners: Sequence[str] = ()
+    corpora: Sequence[str] = ()
+    votes_per_utterance: Optional[int] = None
+
+    def __post_init__(self):
+        _expect(
+            self.crop_seconds is None or self.crop_seconds >= self.min_seconds,
+            f"found crop_seconds={self.crop_seconds}, expected at least "
+            f"min_seconds={self.min_seconds}",
+        )
+        self._listeners = {name: index for index, name in enumerate(self.listeners)}
+        self._corpora = {name: index for index, name in enumerate(self.corpora)}
         self._rate_checked = set()
 
     def __call__(self, uid: str, data: Dict[str, object]) -> Dict[str, np.ndarray]:
@@ -85,10 +75,9 @@ class MOSPreprocessor(AbsPreprocessor):
 
         Args:
             uid: utterance id.
-            data: ``speech`` (N,) or (N, channels); optional ``mos``, a JSON text
-                such as ``{"mos": 3.5}``; optional ``tokens`` (T, S); optional
-                ``votes``, a JSON text such as ``[["listener1", 4]]``; optional
-                ``corpus``, a name.
+            data: ``speech`` (N,) or (N, channels); as far as there are, the texts
+                ``mos`` (``{"mos": 3.5}``), ``votes`` (``[["listener1", 4]]``) and
+                ``corpus``, and ``tokens`` (T, S).
 
         Returns:
             ``speech`` (N,) float32, ``mos`` (1,) float32 (NaN if unlabelled),
@@ -112,7 +101,7 @@ class MOSPreprocessor(AbsPreprocessor):
         if "votes" in data:
             prepared["votes"], prepared["listeners"] = self._votes(uid, data["votes"])
         if "corpus" in data:
-            index = self.corpora.get(data["corpus"])
+            index = self._corpora.get(data["corpus"])
             _expect(
                 index is not None,
                 f"utterance {uid}: found the corpus {data['corpus']!r}, expected one "
@@ -127,9 +116,9 @@ class MOSPreprocessor(AbsPreprocessor):
 
     def _votes(self, uid: str, text: str) -> Tuple[np.ndarray, np.ndarray]:
         votes = [
-            (score, self.listeners[listener])
+            (score, self._listeners[listener])
             for listener, score in parse_votes(text, uid, "votes.scp", self.score_range)
-            if listener in self.listeners
+            if listener in self._listeners
         ]
         count = self.votes_per_utterance
         if count is not None and len(votes) > count:
@@ -233,17 +222,14 @@ def epoch_seed() -> int:
     return torch.initial_seed() - (0 if worker is None else worker.id)
 
 
-def wav_paths_of(
-    data_path_and_name_and_type: Sequence[Tuple[str, str, str]],
-) -> Dict[str, str]:
-    """Audio files whose headers the preprocessor can check, by utterance id.
+def wav_paths_of(data: Sequence[Tuple[str, str, str]]) -> Dict[str, str]:
+    """Audio files whose headers can be checked, by utterance.
 
     Args:
-        data_path_and_name_and_type: as ESPnet's task parses it; entries named
-            ``speech`` of type ``sound`` count.
+        data: path, name and type of data files, as ESPnet's task has them.
     """
     paths: Dict[str, str] = {}
-    for path, name, kind in data_path_and_name_and_type:
+    for path, name, kind in data:
         if name == "speech" and kind == "sound":
             paths.update(read_scp(path))
         elif name == "speech":

@@ -103,18 +103,6 @@ def test_unlabelled_utterances_carry_only_the_token_loss(mos_corpus):
             torch.testing.assert_close(unlabelled[name], gradient)
 
 
-def test_one_unlabelled_utterance_of_three(mos_corpus):
-    model = make(mos_corpus, losses={"mos_l1": {"weight": 1.0}})
-    some = gradients(model, batch(mos=(3.0, math.nan, 4.5)))
-    data = {key: [value[0], value[2]] for key, value in batch().items()}
-    data = {k: torch.stack(v) if k != "utt_id" else v for k, v in data.items()}
-    for name, gradient in gradients(model, data).items():
-        if gradient is None:
-            assert all_zero(some[name])
-        else:
-            torch.testing.assert_close(some[name], gradient, atol=1e-5, rtol=1e-3)
-
-
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_batch_without_labels_and_tokens(empty, mos_corpus):
     names = ("mos_l1", "mos_mse", "frame_l1", "frame_mse", "contrastive", "token_ce")
@@ -194,14 +182,6 @@ def test_inference_is_the_same_alone_and_in_a_batch(head, mos_corpus):
         torch.testing.assert_close(alone.frame_mos[0, :frames], found, **near)
 
 
-def test_statistics_stage_needs_no_features(mos_corpus):
-    with pytest.raises(ValueError, match="extract_feats_in_collect_stats=true"):
-        make(mos_corpus, model_conf={"extract_feats_in_collect_stats": True})
-    data = batch()
-    feats = make(mos_corpus).collect_feats(**data)
-    assert torch.equal(feats["speech"], data["speech"])
-
-
 def test_the_head_stays_in_fp32_under_autocast(mos_corpus):
     model = make(mos_corpus, {"mos_l1": {}, "token_ce": {}, **MASKED})
     data = batch()
@@ -248,19 +228,6 @@ def test_masked_prediction_without_labels(mos_corpus):
     for hit, name in zip(hits, ("l01", "l02")):
         found = result["stats"][f"masked_token_acc_hubert_{name}"].item()
         assert found == pytest.approx(torch.cat(hit).float().mean().item())
-
-
-def test_the_mask_embedding_is_trained_where_frames_are_masked(mos_corpus):
-    found = gradients(pretraining(mos_corpus).train(), batch())
-    assert found["frontend.model.masked_spec_embed"].any()
-    for losses, freeze, trained in (
-        ({"mos_l1": {}}, "none", False),
-        (MASKED, 1, False),
-        (MASKED, "cnn", True),
-    ):
-        conf = dict(mos_corpus.frontend_conf, freeze=freeze)
-        model = make(mos_corpus, losses=losses, frontend_conf=conf)
-        assert model.frontend.model.masked_spec_embed.requires_grad is trained
 
 
 def test_masks_change_with_the_epoch_and_not_in_validation(mos_corpus):

@@ -76,5 +76,5 @@ def test_the_average_travels_in_the_optimizers_state():
 
 @pytest.mark.parametrize("options", [{"momentum": 1.5}, {"momentum_steps": 0}])
 def test_impossible_options_are_refused(options):
-    with pytest.raises(ValueError, match="found momentum"):
+    with pytest.raises(ValueError, match="found EMATarget"):
         EMATarget(**options)

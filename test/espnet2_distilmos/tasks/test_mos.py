@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
 from espnet2.train.distributed_utils import DistributedOption
@@ -59,18 +58,6 @@ def test_command_line(mos_corpus, tmp_path, capsys):
         assert "nonsense" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "changes,named",
-    [
-        ({"head_conf": {"hiden_dim": 8}}, "head distilmos: .*'hiden_dim'"),
-        ({"frontend_conf": {"upstreem": "x"}}, "frontend hf: .*'upstreem'"),
-    ],
-)
-def test_refused_options_of_the_network(changes, named, mos_corpus, tmp_path):
-    with pytest.raises(ValueError, match=named):
-        build(mos_corpus, tmp_path, **changes)
-
-
 def test_tokens_of_another_upstream(mos_corpus, tmp_path):
     other = dict(mos_corpus.frontend_conf, init_seed=1)
     with pytest.raises(ValueError, match="tokens made by another upstream.*stage 5"):
@@ -78,10 +65,7 @@ def test_tokens_of_another_upstream(mos_corpus, tmp_path):
     build(mos_corpus, tmp_path, "--check_token_upstream", "false", frontend_conf=other)
 
 
-def test_hooks(mos_corpus, tmp_path):
-    assert MOSTask.required_data_names() == ("speech",)
-    assert MOSTask.optional_data_names() == ("mos", "tokens", "votes", "corpus")
-    assert MOSTask.optional_data_names(inference=True) == ("tokens",)
+def test_preprocessor_takes_the_options(mos_corpus, tmp_path):
     args = check(mos_corpus, tmp_path, "--min_seconds", "0.2", "--max_seconds", "9.5")
     args.score_range, args.crop_seconds = [0.0, 100.0], 0.3
     prepare = MOSTask.build_preprocess_fn(args, train=True)
@@ -89,7 +73,6 @@ def test_hooks(mos_corpus, tmp_path):
     assert (prepare.min_seconds, prepare.max_seconds) == (0.2, 9.5)
     assert prepare.crop_seconds == 0.3 and prepare.token_info == mos_corpus.token_info
     assert set(prepare.wav_paths) == set(mos_corpus.labels)
-    assert isinstance(MOSTask.build_collate_fn(args, train=True), MOSCollateFn)
 
 
 def test_collect_stats_does_not_build_the_model(mos_corpus, tmp_path, monkeypatch):
@@ -131,37 +114,6 @@ def test_the_first_process_keeps_what_the_upstream_needs(rank, tmp_path, monkeyp
 # --- data -----------------------------------------------------------------------------
 
 
-def valid_changed(mos_corpus, tmp_path, file, change):
-    """Command line with a validation set in which one file is changed."""
-    folder = tmp_path / "changed"
-    shutil.copytree(mos_corpus.root / "valid", folder)
-    (folder / file).write_text(change((folder / file).read_text()))
-    command = mos_corpus.command(tmp_path / "exp")
-    return [c.replace(str(mos_corpus.root / "valid"), str(folder)) for c in command]
-
-
-def test_an_unlabelled_utterance_needs_no_system(mos_corpus, tmp_path):
-    command = valid_changed(
-        mos_corpus, tmp_path, "metric.scp", lambda t: t.replace('{"mos": 1.0}', "{}")
-    )
-    path = tmp_path / "changed" / "utt2sys"
-    path.write_text(path.read_text().split("\n", 1)[1])
-    MOSTask.main(cmd=command)
-    assert (tmp_path / "exp" / "1epoch.pth").exists()
-
-
-def test_another_rate_stops_training(mos_corpus, tmp_path):
-    lines = (mos_corpus.root / "valid" / "wav.scp").read_text().splitlines()
-    utt, path = lines[4].split()
-    slow = tmp_path / "slow.wav"
-    soundfile.write(slow, soundfile.read(path)[0], 8000)
-    command = valid_changed(
-        mos_corpus, tmp_path, "wav.scp", lambda text: text.replace(path, str(slow))
-    )
-    with pytest.raises(ValueError, match=f"utterance {utt} .*at 8000 Hz, .*stage 2"):
-        MOSTask.main(cmd=command)
-
-
 @pytest.fixture
 def sampling(tmp_path):
     """18 training utterances of one category, 6 of another."""
@@ -172,39 +124,26 @@ def sampling(tmp_path):
     return {"sampling_categories": str(path), "sampling_weights": weights}
 
 
-@pytest.mark.parametrize("batch_type", ["sorted", "numel"])
-def test_batches_follow_the_weights(batch_type, sampling, mos_corpus, tmp_path):
-    changes = dict(sampling, batch_type=batch_type, batch_bins=40000)
-    args = check(mos_corpus, tmp_path, **changes)
-    factory = MOSTask.build_iter_factory(args, DistributedOption(), "train")
-    for epoch in (1, 2):
-        batches = [ids for ids, _ in factory.build_iter(epoch)]
-        few = [sum(int(i[-2:]) % 4 == 0 for i in ids) for ids in batches]
-        assert (sum(few), sum(map(len, batches))) == (16, 24)
-        assert all(0 < count < len(ids) for count, ids in zip(few, batches))
-    assert [ids for ids, _ in factory.build_iter(2)] == batches
-    # The validation set is read once, whatever its categories.
-    valid = MOSTask.build_iter_factory(args, DistributedOption(), "valid")
-    assert sum(len(ids) for ids, _ in valid.build_iter(1)) == 11
-
-
-def test_processes_share_the_batches(sampling, mos_corpus, tmp_path, monkeypatch):
+def test_batches_follow_the_weights(sampling, mos_corpus, tmp_path, monkeypatch):
     args = check(mos_corpus, tmp_path, **sampling)
 
-    def batches(distributed):
-        option = DistributedOption(distributed=distributed)
-        factory = MOSTask.build_iter_factory(args, option, "train")
-        return [ids for ids, _ in factory.build_iter(3)]
+    def batches(mode, epoch, **distributed):
+        option = DistributedOption(**distributed)
+        factory = MOSTask.build_iter_factory(args, option, mode)
+        return [ids for ids, _ in factory.build_iter(epoch)]
 
-    whole = batches(False)
+    for epoch in (1, 2):
+        whole = batches("train", epoch)
+        few = [sum(int(i[-2:]) % 4 == 0 for i in ids) for ids in whole]
+        assert (sum(few), sum(map(len, whole))) == (16, 24)
+        assert all(0 < count < len(ids) for count, ids in zip(few, whole))
+    # The validation set is read once, whatever its categories.
+    assert sum(map(len, batches("valid", 1))) == 11
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    parts = []
     for rank in range(2):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
-        parts.append(batches(True))
-    for together, first, second in zip(whole, *parts):
-        assert (first, second) == (together[::2], together[1::2])
-    assert len(whole) == len(parts[0]) == len(parts[1])
+        part = batches("train", 2, distributed=True)
+        assert part == [together[rank::2] for together in whole]
 
 
 def test_training_with_listeners_and_corpora(mos_corpus, tmp_path):
@@ -426,16 +365,12 @@ def test_frozen_parts_stay(freeze, frozen, free, upstream_lr, mos_corpus, tmp_pa
 @pytest.mark.parametrize(
     "option", ["freeze={layers: 1}", "freeze.layers=1", "freeze=1"]
 )
-@pytest.mark.parametrize("config", [{"layers": 2}, "cnn"])
-def test_first_layers_on_the_command_line(option, config, mos_corpus, tmp_path):
+def test_first_layers_on_the_command_line(option, mos_corpus, tmp_path):
     """What the command line says replaces what the file says."""
-    conf = dict(mos_corpus.frontend_conf, freeze=config)
+    conf = dict(mos_corpus.frontend_conf, freeze={"layers": 2})
     options = ["--frontend_conf", option]
-    model, args = build(mos_corpus, tmp_path, *options, frontend_conf=conf)
+    _, args = build(mos_corpus, tmp_path, *options, frontend_conf=conf)
     assert args.frontend_conf["freeze"] == 1
-    layers = model.frontend.model.encoder.layers
-    frozen = [not any(p.requires_grad for p in layer.parameters()) for layer in layers]
-    assert frozen == [True, False]
     # The token tools read the same.
     conf = read_frontend_conf(str(tmp_path / "exp.yaml"), shlex.join(options)).conf
     assert build_frontend("hf", conf).freeze == 1
@@ -469,13 +404,6 @@ def test_training_with_adapters(model_type, mos_corpus, tmp_path):
     assert {k for k in changed if k.startswith("frontend.")} == adapters
     assert any(k.startswith("head.") for k in changed)
     assert config["frontend_conf"]["lora"]["rank"] == 2
-    # Rebuilt as trained: the adapters do something.
-    speech, lengths = torch.randn(1, 8000), torch.tensor([8000])
-    with torch.no_grad():
-        found, _ = model.frontend(speech, lengths)
-        expected, _ = plain.eval()(speech, lengths)
-    assert torch.equal(found[0], expected[0])
-    assert (found[-1] - expected[-1]).abs().max() > 1e-3
 
 
 # --- losses on and off ----------------------------------------------------------------
@@ -508,18 +436,6 @@ def test_token_loss_off_changes_only_that(mos_corpus, tmp_path, monkeypatch):
         assert ids_on == ids_off and torch.equal(speech_on, speech_off)
     # statistics of batch norm move without a rate, and equally
     assert not moved(*finals)
-
-
-def test_weight_zero_equals_no_token_loss(mos_corpus, training_log, tmp_path):
-    off = mos_corpus.train(tmp_path / "off", "--losses", "token_ce.weight=0")
-    losses = {"mos_l1": {"weight": 1.0}}
-    none = mos_corpus.train(tmp_path / "none", losses=losses, tokens=False)
-    on = mos_corpus.train(tmp_path / "on")
-    logs = [training_log(out)[1] for out in (off, none, on)]
-    assert logs[0] == logs[1]
-    assert logs[0]["train"]["mos_l1"] != logs[2]["train"]["mos_l1"]
-    tokens = {"token_ce", "token_acc_hubert_l01", "token_acc_hubert_l02"}
-    assert set(logs[2]["valid"]) - set(logs[0]["valid"]) == tokens
 
 
 def test_denoising_trains_on_labels_with_a_noisy_second_pass(

@@ -7,11 +7,7 @@ import soundfile
 import torch
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.train.mos_preprocessor import (
-    MOSPreprocessor,
-    epoch_seed,
-    wav_paths_of,
-)
+from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor, epoch_seed
 from espnet2_distilmos.train.views import NoisyView
 
 SHIFT = 320
@@ -91,13 +87,6 @@ def test_bad_data_names_the_utterance_in_one_line(change):
     assert "\n" not in str(error.value) and ", expected" in str(error.value)
 
 
-def test_frames_may_differ_by_two():
-    for frames in (slice(0, 22), slice(0, 23)):
-        data = example()
-        data["tokens"] = data["tokens"][frames]
-        assert len(preprocessor()("utt1", data)["tokens"]) == frames.stop
-
-
 def test_an_utterance_without_tokens():
     data = {**example(), "tokens": np.zeros((0, 2), dtype=np.int16)}
     for options in ({}, {"crop_seconds": 0.2}):
@@ -118,17 +107,6 @@ def test_the_rate_is_that_of_the_header_and_looked_up_once(tmp_path):
     prepare("utt1", example())
     path.unlink()
     prepare("utt1", example())
-
-
-def test_wav_paths(tmp_path, caplog):
-    (tmp_path / "wav.scp").write_text("utt1 /a b.wav\nutt2 /c.wav\n")
-    entries = [
-        (str(tmp_path / "wav.scp"), "speech", "sound"),
-        (str(tmp_path / "metric.scp"), "mos", "text"),
-        ("feats.scp", "speech", "kaldi_ark"),
-    ]
-    assert wav_paths_of(entries) == {"utt1": "/a b.wav", "utt2": "/c.wav"}
-    assert "feats.scp is of type kaldi_ark" in caplog.text
 
 
 # --- cropping, noise, votes -----------------------------------------------------------

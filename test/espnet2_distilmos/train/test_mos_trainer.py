@@ -235,17 +235,6 @@ def test_best_model_and_early_stopping_on_sys_srcc(
     assert os.readlink(out / "valid.sys_srcc.ave.pth") == "valid.sys_srcc.ave_1best.pth"
 
 
-def test_two_runs_with_one_seed_are_equal(mos_corpus, training_log, tmp_path):
-    runs = [
-        mos_corpus.train(tmp_path / name, max_epoch=2, seed=seed, crop_seconds=0.2)
-        for name, seed in (("a", 3), ("b", 3), ("c", 4))
-    ]
-    logs = [training_log(run) for run in runs]
-    assert logs[0] == logs[1] != logs[2]
-    a, b = (torch.load(run / "2epoch.pth") for run in runs[:2])
-    assert all(torch.equal(a[key], b[key]) for key in a)
-
-
 # --- killed and resumed ---------------------------------------------------------------
 
 RESUMABLE = dict(
