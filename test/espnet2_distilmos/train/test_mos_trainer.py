@@ -402,14 +402,6 @@ def test_restore_reads_checkpoints_of_espnet_202511(tmp_path):
     assert links(tmp_path) == expected
 
 
-def test_a_checkpoint_that_cannot_be_opened_is_left_alone(tmp_path):
-    # A directory stands for what root may not open either.
-    (tmp_path / "checkpoint.pth").mkdir()
-    with pytest.raises(OSError):
-        restore_checkpoint(tmp_path, [])
-    assert (tmp_path / "checkpoint.pth").is_dir()
-
-
 def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
     mos_corpus, tmp_path, training_log
 ):

@@ -43,21 +43,6 @@ def test_no_warmup():
     torch.testing.assert_close(used, torch.tensor([0.8, 0.6, 0.4, 0.2, 0]))
 
 
-def test_resumes_where_it_stood():
-    optimizer = two_groups()
-    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
-    whole = rates(optimizer, scheduler, 8)
-    optimizer = two_groups()
-    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
-    rates(optimizer, scheduler, 5)
-    states = optimizer.state_dict(), scheduler.state_dict()
-    optimizer = two_groups()
-    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
-    optimizer.load_state_dict(states[0])
-    scheduler.load_state_dict(states[1])
-    torch.testing.assert_close(rates(optimizer, scheduler, 3), whole[5:])
-
-
 @pytest.mark.parametrize("warmup,total", [(5, 5), (-1, 5), (6, 5)])
 def test_impossible_steps_are_refused(warmup, total):
     with pytest.raises(ValueError, match="warmup_steps < total_steps"):

@@ -72,32 +72,6 @@ def test_no_rows_without_listeners_or_corpora():
     assert rows.item.tolist() == [0, 1] and not rows.offset.any()
 
 
-def test_offsets_of_linear_listeners_are_those_of_the_closed_form():
-    """With a linear decoder least squares has one answer: their mean residuals."""
-    head = make_head(SSLMOSHead)
-    head.dnn[1] = torch.nn.Identity()
-    head.requires_grad_(False)
-    hidden = states()
-    base = head(hidden, LENGTHS).utt_mos
-    condition = Condition(6, ["harsh", "lenient", "absent"])
-    listeners = torch.tensor([[0, 1], [0, 1], [1, -1], [0, -1]])
-    votes = torch.tensor([[1.0, 4.0], [2.0, 4.0], [5.0, 0.0], [1.5, 0.0]])
-    labels = votes[listeners >= 0]
-    optimizer = torch.optim.SGD([condition.listener], lr=1.0)
-    for _ in range(300):
-        rows = condition(4, listeners)
-        scores = head(hidden, LENGTHS, condition=rows).utt_mos[4:]
-        optimizer.zero_grad()
-        (scores - labels).square().mean().backward()
-        optimizer.step()
-    biases = condition.listener.detach() @ head.linear.weight[0]
-    residuals = [
-        (votes - base[:, None])[listeners == listener].mean() for listener in (0, 1)
-    ]
-    torch.testing.assert_close(biases[:2], torch.stack(residuals), atol=1e-3, rtol=0)
-    assert biases[2] == 0
-
-
 def test_corpus_dropout_is_of_training_only():
     torch.manual_seed(0)
     condition = Condition(2, None, ["a", "b"], corpus_dropout=0.25)
@@ -132,12 +106,3 @@ def test_impossible_conditions_are_refused():
     ):
         with pytest.raises(ValueError, match=what):
             Condition(**options)
-
-
-def test_random_numbers_are_left_alone():
-    """The rest of a model starts from one seed, with or without."""
-    torch.manual_seed(0)
-    Condition(2, ["x"], ["a", "b"])
-    found = torch.rand(1)
-    torch.manual_seed(0)
-    assert torch.equal(found, torch.rand(1))
