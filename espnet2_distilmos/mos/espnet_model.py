@@ -5,7 +5,7 @@
 
 import contextlib
 import dataclasses
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -13,15 +13,21 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.condition import Condition, ConditionRows
-from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
-from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.head.masked_batch_norm import frozen_statistics
+from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
-from espnet2_distilmos.mos.loss.token import count_tokens, token_accuracy
+from espnet2_distilmos.mos.loss.token import token_accuracy
 from espnet2_distilmos.mos.span_mask import SpanMask
 from espnet2_distilmos.mos.teacher import EMATarget
 
-# Passes over a batch, in their order; see AbsMOSLoss.view.
-CLEAN, MASKED = "clean", "masked"
+# Names of the token accuracies of each view, before the id of the column.
+ACCURACIES = {
+    CLEAN: ("token_acc_",),
+    MASKED: ("masked_token_acc_", "unmasked_token_acc_"),
+}
+
+# What is summed or logged: a mean over a batch, and over how many items.
+Terms = Dict[str, Tuple[torch.Tensor, torch.Tensor]]
 
 
 class ESPnetMOSModel(AbsESPnetModel):
@@ -36,11 +42,9 @@ class ESPnetMOSModel(AbsESPnetModel):
             are not needed and cost a forward pass.
         mask: options of :class:`~espnet2_distilmos.mos.span_mask.SpanMask`, for losses
             of the masked view.
-        listeners: names of the listeners in the training set.
-        corpora: names of the corpora in the training set.
-        listener_embedding: whether votes are heard as their listeners hear; see
-            :class:`~espnet2_distilmos.mos.head.condition.Condition`.
-        corpus_embedding: whether utterances are heard as of their corpora.
+        listeners, corpora: names of those in the training set.
+        listener_embedding, corpus_embedding: whether scores depend on the listener or
+            the corpus; see :class:`~espnet2_distilmos.mos.head.condition.Condition`.
         corpus_dropout: of ``Condition``.
 
     Raises:
@@ -71,42 +75,39 @@ class ESPnetMOSModel(AbsESPnetModel):
         self.extract_feats_in_collect_stats = False
         self.frontend = frontend
         self.head = head
-        active = {k: v for k, v in (losses or {}).items() if v.weight > 0}
-        for loss in active.values():
-            loss.attach(frontend)
-        self.losses = torch.nn.ModuleDict(active)
         self.token_columns = tuple(token_columns)
         self.span_mask = SpanMask(**(mask or {}))
-        self._needs = frozenset().union(*(loss.needs for loss in active.values()))
-        if "mos" in self._needs and not head.predicts_scores:
-            users = [k for k, v in active.items() if "mos" in v.needs]
-            raise ValueError(
-                f"found losses {', '.join(users)} with {type(head).__name__}, which "
-                "predicts no scores: use --head distilmos, or leave them out"
-            )
-        # Token columns that each loss reads.
-        self._columns = {
-            name: loss.select(self.token_columns)
-            for name, loss in active.items()
-            if "tokens" in loss.needs
-        }
-        self._views = {
-            view: [name for name, loss in active.items() if loss.view == view]
-            for view in (CLEAN, MASKED)
-        }
+        self._set_losses(losses or {})
         self.condition: Optional[Condition] = None
         if listener_embedding or corpus_embedding:
-            self.condition = _make_condition(
-                head,
+            self.condition = Condition(
+                head.condition_size,
                 listeners if listener_embedding else None,
                 corpora if corpus_embedding else None,
                 corpus_dropout,
             )
-        # As which corpus inference hears; None is the mean over them.
+        # Of inference; None is the mean over the corpora.
         self.corpus: Optional[str] = None
-        head.set_token_training(bool(self._columns))
+
+    def _set_losses(self, losses: Mapping[str, AbsMOSLoss]) -> None:
+        active = {name: loss for name, loss in losses.items() if loss.weight > 0}
+        users = [name for name, loss in active.items() if "mos" in loss.needs]
+        if users and not self.head.predicts_scores:
+            raise ValueError(
+                f"found losses {', '.join(users)} with {type(self.head).__name__}, "
+                "which predicts no scores, expected --head distilmos or other losses"
+            )
+        for loss in active.values():
+            loss.attach(self.frontend)
+        self.losses = torch.nn.ModuleDict(active)
+        self._columns = {k: v.select(self.token_columns) for k, v in active.items()}
+        self._views = {
+            view: [name for name, loss in active.items() if loss.view == view]
+            for view in (CLEAN, MASKED)
+        }
+        self.head.set_token_training(any(self._columns.values()))
         masks = bool(self._views[MASKED]) and self.span_mask.start_prob > 0
-        frontend.set_mask_training(masks)
+        self.frontend.set_mask_training(masks)
 
     def forward(
         self,
@@ -123,149 +124,169 @@ class ESPnetMOSModel(AbsESPnetModel):
     ) -> Dict[str, object]:
         """Compute the weighted sum of the losses.
 
-        Each view that some loss reads is a pass of its own; the clean one comes first.
-
         Args:
             speech: (B, N) waveforms in [-1, 1] at 16 kHz.
             speech_lengths: valid samples, (B,).
             mos: labels, (B,) or (B, 1); NaN where an utterance has none.
             tokens: (B, T, S) long; negative where a frame has none.
-            noisy: (B, N) waveforms for the masked view, in time with ``speech``; None
+            noisy: (B, N) waveforms of the masked view, in time with ``speech``; None
                 takes ``speech``.
             utt_id: ids, which masks depend on; None takes the places in the batch.
-            votes: scores of single listeners, (B, V); losses that read labels alone
-                hear them as further utterances, each against its vote.
+            votes: scores of single listeners, (B, V).
             listeners: whose votes they are, (B, V) long; negative is no vote.
             corpus: of each utterance, (B,) or (B, 1) long; negative is the mean.
             kwargs: lengths that are not needed.
 
         Returns:
             ``loss``, ``stats`` (for the log) and ``weight`` as ESPnet's trainer reads
-            them; ``counts``, over how many utterances or frames some of the ``stats``
-            are means; and ``utt_mos`` (B,), detached, for rank correlations over a
-            set, None where no loss reads the clean view.
+            them; ``counts``, the number of items that some of the ``stats`` are means
+            over; and ``utt_mos`` (B,), detached, None where no loss reads the true
+            signal.
 
         Raises:
             ValueError: when a loss needs what the batch does not hold.
         """
-        target = self._target(mos, tokens)
         # A collated batch can be longer than its longest item.
         speech = speech[:, : speech_lengths.max()]
-        total = speech.new_zeros(())
-        utt_mos, stats, counts = None, {}, {}
-        for view, names in self._views.items():
-            if not names:
-                continue
-            columns = self._columns_of(view)
-            of_votes = None
-            if view == CLEAN:
-                voters = listeners if "mos" in target else None
-                heard = self._heard(len(speech), voters, corpus)
-                prediction = self._predict(speech, speech_lengths, columns, heard)
-                if heard is not None and heard.item is not None:
-                    labels = torch.cat([target["mos"], votes[listeners >= 0]])
-                    of_votes = (prediction, dict(target, mos=labels))
-                    prediction = prediction.first(len(speech))
-                if prediction.utt_mos is not None:
-                    utt_mos = prediction.utt_mos.detach()
-            else:
-                ids = utt_id or [str(place) for place in range(len(speech))]
-                target["mask"] = self._mask(speech_lengths, ids)
-                for ema in self.ema_targets():
-                    states = ema.hidden_states(self.frontend, speech, speech_lengths)
-                    target["ema"] = states
-                heard = speech if noisy is None else noisy[:, : speech.size(1)]
-                prediction = self._predict_masked(
-                    heard, speech_lengths, columns, target["mask"]
-                )
-            for name in names:
-                loss, chosen = self.losses[name], self._columns.get(name)
-                if of_votes is not None and loss.needs == {"mos"}:
-                    read = of_votes
-                else:
-                    read = _select(prediction, target, columns, chosen)
-                value = loss(*read)
-                total = total + loss.weight * value
-                stats[name] = value.detach()
-                counts[name] = loss.count(*read)
-            if columns:
-                found, wanted = _select(prediction, target, columns, columns)
-                described = [self.token_columns[i] for i in columns]
-                for values, count in _accuracies(view, found, wanted, described):
-                    stats.update(values)
-                    counts.update(dict.fromkeys(values, count))
-        stats = dict(loss=total.detach(), **stats, **self.head.statistics())
-        # The trainer averages over processes: it wants tensors of shape (1,), all on
-        # one device.
-        stats = {k: v.to(total.device, torch.float32)[None] for k, v in stats.items()}
-        weight = torch.tensor([float(speech.size(0))], device=total.device)
-        counts = {k: v.to(total.device, torch.float32)[None] for k, v in counts.items()}
+        target = self._target(mos, tokens)
+        terms: Terms = {}
+        utt_mos = None
+        if self._views[CLEAN]:
+            terms, utt_mos = self._clean_view(
+                speech, speech_lengths, target, votes, listeners, corpus
+            )
+        if self._views[MASKED]:
+            noisy = speech if noisy is None else noisy[:, : speech.size(1)]
+            ids = utt_id or [str(place) for place in range(len(speech))]
+            terms |= self._masked_view(speech, speech_lengths, target, noisy, ids)
+        loss = speech.new_zeros(())
+        for name, (value, _) in terms.items():
+            if name in self.losses:
+                loss = loss + self.losses[name].weight * value
+        stats = {"loss": loss, **self.head.statistics()}
+        stats |= {name: value for name, (value, _) in terms.items()}
+        counts = {name: count for name, (_, count) in terms.items()}
+        weight = torch.tensor([float(len(speech))], device=loss.device)
         return dict(
-            loss=total, stats=stats, weight=weight, counts=counts, utt_mos=utt_mos
+            loss=loss,
+            stats=_log_values(stats, loss.device),
+            weight=weight,
+            counts=_log_values(counts, loss.device),
+            utt_mos=None if utt_mos is None else utt_mos.detach(),
         )
-
-    def _columns_of(self, view: str) -> List[int]:
-        chosen = [self._columns.get(name, []) for name in self._views[view]]
-        return sorted(set().union(*chosen))
 
     def _target(
         self, mos: Optional[torch.Tensor], tokens: Optional[torch.Tensor]
     ) -> Dict[str, torch.Tensor]:
-        given = {"mos": mos, "tokens": tokens}
-        for name in sorted(self._needs & set(given)):
-            if given[name] is None:
-                users = [k for k, v in self.losses.items() if name in v.needs]
+        target = {"mos": mos if mos is None else mos.reshape(-1), "tokens": tokens}
+        for name, value in target.items():
+            users = [k for k, loss in self.losses.items() if name in loss.needs]
+            if value is None and users:
                 raise ValueError(
-                    f"found a batch without {name}, which {', '.join(users)} needs: "
-                    f"give the data as ...,{name},... or set the weight to 0"
+                    f"found a batch without {name}, which {', '.join(users)} needs, "
+                    f"expected the data ...,{name},... or a weight of 0"
                 )
-        target = {}
-        if mos is not None:
-            target["mos"] = mos.reshape(-1)
-        if tokens is not None and self._columns:
-            target["tokens"] = tokens
-        return target
+        return {name: value for name, value in target.items() if value is not None}
 
-    def _heard(
+    def _clean_view(
         self,
-        batch_size: int,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        target: Dict[str, torch.Tensor],
+        votes: Optional[torch.Tensor],
         listeners: Optional[torch.Tensor],
         corpus: Optional[torch.Tensor],
-    ) -> Optional[ConditionRows]:
-        if self.condition is None:
-            return None
-        corpus = None if corpus is None else corpus.reshape(-1)
-        return self.condition(batch_size, listeners, corpus)
+    ) -> Tuple[Terms, Optional[torch.Tensor]]:
+        """Losses and accuracies of the true signal, and the scores (B,)."""
+        rows = None
+        if self.condition is not None:
+            voters = listeners if "mos" in target else None
+            corpus = None if corpus is None else corpus.reshape(-1)
+            rows = self.condition(len(speech), voters, corpus)
+        columns = self._columns_of(CLEAN)
+        prediction = self._predict(speech, speech_lengths, columns, rows)
+        scored = None
+        if rows is not None and rows.item is not None:
+            # Losses on labels alone take each vote for a further utterance.
+            labels = torch.cat([target["mos"], votes[listeners >= 0]])
+            scored = prediction, dict(target, mos=labels)
+            prediction = prediction.first(len(speech))
+        return self._terms(CLEAN, prediction, target, scored), prediction.utt_mos
 
-    def set_corpus(self, corpus: Optional[str]) -> None:
-        """Say as which corpus of the training inference hears.
+    def _masked_view(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        target: Dict[str, torch.Tensor],
+        noisy: torch.Tensor,
+        utt_ids: Sequence[str],
+    ) -> Terms:
+        """Losses and accuracies of ``noisy``, in which spans of frames are hidden."""
+        mask = self._mask(speech_lengths, utt_ids)
+        target = dict(target, mask=mask)
+        for ema in self.ema_targets():
+            target["ema"] = ema.hidden_states(self.frontend, speech, speech_lengths)
+        # A denoising view need not hide anything.
+        hidden = mask if self.span_mask.start_prob > 0 else None
+        states, lengths = self.frontend(noisy, speech_lengths, hidden)
+        # Inference normalises by the statistics of the true signal, if it is read.
+        frozen = frozen_statistics(self.head, bool(self._views[CLEAN]))
+        with frozen, _without_autocast(states) as states:
+            prediction = self.head(
+                states, lengths, self._columns_of(MASKED), scores=False
+            )
+        prediction = dataclasses.replace(prediction, hidden_states=states)
+        return self._terms(MASKED, prediction, target)
 
-        Args:
-            corpus: its name; None for the mean over all, which is the default.
+    def _terms(
+        self,
+        view: str,
+        prediction: MOSPrediction,
+        target: Dict[str, torch.Tensor],
+        scored: Optional[Tuple[MOSPrediction, Dict[str, torch.Tensor]]] = None,
+    ) -> Terms:
+        """Losses and token accuracies of a view.
 
-        Raises:
-            ValueError: the model was not trained with a corpus of this name.
+        ``scored`` is what losses on labels alone read; None is the same as others.
         """
-        if corpus is not None:
-            if self.condition is None or self.condition.corpus is None:
-                raise ValueError(
-                    f"found the corpus {corpus} for a model without corpora, expected "
-                    "one that was trained with model_conf.corpus_embedding=true"
+        terms: Terms = {}
+        columns = self._columns_of(view)
+        for name in self._views[view]:
+            loss, chosen = self.losses[name], self._columns[name]
+            read = prediction, target
+            if chosen:
+                logits = [prediction.token_logits[columns.index(i)] for i in chosen]
+                read = (
+                    dataclasses.replace(prediction, token_logits=logits),
+                    dict(target, tokens=target["tokens"][..., chosen]),
                 )
-            self.condition.index(corpus)
-        self.corpus = corpus
+            elif scored is not None and loss.needs == {"mos"}:
+                read = scored
+            terms[name] = loss(*read), loss.count(*read)
+        if columns:
+            parts = [target["tokens"][..., columns]]
+            if view == MASKED:
+                parts = split_tokens(*parts, target["mask"])
+            for prefix, tokens in zip(ACCURACIES[view], parts):
+                values, count = token_accuracy(prediction, tokens)
+                for i, value in zip(columns, values):
+                    terms[f"{prefix}{self.token_columns[i].id}"] = value, count
+        return terms
+
+    def _columns_of(self, view: str) -> List[int]:
+        """Indices of the token columns that losses of a view read."""
+        return sorted({i for name in self._views[view] for i in self._columns[name]})
 
     def _predict(
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
-        token_indices: Sequence[int] = (),
-        heard: Optional[ConditionRows] = None,
+        token_columns: Sequence[int] = (),
+        condition: Optional[ConditionRows] = None,
     ) -> MOSPrediction:
-        hidden_states, lengths = self.frontend(speech, speech_lengths)
-        options = {} if heard is None else {"condition": heard}
-        with _without_autocast(hidden_states) as hidden_states:
-            return self.head(hidden_states, lengths, token_indices, **options)
+        states, lengths = self.frontend(speech, speech_lengths)
+        with _without_autocast(states) as states:
+            return self.head(states, lengths, token_columns, condition)
 
     def _mask(
         self, speech_lengths: torch.Tensor, utt_ids: Sequence[str]
@@ -276,25 +297,27 @@ class ESPnetMOSModel(AbsESPnetModel):
         seed = torch.initial_seed() if self.training else 0
         return self.span_mask(frames, utt_ids, seed).to(speech_lengths.device)
 
-    def _predict_masked(
-        self,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
-        token_indices: Sequence[int],
-        mask: torch.Tensor,
-    ) -> MOSPrediction:
-        # A denoising view need not hide anything.
-        hides = mask if self.span_mask.start_prob > 0 else None
-        hidden_states, lengths = self.frontend(speech, speech_lengths, hides)
-        # What inference normalises by is that of the true signal, if it was heard.
-        frozen = _frozen_statistics(self.head, bool(self._views[CLEAN]))
-        with frozen, _without_autocast(hidden_states) as hidden_states:
-            prediction = self.head.predict_tokens(hidden_states, lengths, token_indices)
-        return dataclasses.replace(prediction, hidden_states=hidden_states)
-
     def ema_targets(self) -> List[EMATarget]:
         """Moving averages of the frontend that losses compare with."""
         return [loss.ema for loss in self.losses.values() if "ema" in loss.needs]
+
+    def set_corpus(self, corpus: Optional[str]) -> None:
+        """Name the corpus whose scale inference predicts on.
+
+        Args:
+            corpus: its name; None for the mean over all, which is the default.
+
+        Raises:
+            ValueError: the model was not trained with a corpus of this name.
+        """
+        if corpus is not None:
+            if self.condition is None:
+                raise ValueError(
+                    f"found the corpus {corpus} for a model without corpora, expected "
+                    "one that was trained with model_conf.corpus_embedding=true"
+                )
+            self.condition.index(corpus)
+        self.corpus = corpus
 
     def inference(
         self,
@@ -325,16 +348,14 @@ class ESPnetMOSModel(AbsESPnetModel):
                 "scores, expected one that was trained on labels: fine-tune it "
                 "(--init_model, with --head distilmos)"
             )
-        # A batch can be longer than its longest item.
         speech = speech[:, : speech_lengths.max()]
         with torch.set_grad_enabled(grad):
-            heard = None
+            rows = None
             if self.corpus is not None:
                 index = self.condition.index(self.corpus)
-                heard = self._heard(
-                    len(speech), None, torch.full_like(speech_lengths, index)
-                )
-            return self._predict(speech, speech_lengths, token_columns, heard)
+                corpus = torch.full_like(speech_lengths, index)
+                rows = self.condition(len(speech), corpus=corpus)
+            return self._predict(speech, speech_lengths, token_columns, rows)
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
@@ -343,67 +364,11 @@ class ESPnetMOSModel(AbsESPnetModel):
         return {"speech": speech, "speech_lengths": speech_lengths}
 
 
-def _make_condition(
-    head: AbsMOSHead,
-    listeners: Optional[Sequence[str]],
-    corpora: Optional[Sequence[str]],
-    corpus_dropout: float,
-) -> Condition:
-    """The embeddings that are asked for; None is not asked for, empty is missing."""
-    if not head.condition_size:
-        raise ValueError(
-            f"found a listener or corpus embedding with {type(head).__name__}, which "
-            "takes none: use --head distilmos or ssl_mos"
-        )
-    for names, kind in ((listeners, "listener"), (corpora, "corpus")):
-        if names is not None and not names:
-            raise ValueError(
-                f"found model_conf.{kind}_embedding=true and no {kind}_list, expected "
-                "the names in the configuration: training with the data of "
-                f"{'votes' if kind == 'listener' else 'corpora'} writes them there"
-            )
-    return Condition(
-        head.condition_size, listeners or (), corpora or (), corpus_dropout
-    )
-
-
-def _select(
-    prediction: MOSPrediction,
-    target: Dict[str, torch.Tensor],
-    available: Sequence[int],
-    chosen: Optional[Sequence[int]],
-) -> Tuple[MOSPrediction, Dict[str, torch.Tensor]]:
-    """Logits and tokens of the chosen columns; all as it is where none are read.
-
-    Args:
-        prediction: with logits of the ``available`` columns.
-        target: with all columns of the token files.
-        available, chosen: indices of columns.
-    """
-    if chosen is None:
-        return prediction, target
-    logits = [prediction.token_logits[available.index(i)] for i in chosen]
-    return (
-        dataclasses.replace(prediction, token_logits=logits),
-        dict(target, tokens=target["tokens"][..., list(chosen)]),
-    )
-
-
-def _accuracies(
-    view: str,
-    prediction: MOSPrediction,
-    target: Dict[str, torch.Tensor],
-    columns: Sequence[TokenColumn],
-) -> Iterator[Tuple[Dict[str, torch.Tensor], torch.Tensor]]:
-    """Token accuracies by name, and over how many frames they are means."""
-    kinds = {"": target["tokens"]}
-    if view == MASKED:
-        parts = split_tokens(target["tokens"], target["mask"])
-        kinds = dict(zip(("masked_", "unmasked_"), parts))
-    for kind, tokens in kinds.items():
-        values = token_accuracy(prediction, tokens, columns)
-        count = count_tokens(prediction, tokens)
-        yield {f"{kind}{name}": value for name, value in values.items()}, count
+def _log_values(
+    values: Dict[str, torch.Tensor], device: torch.device
+) -> Dict[str, torch.Tensor]:
+    """Scalars as ESPnet averages them over processes: (1,), all on one device."""
+    return {k: v.detach().to(device, torch.float32)[None] for k, v in values.items()}
 
 
 @contextlib.contextmanager
@@ -418,16 +383,3 @@ def _without_autocast(hidden_states: List[torch.Tensor]):
         return
     with torch.autocast(device, enabled=False):
         yield [states.float() for states in hidden_states]
-
-
-@contextlib.contextmanager
-def _frozen_statistics(head: AbsMOSHead, frozen: bool):
-    """Leave the running statistics of batch norms alone inside the block."""
-    norms = [m for m in head.modules() if isinstance(m, MaskedBatchNorm1d)]
-    try:
-        for norm in norms:
-            norm.frozen_statistics = frozen
-        yield
-    finally:
-        for norm in norms:
-            norm.frozen_statistics = False

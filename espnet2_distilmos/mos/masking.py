@@ -1,7 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Small functions on padded batches that frontends, heads and losses share."""
+"""Functions on padded batches that frontends, heads and losses share."""
 
 import torch
 
@@ -15,24 +15,29 @@ def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
 
     Returns:
         (B, T) bool, True where the frame is valid.
+
+    >>> frame_mask(torch.tensor([2, 1]), 2).tolist()
+    [[True, True], [True, False]]
     """
     frames = torch.arange(max_length, device=lengths.device)
     return frames[None, :] < lengths[:, None]
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average over the valid frames of each item.
+def masked_mean(values: torch.Tensor, mask: torch.Tensor, dim: int = 1) -> torch.Tensor:
+    """Average over what a mask marks; zero where it marks nothing.
 
     Args:
-        values: (B, T) or (B, T, D).
-        mask: (B, T) bool, True where valid; every row needs one valid frame.
+        values: (B, T, ...); anything, also NaN, where the mask is False.
+        mask: bool, of the first dimensions of ``values``.
+        dim: over which dimension.
 
     Returns:
-        (B,) or (B, D).
+        ``values`` without the dimension.
+
+    >>> masked_mean(torch.tensor([1.0, 5.0, torch.nan]), torch.arange(3) < 2, dim=0)
+    tensor(3.)
     """
-    weight = mask.to(values.dtype)
-    if values.dim() == 3:
-        weight = weight.unsqueeze(-1)
-    # where() and not a product: 0 * inf in a padded frame would be NaN.
-    total = torch.where(weight > 0, values, values.new_zeros(())).sum(dim=1)
-    return total / weight.sum(dim=1)
+    mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
+    # where() and not a product: 0 * inf would be NaN.
+    total = torch.where(mask, values, torch.zeros_like(values)).sum(dim=dim)
+    return total / mask.sum(dim=dim).clamp(min=1)

@@ -3,6 +3,7 @@
 
 """Which frames masked prediction hides."""
 
+import dataclasses
 import zlib
 from typing import Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 
+@dataclasses.dataclass
 class SpanMask:
     """Spans of frames, drawn for each utterance on its own.
 
@@ -17,27 +19,26 @@ class SpanMask:
     overlap, so about 1 - (1 - start_prob)^span of the frames are masked: 57 % with
     the default values, which are those of HuBERT (Hsu et al. 2021, section IV-C).
 
-    An utterance's mask depends on the seed, its id and its number of frames alone, so
-    neither the rest of the batch nor the number of processes changes it.
+    An utterance's mask is a function of the seed, its id and its number of frames,
+    hence the same in any batch and with any number of processes.
 
     Args:
         start_prob: spans that start, per valid frame; 0 masks nothing.
-        span: frames of a span; utterances shorter than two spans have spans of half
-            their length.
+        span: frames of a span; at most half of an utterance's frames are taken.
 
     Raises:
         ValueError: for a share outside [0, 1] or a span below one frame.
     """
 
-    def __init__(self, start_prob: float = 0.08, span: int = 10):
-        if not 0 <= start_prob <= 1:
+    start_prob: float = 0.08
+    span: int = 10
+
+    def __post_init__(self):
+        if not 0 <= self.start_prob <= 1 or self.span < 1:
             raise ValueError(
-                f"found model_conf.mask.start_prob={start_prob}, expected 0 to 1"
+                f"found model_conf.mask {self}, expected a share from 0 to 1 and at "
+                "least one frame"
             )
-        if span < 1:
-            raise ValueError(f"found model_conf.mask.span={span}, expected 1 or more")
-        self.start_prob = start_prob
-        self.span = span
 
     def __call__(
         self, lengths: Sequence[int], utt_ids: Sequence[str], seed: int
@@ -51,7 +52,7 @@ class SpanMask:
 
         Returns:
             (B, longest) bool on the CPU, True where a frame is masked; False in the
-            padding. Unless ``start_prob`` is 0 each item has one span at least.
+            padding. Unless ``start_prob`` is 0 each item has at least one span.
         """
         mask = np.zeros((len(lengths), max(lengths)), dtype=bool)
         for row, frames, utt_id in zip(mask, lengths, utt_ids):

@@ -3,6 +3,7 @@
 
 """From what the data files hold to what the model takes."""
 
+import dataclasses
 import logging
 import zlib
 from typing import Dict, Mapping, Optional, Sequence, Tuple
@@ -12,68 +13,61 @@ import soundfile
 import torch
 from espnet2.train.preprocessor import AbsPreprocessor
 
-from espnet2_distilmos.data.datadir import DataError, parse_metric, parse_votes
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    parse_metric,
+    parse_votes,
+    read_scp,
+)
 from espnet2_distilmos.train.views import NoisyView
 
 # Frames by which tokens and audio may differ: upstreams pad their ends differently.
 MAX_FRAME_DIFFERENCE = 2
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class MOSPreprocessor(AbsPreprocessor):
     """Check an utterance, read its label, crop audio and tokens together.
 
     Args:
         train: True for training data, where cropping applies.
-        sample_rate: what the audio must have; ESPnet's ``sound`` type drops the rate,
-            so the header is read again.
-        wav_paths: utterance id to audio file, where headers can be read.
+        wav_paths: audio file by utterance. ESPnet's ``sound`` type drops the rate, so
+            the header is read again.
+        sample_rate: what the audio must have.
         score_range: (lowest, highest) label, or None.
-        min_seconds, max_seconds: durations outside are refused, naming the
-            utterance; stage 4 filters them.
+        min_seconds, max_seconds: limits of the durations.
         crop_seconds: random crop in training, starting on a frame boundary.
         token_info: contents of tokens.json, or None without tokens.
-        noisy_view: makes a second, distorted waveform of each training utterance;
-            None without.
+        noisy_view: makes a distorted waveform of each training utterance, or None.
         listeners: names of those who have an embedding; votes of others are left out.
         corpora: names of those that have an embedding.
-        votes_per_utterance: as many votes, drawn at random, are heard; None for all.
+        votes_per_utterance: as many votes are drawn at random; None for all.
 
     Raises:
         DataError: one sentence: utterance, found, expected, what mends it.
     """
 
-    def __init__(
-        self,
-        train: bool,
-        sample_rate: int = 16000,
-        wav_paths: Optional[Mapping[str, str]] = None,
-        score_range: Optional[Tuple[float, float]] = (1.0, 5.0),
-        min_seconds: float = 0.1,
-        max_seconds: Optional[float] = None,
-        crop_seconds: Optional[float] = None,
-        token_info: Optional[Mapping] = None,
-        noisy_view: Optional[NoisyView] = None,
-        listeners: Sequence[str] = (),
-        corpora: Sequence[str] = (),
-        votes_per_utterance: Optional[int] = None,
-    ):
-        super().__init__(train)
-        self.sample_rate = sample_rate
-        self.wav_paths = wav_paths or {}
-        self.score_range = score_range
-        self.min_seconds = min_seconds
-        self.max_seconds = max_seconds
-        self.crop_seconds = crop_seconds
-        self.token_info = token_info
-        self.listeners = {name: index for index, name in enumerate(listeners)}
-        self.corpora = {name: index for index, name in enumerate(corpora)}
-        self.votes_per_utterance = votes_per_utterance
-        if crop_seconds is not None and crop_seconds < min_seconds:
-            raise ValueError(
-                f"found crop_seconds={crop_seconds}, expected at least "
-                f"min_seconds={min_seconds}"
-            )
-        self.noisy_view = noisy_view
+    train: bool
+    wav_paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sample_rate: int = 16000
+    score_range: Optional[Tuple[float, float]] = (1.0, 5.0)
+    min_seconds: float = 0.1
+    max_seconds: Optional[float] = None
+    crop_seconds: Optional[float] = None
+    token_info: Optional[Mapping] = None
+    noisy_view: Optional[NoisyView] = None
+    listeners: Sequence[str] = ()
+    corpora: Sequence[str] = ()
+    votes_per_utterance: Optional[int] = None
+
+    def __post_init__(self):
+        _expect(
+            self.crop_seconds is None or self.crop_seconds >= self.min_seconds,
+            f"found crop_seconds={self.crop_seconds}, expected at least "
+            f"min_seconds={self.min_seconds}",
+        )
+        self._listeners = {name: index for index, name in enumerate(self.listeners)}
+        self._corpora = {name: index for index, name in enumerate(self.corpora)}
         self._rate_checked = set()
 
     def __call__(self, uid: str, data: Dict[str, object]) -> Dict[str, np.ndarray]:
@@ -81,137 +75,117 @@ class MOSPreprocessor(AbsPreprocessor):
 
         Args:
             uid: utterance id.
-            data: ``speech`` (N,) or (N, channels); optional ``mos``, a JSON text
-                such as ``{"mos": 3.5}``; optional ``tokens`` (T, S); optional
-                ``votes``, a JSON text such as ``[["listener1", 4]]``; optional
-                ``corpus``, a name.
+            data: ``speech`` (N,) or (N, channels); as far as there are, the texts
+                ``mos`` (``{"mos": 3.5}``), ``votes`` (``[["listener1", 4]]``) and
+                ``corpus``, and ``tokens`` (T, S).
 
         Returns:
             ``speech`` (N,) float32, ``mos`` (1,) float32 (NaN if unlabelled),
-            ``tokens`` (T, S) int64, ``noisy`` (N,) float32 if there is such a view; in
-            training also ``votes`` (V,) float32, ``listeners`` (V,) int64 and
-            ``corpus`` (1,) int64. A validation hears as inference does, with the mean
-            listener and as the mean over the corpora.
+            ``tokens`` (T, S) int64; in training also ``noisy`` (N,) float32, ``votes``
+            (V,) float32, ``listeners`` (V,) int64 and ``corpus`` (1,) int64. A
+            validation is as inference is, without listeners and corpora.
         """
         prepared = {"speech": self._speech(uid, data["speech"])}
         if "mos" in data:
             score = parse_metric(
                 data["mos"], uid, "metric.scp", score_range=self.score_range
             )
-            prepared["mos"] = np.array(
-                [np.nan if score is None else score], dtype=np.float32
-            )
+            score = np.nan if score is None else score
+            prepared["mos"] = np.array([score], dtype=np.float32)
         if "tokens" in data:
             tokens = np.asarray(data["tokens"]).astype(np.int64)
             self._check_tokens(uid, tokens, len(prepared["speech"]))
             prepared["tokens"] = tokens
-        if self.train and "votes" in data:
+        if not self.train:
+            return prepared
+        if "votes" in data:
             prepared["votes"], prepared["listeners"] = self._votes(uid, data["votes"])
-        if self.train and "corpus" in data:
-            prepared["corpus"] = self._corpus(uid, data["corpus"])
-        if self.train and self.crop_seconds is not None:
+        if "corpus" in data:
+            index = self._corpora.get(data["corpus"])
+            _expect(
+                index is not None,
+                f"utterance {uid}: found the corpus {data['corpus']!r}, expected one "
+                f"of {', '.join(self.corpora)}: correct utt2domain or --corpus_list",
+            )
+            prepared["corpus"] = np.array([index], dtype=np.int64)
+        if self.crop_seconds is not None:
             self._crop(prepared)
-        if self.train and self.noisy_view is not None:
-            generator = np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
-            prepared["noisy"] = self.noisy_view(uid, prepared["speech"], generator)
+        if self.noisy_view is not None:
+            prepared["noisy"] = self.noisy_view(uid, prepared["speech"], _rng(uid))
         return prepared
 
     def _votes(self, uid: str, text: str) -> Tuple[np.ndarray, np.ndarray]:
         votes = [
-            (score, self.listeners[listener])
+            (score, self._listeners[listener])
             for listener, score in parse_votes(text, uid, "votes.scp", self.score_range)
-            if listener in self.listeners
+            if listener in self._listeners
         ]
         count = self.votes_per_utterance
         if count is not None and len(votes) > count:
-            generator = np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
-            chosen = generator.choice(len(votes), count, replace=False)
+            chosen = _rng(uid).choice(len(votes), count, replace=False)
             votes = [votes[i] for i in chosen]
         scores = np.array([score for score, _ in votes], dtype=np.float32)
         return scores, np.array([index for _, index in votes], dtype=np.int64)
 
-    def _corpus(self, uid: str, corpus: str) -> np.ndarray:
-        if corpus not in self.corpora:
-            raise DataError(
-                f"utterance {uid}: found the corpus {corpus!r}, expected one of "
-                f"{', '.join(self.corpora)}: correct utt2domain or --corpus_list"
-            )
-        return np.array([self.corpora[corpus]], dtype=np.int64)
-
     def _speech(self, uid: str, speech) -> np.ndarray:
-        self._check_rate(uid)
+        path = self.wav_paths.get(uid)
+        where = f"utterance {uid}" + (f" ({path})" if path else "")
+        if path is not None and uid not in self._rate_checked:
+            rate = soundfile.info(path).samplerate
+            _expect(
+                rate == self.sample_rate,
+                f"{where}: found audio at {rate} Hz, expected {self.sample_rate} Hz: "
+                "rerun stage 2, which resamples",
+            )
+            self._rate_checked.add(uid)
         speech = np.asarray(speech, dtype=np.float32)
         if speech.ndim == 2:
             speech = speech.mean(axis=1)
-        if not np.isfinite(speech).all():
-            raise DataError(
-                f"{self._where(uid)}: found NaN or infinite samples, expected finite "
-                "ones: rerun stage 2, which leaves such files out"
-            )
-        seconds = len(speech) / self.sample_rate
-        longest = self.max_seconds
-        if seconds < self.min_seconds or (longest and seconds > longest):
-            limits = f"at least {self.min_seconds} s"
-            if longest:
-                limits += f" and at most {longest} s"
-            raise DataError(
-                f"{self._where(uid)}: found {seconds:.3f} s of audio, expected "
-                f"{limits}: rerun stage 4, which filters by duration"
-            )
+        _expect(
+            np.isfinite(speech).all(),
+            f"{where}: found NaN or infinite samples, expected finite ones: rerun "
+            "stage 2, which leaves such files out",
+        )
+        seconds, longest = len(speech) / self.sample_rate, self.max_seconds
+        _expect(
+            seconds >= self.min_seconds and not (longest and seconds > longest),
+            f"{where}: found {seconds:.3f} s of audio, expected {self.min_seconds} to "
+            f"{longest or 'any number of'} s: rerun stage 4, which filters by duration",
+        )
         return speech
 
-    def _check_rate(self, uid: str) -> None:
-        path = self.wav_paths.get(uid)
-        if path is None or uid in self._rate_checked:
-            return
-        rate = soundfile.info(path).samplerate
-        if rate != self.sample_rate:
-            raise DataError(
-                f"{self._where(uid)}: found audio at {rate} Hz, expected "
-                f"{self.sample_rate} Hz: rerun stage 2, which resamples"
-            )
-        self._rate_checked.add(uid)
-
-    def _where(self, uid: str) -> str:
-        path = self.wav_paths.get(uid)
-        return f"utterance {uid}" + (f" ({path})" if path else "")
-
     def _check_tokens(self, uid: str, tokens: np.ndarray, samples: int) -> None:
+        _expect(
+            self.token_info is not None,
+            f"utterance {uid}: found tokens but no description of them, expected "
+            "--token_info with the tokens.json beside tokens.scp",
+        )
+        sizes = np.array([column["K"] for column in self.token_info["columns"]])
         mend = "rerun stage 5 for this data"
-        if self.token_info is None:
-            raise DataError(
-                f"utterance {uid}: found tokens but no description of them, expected "
-                "--token_info with the tokens.json beside tokens.scp"
-            )
-        columns = self.token_info["columns"]
-        if tokens.ndim != 2 or tokens.shape[1] != len(columns):
-            raise DataError(
-                f"utterance {uid}: found tokens of shape {tokens.shape}, expected "
-                f"(frames, {len(columns)}): {mend}"
-            )
+        _expect(
+            tokens.ndim == 2 and tokens.shape[1] == len(sizes),
+            f"utterance {uid}: found tokens of shape {tokens.shape}, expected "
+            f"(frames, {len(sizes)}): {mend}",
+        )
         if len(tokens) == 0:
-            # Agreed form of an utterance without tokens.
-            return
-        sizes = np.array([column["K"] for column in columns])
-        outside = (tokens < 0) | (tokens >= sizes)
-        if outside.any():
-            frame, column = np.argwhere(outside)[0]
-            raise DataError(
-                f"utterance {uid}: found token {tokens[frame, column]} in frame "
-                f"{frame}, column {column}, expected 0 to {sizes[column] - 1}: the "
-                f"tokens are of another codebook, {mend}"
-            )
+            return  # Agreed form of an utterance without tokens.
+        outside = np.argwhere((tokens < 0) | (tokens >= sizes))
+        _expect(
+            len(outside) == 0,
+            f"utterance {uid}: found tokens outside of 0 to K - 1, the first at "
+            f"(frame, column) {outside[:1].tolist()}, expected those of the codebooks "
+            f"with K = {sizes.tolist()}: {mend}",
+        )
         # A network without padding loses its receptive field at the end; one that
         # pads gives its first frame from one sample on.
         shift = self.token_info["frame_shift"]
         field = self.token_info.get("minimum_samples", shift)
         expected = (samples - field) // shift + 1
-        if abs(len(tokens) - expected) > MAX_FRAME_DIFFERENCE:
-            raise DataError(
-                f"utterance {uid}: found {len(tokens)} token frames, expected "
-                f"{expected} for {samples} samples: the tokens are of other audio, "
-                f"{mend}"
-            )
+        _expect(
+            abs(len(tokens) - expected) <= MAX_FRAME_DIFFERENCE,
+            f"utterance {uid}: found {len(tokens)} token frames, expected {expected} "
+            f"for {samples} samples: the tokens are of other audio, {mend}",
+        )
 
     def _crop(self, prepared: Dict[str, np.ndarray]) -> None:
         speech = prepared["speech"]
@@ -228,6 +202,16 @@ class MOSPreprocessor(AbsPreprocessor):
             prepared["tokens"] = prepared["tokens"][start : start + frames]
 
 
+def _expect(good: bool, otherwise: str) -> None:
+    if not good:
+        raise DataError(otherwise)
+
+
+def _rng(uid: str) -> np.random.Generator:
+    """Draws of an utterance in an epoch, whatever was drawn before."""
+    return np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
+
+
 def epoch_seed() -> int:
     """A number that all workers of an epoch share, and no two epochs of a training.
 
@@ -238,21 +222,14 @@ def epoch_seed() -> int:
     return torch.initial_seed() - (0 if worker is None else worker.id)
 
 
-def wav_paths_of(
-    data_path_and_name_and_type: Sequence[Tuple[str, str, str]],
-) -> Dict[str, str]:
-    """Audio files whose headers the preprocessor can check.
+def wav_paths_of(data: Sequence[Tuple[str, str, str]]) -> Dict[str, str]:
+    """Audio files whose headers can be checked, by utterance.
 
     Args:
-        data_path_and_name_and_type: as ESPnet's task parses it.
-
-    Returns:
-        Utterance id to path, for entries named ``speech`` of type ``sound``.
+        data: path, name and type of data files, as ESPnet's task has them.
     """
-    from espnet2_distilmos.data.datadir import read_scp
-
     paths: Dict[str, str] = {}
-    for path, name, kind in data_path_and_name_and_type:
+    for path, name, kind in data:
         if name == "speech" and kind == "sound":
             paths.update(read_scp(path))
         elif name == "speech":

@@ -27,22 +27,15 @@ def read_categories(path: str, weights: Mapping[str, float]) -> Dict[str, str]:
         weights: of the categories that there may be.
 
     Raises:
-        DataError: names the file and the utterance of another category, or the
-            category without an utterance.
+        DataError: an utterance is of another category, or a category has none.
     """
     categories = read_scp(path)
+    expected = f"expected {', '.join(sorted(weights))}, which have weights: {_MEND}"
     for utt_id, category in categories.items():
         if category not in weights:
-            raise DataError(
-                f"{path}: utterance {utt_id} is of {category}, expected one of "
-                f"{', '.join(sorted(weights))}, which have weights: {_MEND}"
-            )
-    empty = sorted(set(weights) - set(categories.values()))
-    if empty:
-        raise DataError(
-            f"{path}: found no utterance of {empty[0]}, which has a weight, expected "
-            f"some: {_MEND}"
-        )
+            raise DataError(f"{path}: utterance {utt_id} is of {category}, {expected}")
+    for empty in sorted(set(weights) - set(categories.values())):
+        raise DataError(f"{path}: found no utterance of {empty}, {expected}")
     return categories
 
 
@@ -52,36 +45,30 @@ def check_weights(weights: Mapping[str, float], epoch_of: Optional[str] = None) 
     Raises:
         ValueError: one sentence.
     """
-    for category, weight in weights.items():
-        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not number or not 0 <= weight < math.inf:
-            raise ValueError(
-                f"found --sampling_weights {category}={weight}, expected a number of "
-                "0 or more, such as 0.5"
-            )
-    if not any(weights.values()):
+    numbers = [
+        isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w < math.inf
+        for w in weights.values()
+    ]
+    if not all(numbers) or not any(weights.values()):
         raise ValueError(
-            f"found no weight above 0 among {dict(weights)}, expected one: {_MEND}"
+            f"found --sampling_weights {dict(weights)}, expected numbers of 0 or more, "
+            "such as 0.5, and one above 0"
         )
     if epoch_of is not None and not weights.get(epoch_of):
         raise ValueError(
-            f"found --sampling_epoch {epoch_of}, expected one of "
-            f"{', '.join(sorted(c for c in weights if weights[c]))}, which have "
-            "weights above 0"
+            f"found --sampling_epoch {epoch_of}, expected a category of weight above "
+            f"0 among {dict(weights)}"
         )
 
 
 class CategorySampler(AbsSampler):
     """Draw utterances so that each category has its share of every epoch and batch.
 
-    A *category* is whatever a file says of each utterance: the data set it comes from,
-    its corpus, or whether it is labelled. Its weight over the sum of all weights is its
-    share of the utterances of an epoch.
-
-    An *epoch* draws as many utterances as there are in all categories of weight above
-    0; or, with ``epoch_of``, so many that this category is drawn once each. The counts
-    of the categories are whole numbers, the same in every epoch; weights in proportion
-    to the categories' sizes draw every utterance exactly once an epoch.
+    The weight of a category over the sum of all is its share of an epoch's utterances.
+    An epoch draws as many utterances as there are in all categories of weight above 0;
+    or, with ``epoch_of``, so many that this category is drawn once each. The counts are
+    the same in every epoch; weights in proportion to the categories' sizes draw every
+    utterance exactly once an epoch.
 
     Within a category the draws are without replacement and go on over the epochs: every
     utterance is drawn k times before one of them is drawn k + 1 times. Epoch e is a
@@ -89,13 +76,13 @@ class CategorySampler(AbsSampler):
     been killed.
 
     A batch holds the categories in the ratio of the weights, as nearly as whole
-    utterances allow, and utterances of like rank in length within their categories:
-    categories of unlike lengths cost padding. No utterance stands twice in a batch.
+    utterances allow, and utterances of like rank in length within their categories. No
+    utterance stands twice in a batch.
 
     Args:
-        lengths: utterance id to number of samples.
-        categories: utterance id to category; every id of ``lengths`` needs one.
-        weights: category to weight; those of weight 0 are left out.
+        lengths: number of samples by utterance.
+        categories: category by utterance; every id of ``lengths`` needs one.
+        weights: weight by category; those of weight 0 are left out.
         batch_type: ``sorted`` or ``unsorted`` (by length) batches of ``batch_size``,
             or ``numel`` or ``length`` for batches of ``batch_bins``.
         batch_size: most utterances in a batch.
@@ -106,7 +93,7 @@ class CategorySampler(AbsSampler):
 
     Raises:
         DataError: an utterance has no category.
-        ValueError: weights or sizes mean nothing.
+        ValueError: weights or sizes are impossible.
     """
 
     def __init__(
@@ -151,12 +138,11 @@ class CategorySampler(AbsSampler):
         self.members = {c: ids for c, ids in self.members.items() if weights[c] > 0}
         sizes = {c: len(ids) for c, ids in self.members.items()}
         self.draws = draws_of_an_epoch(sizes, weights, epoch_of)
-        if any(self.draws[c] != sizes[c] for c in sizes):
+        self.rounds = 1
+        if self.draws != sizes:
             # So few of a round that no utterance is drawn twice; see _pass.
             rounds = (math.ceil(self.draws[c] / (sizes[c] // 2 + 1)) for c in sizes)
             self.rounds = max(rounds)
-        else:
-            self.rounds = 1
         self._length = len(self.epoch(0))
 
     def __len__(self) -> int:
@@ -208,9 +194,8 @@ class CategorySampler(AbsSampler):
         """Utterances of an epoch: a piece of the endless sequence of all passes."""
         ids, count = self.members[category], self.draws[category]
         drawn: List[str] = []
-        position = epoch * count
         while len(drawn) < count:
-            number, start = divmod(position + len(drawn), len(ids))
+            number, start = divmod(epoch * count + len(drawn), len(ids))
             drawn += self._pass(category, number)[start : start + count - len(drawn)]
         return drawn
 
@@ -229,15 +214,14 @@ class CategorySampler(AbsSampler):
         return [ids[i] for i in np.concatenate(parts)]
 
     def _cut(self, utt_ids: Sequence[str]) -> List[List[str]]:
+        """Cut into batches with an utterance for each process."""
         if self.batch_type in BY_COUNT:
             number = math.ceil(len(utt_ids) / self.batch_size)
-            # Fewer batches rather than one with nothing for a process.
             number = max(min(number, len(utt_ids) // self.world_size), 1)
             edges = [len(utt_ids) * k // number for k in range(number + 1)]
             batches = [list(utt_ids[a:b]) for a, b in zip(edges, edges[1:])]
         else:
-            batches = [[]]
-            longest = 0
+            batches, longest = [[]], 0
             for utt_id in utt_ids:
                 longest = max(longest, self.lengths[utt_id])
                 size = len(batches[-1])
@@ -264,6 +248,9 @@ def draws_of_an_epoch(
 
     Raises:
         ValueError: a category is not drawn at all.
+
+    >>> draws_of_an_epoch({"a": 6, "b": 3}, {"a": 1.0, "b": 1.0}, None)
+    {'a': 5, 'b': 4}
     """
     total = sum(weights[c] for c in sizes)
     if epoch_of is None:
@@ -285,7 +272,11 @@ def draws_of_an_epoch(
 
 
 def interleave(parts: Sequence[Sequence[str]]) -> List[str]:
-    """Merge sequences so that every stretch holds them in the ratio of their sizes."""
+    """Merge sequences so that every stretch holds them in the ratio of their sizes.
+
+    >>> "".join(interleave(["aaaa", "bb"]))
+    'abaaba'
+    """
     keyed = [
         ((k + 0.5) / len(part), number, item)
         for number, part in enumerate(parts)

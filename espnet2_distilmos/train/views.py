@@ -3,7 +3,8 @@
 
 """A distorted view of an utterance, whose tokens stay those of the true signal."""
 
-from typing import Dict, Mapping, Optional, Sequence
+import dataclasses
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 import soundfile
@@ -12,16 +13,16 @@ from scipy.signal import fftconvolve
 from espnet2_distilmos.data.datadir import DataError, read_scp
 
 
+@dataclasses.dataclass
 class NoisyView:
     """Reverberation, then noise or another speaker, at a stated ratio.
 
-    For the masked view only: the losses on labels hear the true signal, since the
-    label of a distorted clip is not known. M2D-S (arXiv 2305.14079) and WavLM (Chen et
-    al. 2022, section III-B) predict the clean signal's tokens likewise.
+    For the masked view only, never for losses on labels: the label of a distorted clip
+    is not known. M2D-S (arXiv 2305.14079) and WavLM (Chen et al. 2022, section III-B)
+    predict the clean signal's tokens likewise.
 
-    An utterance is heard through a room with ``reverb_prob``; independently it gets
-    noise with ``noise_prob``, or else another speaker with ``speech_prob``, or else
-    nothing. What is drawn depends on the seed and the utterance alone.
+    An utterance gets a room with ``reverb_prob``; independently noise with
+    ``noise_prob``, or else another speaker with ``speech_prob``, or else nothing.
 
     Args:
         noise_prob: probability of noise.
@@ -33,7 +34,7 @@ class NoisyView:
         reverb_prob: probability of a room.
         rir_scp: ``wav.scp`` of impulse responses; None makes decaying noise.
         rt60: shortest and longest reverberation time of made responses in s.
-        wav_paths: utterance id to audio file, where other speakers are found.
+        wav_paths: audio file by utterance, of the other speakers.
         sample_rate: of all audio.
 
     Raises:
@@ -41,55 +42,43 @@ class NoisyView:
         DataError: when a list cannot be read.
     """
 
-    def __init__(
-        self,
-        noise_prob: float = 0.4,
-        noise_scp: Optional[str] = None,
-        noise_snr: Sequence[float] = (0.0, 20.0),
-        speech_prob: float = 0.2,
-        speech_snr: Sequence[float] = (-5.0, 5.0),
-        speech_share: float = 0.5,
-        reverb_prob: float = 0.2,
-        rir_scp: Optional[str] = None,
-        rt60: Sequence[float] = (0.2, 0.8),
-        wav_paths: Optional[Mapping[str, str]] = None,
-        sample_rate: int = 16000,
-    ):
-        shares = dict(
-            noise_prob=noise_prob,
-            speech_prob=speech_prob,
-            speech_share=speech_share,
-            reverb_prob=reverb_prob,
+    noise_prob: float = 0.4
+    noise_scp: Optional[str] = None
+    noise_snr: Sequence[float] = (0.0, 20.0)
+    speech_prob: float = 0.2
+    speech_snr: Sequence[float] = (-5.0, 5.0)
+    speech_share: float = 0.5
+    reverb_prob: float = 0.2
+    rir_scp: Optional[str] = None
+    rt60: Sequence[float] = (0.2, 0.8)
+    wav_paths: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    sample_rate: int = 16000
+
+    def __post_init__(self):
+        shares = (self.noise_prob, self.speech_prob, self.speech_share)
+        ranges = (self.noise_snr, self.speech_snr, self.rt60)
+        for good, expected in (
+            (
+                all(0 <= share <= 1 for share in (*shares, self.reverb_prob))
+                and self.noise_prob + self.speech_prob <= 1,
+                "shares from 0 to 1, of noise and speech together",
+            ),
+            (
+                all(low <= high for low, high in ranges) and self.rt60[0] > 0,
+                "ranges that begin with the lowest value, and rt60 above 0",
+            ),
+            (
+                self.speech_prob == 0 or len(self.wav_paths) > 1,
+                "speech_prob=0 where there are less than two audio files",
+            ),
+        ):
+            if not good:
+                raise ValueError(f"found noisy_view {self}, expected {expected}")
+        self._ids = sorted(self.wav_paths)
+        scps = (self.noise_scp, self.rir_scp)
+        self._noises, self._rooms = (
+            list(read_scp(s).values()) if s else [] for s in scps
         )
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"found noisy_view.{name}={share}, expected 0 to 1")
-        if noise_prob + speech_prob > 1:
-            raise ValueError(
-                f"found noisy_view.noise_prob={noise_prob} and speech_prob="
-                f"{speech_prob}, expected at most 1 together: an utterance gets one"
-            )
-        ranges = dict(noise_snr=noise_snr, speech_snr=speech_snr, rt60=rt60)
-        for name, (low, high) in ranges.items():
-            if not low <= high or (name == "rt60" and low <= 0):
-                raise ValueError(
-                    f"found noisy_view.{name}={[low, high]}, expected the lowest, "
-                    "then the highest value"
-                )
-        self.noise_prob, self.noise_snr = noise_prob, tuple(noise_snr)
-        self.speech_prob, self.speech_snr = speech_prob, tuple(speech_snr)
-        self.speech_share = speech_share
-        self.reverb_prob, self.rt60 = reverb_prob, tuple(rt60)
-        self.sample_rate = sample_rate
-        self._noises = list(read_scp(noise_scp).values()) if noise_scp else []
-        self._rooms = list(read_scp(rir_scp).values()) if rir_scp else []
-        self._speakers: Dict[str, str] = dict(wav_paths or {})
-        self._ids = sorted(self._speakers)
-        if speech_prob > 0 and len(self._ids) < 2:
-            raise ValueError(
-                f"found noisy_view.speech_prob={speech_prob} and {len(self._ids)} "
-                "audio files, expected two at least: set it to 0"
-            )
 
     def __call__(
         self, uid: str, speech: np.ndarray, generator: np.random.Generator
@@ -99,11 +88,11 @@ class NoisyView:
         Args:
             uid: its id; it is not mixed with itself.
             speech: (N,) in [-1, 1].
-            generator: what is drawn comes from it.
+            generator: the source of all random numbers.
 
         Returns:
-            (N,) float32, in time with ``speech``: a room's direct sound does not come
-            later, and has the energy of what it replaces.
+            (N,) float32, in time with ``speech``: the direct sound of a room does not
+            come later, and the energy stays.
         """
         length, noisy = len(speech), speech
         if generator.random() < self.reverb_prob:
@@ -145,7 +134,7 @@ class NoisyView:
             place = (place + 1) % len(self._ids)
         longest = max(1, int(self.speech_share * length))
         wanted = int(generator.integers(1, longest + 1))
-        other = self._read(self._speakers[self._ids[place]], generator, wanted)
+        other = self._read(self.wav_paths[self._ids[place]], generator, wanted)
         return other, int(generator.integers(length - len(other) + 1))
 
     def _room(self, generator: np.random.Generator) -> np.ndarray:
@@ -217,12 +206,12 @@ def synthetic_room(
 
 
 def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Hear speech in a room, in time with its direct sound, at equal energy: (N,)."""
+    """Speech (N,) in a room, in time with its direct sound, at equal energy: (N,)."""
     if not np.any(response):
         return speech
     response = response[np.argmax(np.abs(response)) :]
-    heard = fftconvolve(speech.astype(np.float64), response)[: len(speech)]
-    energy = np.square(heard).sum()
+    wet = fftconvolve(speech.astype(np.float64), response)[: len(speech)]
+    energy = np.square(wet).sum()
     if energy == 0:
         return speech
-    return heard * np.sqrt(np.square(speech, dtype=np.float64).sum() / energy)
+    return wet * np.sqrt(np.square(speech, dtype=np.float64).sum() / energy)

@@ -17,18 +17,17 @@ TOKEN_PREDICTORS = "predictors"
 
 @dataclass
 class MOSPrediction:
-    """What a head says of a batch.
+    """Output of a head for a batch.
 
     Attributes:
         utt_mos: utterance scores on the scale of the labels, (B,); None of a head
             that predicts none, or where only tokens were asked for.
-        frame_mos: frame scores, (B, T'); padded frames hold zeros. None likewise.
+        frame_mos: frame scores, (B, T'), zero in padded frames; None likewise.
         lengths: valid frames, (B,).
-        token_logits: one (B, T', K) tensor a token column, or None where no loss
-            asked for them.
+        token_logits: (B, T', K) of each token column asked for; None of none.
         embedding: what the utterance score is made of, averaged over time, (B, H).
         frame_stride: frontend frames from one frame here to the next.
-        hidden_states: what the head was given, in the masked view only.
+        hidden_states: input of the head, in the masked view only.
     """
 
     utt_mos: Optional[torch.Tensor]
@@ -55,10 +54,13 @@ class TokenColumn:
     """One column of the token files: the k-means IDs of one layer of one upstream.
 
     Attributes:
-        stream: name of the upstream, e.g. ``wavlm``.
+        stream: name of the upstream.
         layer: 0 for the input of the first transformer layer, l for the output of
             layer l.
         num_clusters: K; tokens lie in [0, K).
+
+    >>> TokenColumn("wavlm", 9, 200).id
+    'wavlm_l09'
     """
 
     stream: str
@@ -67,30 +69,30 @@ class TokenColumn:
 
     @property
     def id(self) -> str:
-        """Name in configurations and logs, e.g. ``wavlm_l09``."""
+        """Name in configurations and logs."""
         return f"{self.stream}_l{self.layer:02d}"
 
 
 class AbsMOSHead(torch.nn.Module, ABC):
     """Hidden states of all layers in, frame and utterance scores out.
 
-    Args of every constructor: ``input_size`` (dimension D of the hidden states),
-    ``num_layers`` (L; the head gets L + 1 tensors) and ``token_columns``, then the
-    head's own options.
+    Args:
+        input_size: dimension D of the hidden states.
+        num_layers: L; the head gets L + 1 tensors.
+        token_columns: what its token predictors predict.
+
+    Attributes:
+        training_options: options that say how it is trained; all others say which
+            network it is, and ``--init_model`` fixes them.
+        condition_size: size C of the offsets of a condition; 0 of a head that takes
+            none.
+        predicts_scores: False of a head for pretraining, which knows tokens only.
+        frame_stride: frontend frames from one frame score to the next.
     """
 
-    # Options that say how it is trained; all others say which network it is, and a
-    # trained model that training starts from fixes them.
     training_options: Tuple[str, ...] = ()
-
-    # Size C of the offsets that the part behind the tokens takes; 0 if it takes none.
     condition_size: int = 0
-
-    # False of a head for pretraining, which knows tokens only.
     predicts_scores: bool = True
-
-    # Frontend frames from one frame score to the next; frame scores lie where every
-    # such frame lies.
     frame_stride: int = 1
 
     @abstractmethod
@@ -109,44 +111,53 @@ class AbsMOSHead(torch.nn.Module, ABC):
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
         condition: Optional[ConditionRows] = None,
+        scores: bool = True,
     ) -> MOSPrediction:
         """Score a batch.
 
         Args:
             hidden_states: L + 1 tensors (B, T, D); padded frames are arbitrary.
             lengths: valid frames, (B,).
-            token_columns: indices of the columns whose logits are wanted; none at
-                inference, where they cost nothing.
-            condition: rows of each utterance; only for a head with ``condition_size``.
+            token_columns: indices of the columns whose logits are wanted; the other
+                predictors are not run.
+            condition: the rows that are scored; only for a head with
+                ``condition_size``. Token logits are of the utterances all the same.
+            scores: False where no loss reads them: then they may be None.
 
         Returns:
-            The prediction; scores do not depend on the padding. With ``condition`` it
-            has R rows, as this says, but for the token logits, which no listener
-            changes.
+            The prediction; scores do not depend on the padding.
         """
         raise NotImplementedError
 
-    def predict_tokens(
-        self,
-        hidden_states: List[torch.Tensor],
-        lengths: torch.Tensor,
-        token_columns: Sequence[int],
-    ) -> MOSPrediction:
-        """As :meth:`forward` where nobody reads the scores: they may be left out."""
-        return self(hidden_states, lengths, token_columns)
-
     def statistics(self) -> Dict[str, torch.Tensor]:
-        """Scalars worth a curve in the training log (layer weights, say)."""
+        """Scalars for the training log, such as layer weights."""
         return {}
 
     def set_token_training(self, wanted: bool) -> None:
         """Say whether any loss trains the token predictors.
 
+        Unused ones need no gradient: DistributedDataParallel would wait for it.
+
         Raises:
             ValueError: when one does, and the head has none.
         """
-        if wanted:
+        predictors = getattr(self, TOKEN_PREDICTORS, None)
+        if predictors is not None:
+            predictors.requires_grad_(wanted)
+        elif wanted:
             raise ValueError(
                 f"found a token loss with {type(self).__name__}, which predicts no "
-                "tokens: use --head distilmos, or leave token losses out"
+                "tokens, expected --head distilmos or no token loss"
             )
+
+
+def checked_layer(layer: Optional[int], num_layers: int) -> int:
+    """Index of the hidden state that a head reads; None means the last.
+
+    Raises:
+        ValueError: there is none of this index.
+    """
+    layer = num_layers if layer is None else layer
+    if not 0 <= layer <= num_layers:
+        raise ValueError(f"found head_conf.layer={layer}, expected 0 to {num_layers}")
+    return layer

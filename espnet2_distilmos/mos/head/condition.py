@@ -1,7 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""What a score depends on beside the speech: who listens, and in which corpus."""
+"""What a score depends on besides the speech: the listener and the corpus."""
 
 from typing import Dict, NamedTuple, Optional, Sequence
 
@@ -22,62 +22,73 @@ class ConditionRows(NamedTuple):
     offset: torch.Tensor
     item: Optional[torch.Tensor] = None
 
+    def apply(self, x: torch.Tensor, *others: torch.Tensor):
+        """Rows of the decoder's input (B, T, C), with offsets, and of other tensors."""
+        if self.item is not None:
+            x, *others = (tensor[self.item] for tensor in (x, *others))
+        return (x + self.offset.to(x.dtype).unsqueeze(1), *others)
+
 
 class Condition(torch.nn.Module):
     """Embeddings of listeners and corpora, as offsets to the decoder's input.
 
     The listener embedding is that of LDNet (Huang et al. 2022) and UTMOS (Saeki et al.
     2022), the corpus embedding UTMOS' domain embedding. There they are concatenated to
-    the frames; here they are added, which in front of a linear map says the same.
+    the frames; here they are added, which before a linear map is the same.
 
     The *mean listener*, whose label is the mean of the votes, has the offset zero, and
-    so has the mean over the corpora: the rows of ``corpus`` count from their mean.
-    A constant that all rows share is left to the head's own biases. So neither needs
-    a row of its own, and inference, which hears with the mean listener and as the mean
-    over the corpora unless one is named, runs the head alone.
+    so has the mean over the corpora: the rows of ``corpus`` are relative to their
+    mean. A constant that all rows share is left to the head's own biases. So neither
+    needs a row of its own, and inference, which is that of the mean listener and of the
+    mean over the corpora unless one is named, runs the head alone.
 
-    All rows start from zero: at the start every listener hears as the mean one does.
+    All rows are zero at the start, drawn without random numbers, so that the rest of
+    the model starts as it does without them.
 
     Args:
-        size: C, of the decoder's input.
-        listeners: their names; empty for no listener embedding.
-        corpora: their names; empty for no corpus embedding.
-        corpus_dropout: share of the training utterances that are heard as of the mean
-            over the corpora, so that it is trained as well.
+        size: C, of the decoder's input; 0 of a head that takes no condition.
+        listeners: their names; None for no listener embedding.
+        corpora: their names; None for no corpus embedding.
+        corpus_dropout: share of the training utterances that get the mean over the
+            corpora, so that it is trained as well.
 
     Raises:
-        ValueError: for a share outside [0, 1) or a single corpus.
+        ValueError: for a share outside [0, 1), missing names or a single corpus.
     """
 
     def __init__(
         self,
         size: int,
-        listeners: Sequence[str] = (),
-        corpora: Sequence[str] = (),
+        listeners: Optional[Sequence[str]] = None,
+        corpora: Optional[Sequence[str]] = None,
         corpus_dropout: float = 0.2,
     ):
         super().__init__()
+        if not size:
+            raise ValueError(
+                "found a listener or corpus embedding with a head that takes none, "
+                "expected --head distilmos or ssl_mos"
+            )
         if not 0 <= corpus_dropout < 1:
             raise ValueError(
                 f"found model_conf.corpus_dropout={corpus_dropout}, expected 0 or more "
                 "and less than 1"
             )
-        if len(corpora) == 1:
-            raise ValueError(
-                f"found model_conf.corpus_embedding=true with the one corpus "
-                f"{corpora[0]}, expected two at least: there is nothing to tell apart"
-            )
-        self.listeners = tuple(listeners)
-        self.corpora = tuple(corpora)
         self.corpus_dropout = corpus_dropout
-        # Without random numbers: the rest of the model starts as without them.
-        for name, rows in (("listener", listeners), ("corpus", corpora)):
-            table = torch.nn.Parameter(torch.zeros(len(rows), size)) if rows else None
-            self.register_parameter(name, table)
-
-    def of_corpus(self, corpus: torch.Tensor) -> torch.Tensor:
-        """Offsets (R, C) of corpora by index (R,), or ``MEAN``."""
-        return _rows(self.corpus - self.corpus.mean(dim=0), corpus)
+        names = {"listener": listeners, "corpus": corpora}
+        for (kind, given), least in zip(names.items(), (1, 2)):
+            if given is not None and len(given) < least:
+                raise ValueError(
+                    f"found model_conf.{kind}_embedding=true and {len(given)} names in "
+                    f"{kind}_list, expected at least {least}: train with their data "
+                    "(votes, corpus), or set it to false"
+                )
+            table = None if given is None else torch.zeros(len(given), size)
+            self.register_parameter(
+                kind, None if table is None else torch.nn.Parameter(table)
+            )
+        self.listeners = tuple(listeners or ())
+        self.corpora = tuple(corpora or ())
 
     def forward(
         self,
@@ -85,7 +96,7 @@ class Condition(torch.nn.Module):
         listeners: Optional[torch.Tensor] = None,
         corpus: Optional[torch.Tensor] = None,
     ) -> Optional[ConditionRows]:
-        """Rows of a batch: its utterances as the mean listener hears them, then votes.
+        """Rows of a batch: its utterances with the mean listener, then the votes.
 
         Args:
             batch_size: B.
@@ -94,8 +105,8 @@ class Condition(torch.nn.Module):
             corpus: index of each utterance's corpus, (B,), or ``MEAN``.
 
         Returns:
-            The rows, the votes in the order of ``listeners``; None if each is the
-            utterance as the head alone hears it.
+            The rows, the votes in the order of ``listeners``; None if each row is an
+            utterance without an offset.
         """
         offset = item = None
         if self.corpus is not None and corpus is not None:
@@ -113,19 +124,22 @@ class Condition(torch.nn.Module):
             offset = torch.cat([offset, offset[item[batch_size:]] + votes])
         return None if offset is None else ConditionRows(offset, item)
 
-    def index(self, corpus: Optional[str]) -> int:
-        """Index of a corpus by its name; ``MEAN`` for None.
+    def of_corpus(self, corpus: torch.Tensor) -> torch.Tensor:
+        """Offsets (R, C) of corpora by index (R,), zero for ``MEAN``."""
+        offsets = (self.corpus - self.corpus.mean(dim=0))[corpus.clamp(min=0)]
+        known = (corpus >= 0).unsqueeze(1)
+        return torch.where(known, offsets, torch.zeros_like(offsets))
+
+    def index(self, corpus: str) -> int:
+        """Index of a corpus by its name.
 
         Raises:
             ValueError: there is none of this name.
         """
-        if corpus is None:
-            return MEAN
         if corpus not in self.corpora:
             raise ValueError(
-                f"found the corpus {corpus}, expected one of "
-                f"{', '.join(self.corpora) or 'none'}, which the model was trained on, "
-                "or no name for the mean over them"
+                f"found the corpus {corpus}, expected one that the model was trained "
+                f"on ({', '.join(self.corpora) or 'none'}), or no name for their mean"
             )
         return self.corpora.index(corpus)
 
@@ -141,7 +155,7 @@ class Condition(torch.nn.Module):
         Returns:
             How many rows were taken; new corpora start from the mean of the old.
         """
-        own = {"listener": self.listeners, "corpus": self.corpora}[kind]
+        own = self.listeners if kind == "listener" else self.corpora
         parameter: torch.nn.Parameter = getattr(self, kind)
         if kind == "corpus":
             parameter.copy_(table.mean(dim=0).expand_as(parameter))
@@ -150,10 +164,3 @@ class Condition(torch.nn.Module):
         for name in common:
             parameter[own.index(name)] = table[places[name]]
         return len(common)
-
-
-def _rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Rows by index; zeros for a negative one."""
-    known = index >= 0
-    rows = table[index.clamp(min=0)]
-    return torch.where(known.unsqueeze(1), rows, torch.zeros_like(rows))

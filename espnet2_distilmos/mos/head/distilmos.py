@@ -1,8 +1,9 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""The DistilMOS head: MOS and the layers' tokens from one fused representation."""
+"""The DistilMOS head: MOS and tokens of all layers from one fused representation."""
 
+import math
 from typing import Dict, List, Optional, Sequence
 
 import torch
@@ -102,7 +103,7 @@ class FeatureProcessor(torch.nn.Module):
 
 
 class TokenPredictor(torch.nn.Module):
-    """MLP H-H-H-K with ReLU that predicts one layer's cluster from z_t."""
+    """MLP H-H-H-K with ReLU: z (B, T, H) to logits (B, T, K) of one layer's tokens."""
 
     def __init__(self, hidden_dim: int, num_clusters: int):
         super().__init__()
@@ -115,7 +116,6 @@ class TokenPredictor(torch.nn.Module):
         )
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, T, H) to logits (B, T, K)."""
         return self.layers(z)
 
 
@@ -202,9 +202,7 @@ class DistilMOSHead(AbsMOSHead):
         self.predictors = torch.nn.ModuleList(
             TokenPredictor(hidden_dim, column.num_clusters) for column in token_columns
         )
-        self.frame_stride = 1
-        for stride in downsample_strides:
-            self.frame_stride *= stride
+        self.frame_stride = math.prod(downsample_strides)
 
     def forward(
         self,
@@ -212,55 +210,34 @@ class DistilMOSHead(AbsMOSHead):
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
         condition: Optional[ConditionRows] = None,
+        scores: bool = True,
     ) -> MOSPrediction:
-        """See :meth:`AbsMOSHead.forward`; who hears z_t is added to it."""
+        """See :meth:`AbsMOSHead.forward`; the condition is added to z_t."""
         z, lengths, mask = self._fuse(hidden_states, lengths)
-        fused = z
-        if condition is not None:
-            if condition.item is not None:
-                z, lengths, mask = (x[condition.item] for x in (z, lengths, mask))
-            z = z + condition.offset.to(z.dtype).unsqueeze(1)
-        decoded = self.decoder(z, lengths, mask)
-        frame_mos = self.linear(decoded).squeeze(-1).masked_fill(~mask, 0.0)
+        x, utt_mos, frame_mos = z, None, None
+        if scores:
+            if condition is not None:
+                x, lengths, mask = condition.apply(x, lengths, mask)
+            x = self.decoder(x, lengths, mask)
+            frame_mos = self.linear(x).squeeze(-1).masked_fill(~mask, 0.0)
+            utt_mos = masked_mean(frame_mos, mask)
         return MOSPrediction(
-            utt_mos=masked_mean(frame_mos, mask),
+            utt_mos=utt_mos,
             frame_mos=frame_mos,
             lengths=lengths,
-            # After the decoder: gradients of z_t add up in one order, so trainings of
-            # before these options repeat to the last bit.
-            token_logits=[self.predictors[i](fused) for i in token_columns] or None,
-            embedding=masked_mean(decoded, mask),
-            frame_stride=self.frame_stride,
-        )
-
-    def predict_tokens(
-        self,
-        hidden_states: List[torch.Tensor],
-        lengths: torch.Tensor,
-        token_columns: Sequence[int],
-    ) -> MOSPrediction:
-        """See :meth:`AbsMOSHead.predict_tokens`; the decoder is not run."""
-        z, lengths, mask = self._fuse(hidden_states, lengths)
-        return MOSPrediction(
-            utt_mos=None,
-            frame_mos=None,
-            lengths=lengths,
+            # After the decoder: the order in which gradients of z_t are summed is
+            # part of what a seed repeats to the last bit.
             token_logits=[self.predictors[i](z) for i in token_columns] or None,
-            embedding=masked_mean(z, mask),
+            embedding=masked_mean(x, mask),
             frame_stride=self.frame_stride,
         )
 
     def _fuse(self, hidden_states: List[torch.Tensor], lengths: torch.Tensor):
         """Hidden states to z (B, T', H), its valid frames (B,) and mask (B, T')."""
         mask = frame_mask(lengths, hidden_states[0].size(1))
-        z, lengths = self.feature_processor(
-            self.weighted_sum(hidden_states, mask), lengths
-        )
+        mixed = self.weighted_sum(hidden_states, mask)
+        z, lengths = self.feature_processor(mixed, lengths)
         return z, lengths, frame_mask(lengths, z.size(1))
 
     def statistics(self) -> Dict[str, torch.Tensor]:
         return self.weighted_sum.mix.statistics()
-
-    def set_token_training(self, wanted: bool) -> None:
-        # Without gradients, else DDP waits for those of unused predictors.
-        self.predictors.requires_grad_(wanted)

@@ -1,12 +1,11 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""One hidden state out of all layers'."""
+"""One hidden state out of those of all layers."""
 
-from typing import Dict, List, Optional
+from typing import Dict, List
 
 import torch
-from entmax import entmax15
 
 
 class LayerMix(torch.nn.Module):
@@ -35,28 +34,22 @@ class LayerMix(torch.nn.Module):
             )
         self.layers = list(layers)
         self.kind = kind
-        self.weights: Optional[torch.nn.Parameter] = None
+        self.weights = None
         if kind != "single":
             self.weights = torch.nn.Parameter(torch.randn(len(layers)) * 0.02)
 
     def probabilities(self) -> torch.Tensor:
         """Weights of the layers, (len(layers),), non-negative, summing to one."""
-        if self.weights is None:
-            return torch.ones(1)
         logits = self.weights.float()
         if self.kind == "softmax":
             return torch.softmax(logits, dim=0)
+        # Not at the top: a bare installation of ESPnet has no entmax.
+        from entmax import entmax15
+
         return entmax15(logits - logits.mean(), dim=0)
 
     def forward(self, hidden_states: List[torch.Tensor]) -> torch.Tensor:
-        """Mix.
-
-        Args:
-            hidden_states: L + 1 tensors (B, T, D).
-
-        Returns:
-            (B, T, D).
-        """
+        """Mix L + 1 tensors (B, T, D) into one."""
         if self.weights is None:
             return hidden_states[self.layers[0]]
         weights = self.probabilities().to(hidden_states[0].dtype)

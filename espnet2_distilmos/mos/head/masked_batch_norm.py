@@ -3,6 +3,8 @@
 
 """Batch norm over valid frames."""
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 
@@ -12,13 +14,10 @@ class MaskedBatchNorm1d(torch.nn.BatchNorm1d):
 
     On one unpadded file it is ``torch.nn.BatchNorm1d``; names and buffers are the
     same, so checkpoints load either way.
-
-    With ``frozen_statistics`` set, a forward pass in training mode still normalises
-    by its own batch but leaves the running statistics alone: extra views (noisy or
-    masked) must not shift what inference uses.
     """
 
-    frozen_statistics: bool = False
+    # See frozen_statistics().
+    updates_statistics: bool = True
 
     def forward(self, input: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Normalise.
@@ -30,18 +29,7 @@ class MaskedBatchNorm1d(torch.nn.BatchNorm1d):
         Returns:
             (B, C, T); padded frames hold finite values without meaning.
         """
-        if not self.training:
-            return F.batch_norm(
-                input,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                False,
-                0.0,
-                self.eps,
-            )
-        if bool(mask.all()):
+        if not self.training or bool(mask.all()):
             return self._normalize(input)
         frames = input.transpose(1, 2)
         output = torch.zeros_like(frames)
@@ -49,8 +37,24 @@ class MaskedBatchNorm1d(torch.nn.BatchNorm1d):
         return output.transpose(1, 2)
 
     def _normalize(self, values: torch.Tensor) -> torch.Tensor:
-        if not self.frozen_statistics:
+        if self.updates_statistics or not self.training:
             return super().forward(values)
         return F.batch_norm(
             values, None, None, self.weight, self.bias, True, 0.0, self.eps
         )
+
+
+@contextlib.contextmanager
+def frozen_statistics(module: torch.nn.Module, frozen: bool = True):
+    """Leave running statistics alone, though the batch is normalised by its own.
+
+    Further views (distorted or masked) must not shift what inference uses.
+    """
+    norms = [m for m in module.modules() if isinstance(m, MaskedBatchNorm1d)]
+    try:
+        for norm in norms:
+            norm.updates_statistics = not frozen
+        yield
+    finally:
+        for norm in norms:
+            norm.updates_statistics = True

@@ -7,7 +7,12 @@ from typing import List, Optional, Sequence, Tuple
 
 import torch
 
-from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.abs_head import (
+    AbsMOSHead,
+    MOSPrediction,
+    TokenColumn,
+    checked_layer,
+)
 from espnet2_distilmos.mos.head.condition import ConditionRows
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
@@ -38,11 +43,7 @@ class SSLMOSHead(AbsMOSHead):
         score_range: Optional[Tuple[float, float]] = None,
     ):
         super().__init__(input_size, num_layers, token_columns)
-        self.layer = num_layers if layer is None else layer
-        if not 0 <= self.layer <= num_layers:
-            raise ValueError(
-                f"found head_conf.layer={layer}, expected 0 to {num_layers}"
-            )
+        self.layer = checked_layer(layer, num_layers)
         self.score_range = score_range
         self.condition_size = hidden_dim
         self.dnn = torch.nn.Sequential(
@@ -56,15 +57,14 @@ class SSLMOSHead(AbsMOSHead):
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
         condition: Optional[ConditionRows] = None,
+        scores: bool = True,
     ) -> MOSPrediction:
-        """See :meth:`AbsMOSHead.forward`; who hears is added before the ReLU."""
+        """See :meth:`AbsMOSHead.forward`; the condition is added before the ReLU."""
         self.set_token_training(bool(token_columns))
         linear, activation = self.dnn
         x = linear(hidden_states[self.layer])
         if condition is not None:
-            if condition.item is not None:
-                x, lengths = x[condition.item], lengths[condition.item]
-            x = x + condition.offset.to(x.dtype).unsqueeze(1)
+            x, lengths = condition.apply(x, lengths)
         x = activation(x)
         mask = frame_mask(lengths, x.size(1))
         frame_mos = self.linear(x).squeeze(-1)

@@ -7,7 +7,13 @@ from typing import List, Optional, Sequence
 
 import torch
 
-from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.abs_head import (
+    AbsMOSHead,
+    MOSPrediction,
+    TokenColumn,
+    checked_layer,
+)
+from espnet2_distilmos.mos.head.condition import ConditionRows
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
 
@@ -35,11 +41,7 @@ class TokenHead(AbsMOSHead):
         layer: Optional[int] = None,
     ):
         super().__init__(input_size, num_layers, token_columns)
-        self.layer = num_layers if layer is None else layer
-        if not 0 <= self.layer <= num_layers:
-            raise ValueError(
-                f"found head_conf.layer={layer}, expected 0 to {num_layers}"
-            )
+        self.layer = checked_layer(layer, num_layers)
         # Networks with norms before each layer leave the last output unnormalised.
         self.layer_norm = torch.nn.LayerNorm(input_size)
         self.predictors = torch.nn.ModuleList(
@@ -51,6 +53,8 @@ class TokenHead(AbsMOSHead):
         hidden_states: List[torch.Tensor],
         lengths: torch.Tensor,
         token_columns: Sequence[int] = (),
+        condition: Optional[ConditionRows] = None,
+        scores: bool = True,
     ) -> MOSPrediction:
         """See :meth:`AbsMOSHead.forward`; there are no scores."""
         x = self.layer_norm(hidden_states[self.layer])
@@ -61,6 +65,3 @@ class TokenHead(AbsMOSHead):
             token_logits=[self.predictors[i](x) for i in token_columns] or None,
             embedding=masked_mean(x, frame_mask(lengths, x.size(1))),
         )
-
-    def set_token_training(self, wanted: bool) -> None:
-        self.predictors.requires_grad_(wanted)

@@ -4,12 +4,16 @@
 """What every loss must offer."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, FrozenSet
+from typing import Dict, FrozenSet, List, Sequence
 
 import torch
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.head.abs_head import MOSPrediction
+from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
+
+# Passes of the model over a batch: the true signal; and one in which spans of frames
+# are hidden from the transformer, and whose signal may be distorted.
+CLEAN, MASKED = "clean", "masked"
 
 
 class AbsMOSLoss(torch.nn.Module, ABC):
@@ -17,17 +21,15 @@ class AbsMOSLoss(torch.nn.Module, ABC):
 
     Attributes:
         name: key in the configuration and in the training log.
-        needs: what it reads of the target: ``mos``, ``tokens``, ``ema``. The model
-            runs only what some loss of non-zero weight needs.
-        view: the pass whose prediction it takes: ``clean``, the true signal, or
-            ``masked``, in which spans of frames are hidden from the transformer and
-            which may be noisy.
+        needs: entries of the target that it reads: ``mos``, ``tokens``, ``ema``.
+        view: ``CLEAN`` or ``MASKED``, the pass whose prediction it takes. The model
+            runs only the passes that some loss of non-zero weight reads.
         weight: factor in the sum.
     """
 
     name: str
-    view: str = "clean"
-    needs: FrozenSet[str]
+    view: str = CLEAN
+    needs: FrozenSet[str] = frozenset({"mos"})
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
@@ -38,7 +40,11 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         self.weight = weight
 
     def attach(self, frontend: AbsLayerFrontend) -> None:
-        """Make parts whose sizes depend on the frontend; most losses have none."""
+        """Make modules whose sizes depend on the frontend; most losses have none."""
+
+    def select(self, available: Sequence[TokenColumn]) -> List[int]:
+        """Indices of the token columns that it reads."""
+        return []
 
     @abstractmethod
     def forward(
@@ -47,29 +53,23 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         """Compute the loss, not yet weighted.
 
         Args:
-            prediction: of the head.
+            prediction: of the head, with the logits of the selected columns.
             target: ``mos`` (B,), NaN where an utterance has no label; ``tokens``
-                (B, T, S) long, negative where a frame has no token; in the masked
-                view ``mask`` (B, T) bool, True where a frame is hidden, and ``ema``,
-                the L + 1 hidden states (B, T, D) of the moving average.
+                (B, T, S) long of the selected columns, negative where a frame has no
+                token; in the masked view ``mask`` (B, T) bool, True where a frame is
+                hidden, and ``ema``, the L + 1 hidden states (B, T, D) of the moving
+                average.
 
         Returns:
-            Scalar; zero, with a gradient of zero, where nothing is labelled.
+            Scalar: a mean; zero, with a gradient of zero, where nothing is labelled.
         """
         raise NotImplementedError
 
     def count(
         self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """How many things :meth:`forward` averages: the weight of a batch's loss.
+        """Scalar: number of items that :meth:`forward` averages over.
 
-        Returns:
-            Scalar: labelled utterances, unless the loss says otherwise.
+        The mean over an epoch weights each batch by it.
         """
         return torch.isfinite(target["mos"]).sum()
-
-
-def labelled_mean(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    """Mean of ``values`` (B,) over the labelled items; zero if there is none."""
-    kept = torch.where(labelled, values, torch.zeros_like(values))
-    return kept.sum() / labelled.sum().clamp(min=1)

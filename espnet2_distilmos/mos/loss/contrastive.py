@@ -18,11 +18,10 @@ class ContrastiveLoss(AbsMOSLoss):
     labelled utterances of the batch (UTMOS, Saeki et al. 2022).
 
     Args:
-        margin: differences of up to this much are forgiven.
+        margin: differences of up to this much cost nothing.
     """
 
     name = "contrastive"
-    needs = frozenset({"mos"})
 
     def __init__(self, weight: float = 1.0, margin: float = 0.1):
         super().__init__(weight)
@@ -36,7 +35,6 @@ class ContrastiveLoss(AbsMOSLoss):
         labelled = torch.isfinite(target["mos"])
         error = prediction.utt_mos[labelled] - target["mos"][labelled]
         if error.numel() < 2:
-            # A lone utterance has no partner; keep the graph whole.
             return prediction.utt_mos.sum() * 0.0
         # (y^_i - y^_j) - (y_i - y_j) is the difference of the two errors.
         first, second = torch.triu_indices(

@@ -1,7 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Masked prediction of what a slowly moving copy of the upstream hears."""
+"""Masked prediction of the hidden states of the upstream's moving average."""
 
 from typing import Dict, Optional
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
-from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import MASKED, AbsMOSLoss
 from espnet2_distilmos.mos.teacher import EMATarget
 
 
@@ -19,11 +19,11 @@ class MaskedEMALoss(AbsMOSLoss):
 
     The target is a layer of the upstream's exponential moving average over the true
     signal, each frame standardised over its dimensions. The prediction is that of an
-    MLP on the same layer of the upstream, which hears the masked (and noisy) view.
+    MLP on the same layer of the upstream in the masked (and distorted) view.
 
-    Deviations from M2D, whose transformer takes patches: the target network hears the
+    Deviations from M2D, whose transformer takes patches: the target network sees the
     whole utterance and not the masked part alone, as in data2vec, since convolutions
-    cannot hear frames apart; and the predictor is an MLP, not a transformer.
+    need neighbouring frames; and the predictor is an MLP, not a transformer.
 
     Args:
         layer: of target and prediction; None means the last.
@@ -32,7 +32,7 @@ class MaskedEMALoss(AbsMOSLoss):
     """
 
     name = "masked_ema"
-    view = "masked"
+    view = MASKED
     needs = frozenset({"ema"})
 
     def __init__(
@@ -48,7 +48,6 @@ class MaskedEMALoss(AbsMOSLoss):
         self.ema = EMATarget(momentum, momentum_end, momentum_steps)
 
     def attach(self, frontend: AbsLayerFrontend) -> None:
-        """See :meth:`AbsMOSLoss.attach`."""
         if self.layer is None:
             self.layer = frontend.num_layers
         if not 0 <= self.layer <= frontend.num_layers:
@@ -64,7 +63,6 @@ class MaskedEMALoss(AbsMOSLoss):
     def forward(
         self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """See :meth:`AbsMOSLoss.forward`."""
         mask = target["mask"]
         wanted = target["ema"][self.layer][mask]
         wanted = F.layer_norm(wanted.float(), wanted.shape[-1:])

@@ -3,16 +3,13 @@
 
 """Masked prediction: the tokens of frames that the transformer does not see."""
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
-from espnet2_distilmos.mos.loss.token import (
-    NO_TOKEN,
-    TokenCrossEntropyLoss,
-    count_tokens,
-)
+from espnet2_distilmos.mos.loss.abs_loss import MASKED
+from espnet2_distilmos.mos.loss.token import NO_TOKEN, TokenCrossEntropyLoss
 
 
 class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
@@ -29,7 +26,7 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
     """
 
     name = "masked_token_ce"
-    view = "masked"
+    view = MASKED
 
     def __init__(
         self,
@@ -47,15 +44,13 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
     def forward(
         self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """See :meth:`AbsMOSLoss.forward`."""
-        tokens = target["tokens"]
         if self.alpha is None:
             return super().forward(prediction, target)
-        masked, unmasked = split_tokens(tokens, target["mask"])
+        parts = split_tokens(target["tokens"], target["mask"])
         total = prediction.token_logits[0].new_zeros(())
-        for factor, chosen in ((self.alpha, masked), (1.0 - self.alpha, unmasked)):
+        for factor, tokens in zip((self.alpha, 1.0 - self.alpha), parts):
             if factor > 0:
-                total = total + factor * super().forward(prediction, {"tokens": chosen})
+                total = total + factor * super().forward(prediction, {"tokens": tokens})
         return total
 
     def count(
@@ -65,10 +60,12 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         tokens = target["tokens"]
         if self.alpha == 1.0:
             tokens, _ = split_tokens(tokens, target["mask"])
-        return count_tokens(prediction, tokens)
+        return super().count(prediction, {"tokens": tokens})
 
 
-def split_tokens(tokens: torch.Tensor, mask: torch.Tensor):
+def split_tokens(
+    tokens: torch.Tensor, mask: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
     """Tokens of the masked frames and of the others.
 
     Args:

@@ -1,7 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Self-distillation: predict the pretrained layers' k-means IDs."""
+"""Self-distillation: predict the k-means IDs of the pretrained layers."""
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -34,15 +34,15 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
         self.columns = columns
 
     def select(self, available: Sequence[TokenColumn]) -> List[int]:
-        """Indices of the wanted columns among those of the token files.
+        """See :meth:`AbsMOSLoss.select`.
 
         Raises:
             ValueError: when there are no tokens, or not those asked for.
         """
         if not available:
             raise ValueError(
-                f"found losses.{self.name} but no tokens: give --token_info and the "
-                f"tokens.scp that stage 5 writes, or set losses.{self.name}.weight=0"
+                f"found losses.{self.name} but no tokens, expected --token_info and "
+                "the tokens.scp that stage 5 writes, or a weight of 0"
             )
         ids = [column.id for column in available]
         missing = [c for c in (self.columns or []) if c not in ids]
@@ -56,7 +56,6 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
     def forward(
         self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """See :meth:`AbsMOSLoss.forward`; ``tokens`` holds the selected columns."""
         logits, tokens = align_tokens(prediction, target["tokens"])
         losses = [
             F.cross_entropy(
@@ -67,14 +66,12 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
             )
             for i, column in enumerate(logits)
         ]
-        count = (tokens[..., 0] != NO_TOKEN).sum().clamp(min=1)
-        return torch.stack(losses).mean() / count
+        return torch.stack(losses).mean() / _count(tokens).clamp(min=1)
 
     def count(
         self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """See :meth:`AbsMOSLoss.count`: frames with a token."""
-        return count_tokens(prediction, target["tokens"])
+        return _count(align_tokens(prediction, target["tokens"])[1])
 
 
 def align_tokens(
@@ -101,29 +98,26 @@ def align_tokens(
     return [logits[:, :frames] for logits in prediction.token_logits], tokens
 
 
-def count_tokens(prediction: MOSPrediction, tokens: torch.Tensor) -> torch.Tensor:
-    """Frames of the prediction that have a token: a scalar."""
-    return (align_tokens(prediction, tokens)[1][..., 0] != NO_TOKEN).sum()
-
-
 @torch.no_grad()
 def token_accuracy(
-    prediction: MOSPrediction, tokens: torch.Tensor, columns: Sequence[TokenColumn]
-) -> Dict[str, torch.Tensor]:
+    prediction: MOSPrediction, tokens: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
     """Share of frames whose token is the most probable one, for each column.
 
     Args:
-        prediction: with logits of these columns.
+        prediction: with logits of S columns.
         tokens: (B, T, S) of these columns.
-        columns: their descriptions.
 
     Returns:
-        ``token_acc_<stream>_l<layer>`` to a scalar in [0, 1]; NaN without tokens.
+        (S,) in [0, 1], NaN without tokens; and over how many frames, a scalar.
     """
     logits, tokens = align_tokens(prediction, tokens)
-    accuracy = {}
-    for i, (column, scores) in enumerate(zip(columns, logits)):
-        valid = tokens[..., i] != NO_TOKEN
-        correct = (scores.argmax(dim=-1) == tokens[..., i]) & valid
-        accuracy[f"token_acc_{column.id}"] = correct.sum() / valid.sum()
-    return accuracy
+    best = torch.stack([scores.argmax(dim=-1) for scores in logits], dim=-1)
+    correct = (best == tokens).sum(dim=(0, 1))
+    count = _count(tokens)
+    return correct / count, count
+
+
+def _count(tokens: torch.Tensor) -> torch.Tensor:
+    """Frames that have a token; a frame has one in every column or in none."""
+    return (tokens[..., 0] != NO_TOKEN).sum()

@@ -9,8 +9,8 @@ import torch
 from espnet2_distilmos.mos.teacher import EMATarget
 
 
-class Doubled(torch.nn.Module):
-    """Stands for a frontend: one hidden state."""
+class Frontend(torch.nn.Module):
+    """One hidden state."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ def steps(network, optimizer, count):
 
 
 def test_the_average_is_the_recursion_written_out():
-    network = Doubled()
+    network = Frontend()
     ema = EMATarget(momentum=0.5, momentum_end=0.9, momentum_steps=4)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     ema.follow(optimizer, network)
@@ -51,7 +51,7 @@ def test_the_average_is_the_recursion_written_out():
 
 
 def test_the_average_travels_in_the_optimizers_state():
-    network, ema = Doubled(), EMATarget(0.8, 0.9, 10)
+    network, ema = Frontend(), EMATarget(0.8, 0.9, 10)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
     ema.follow(optimizer, network)
     list(steps(network, optimizer, 3))
@@ -60,7 +60,7 @@ def test_the_average_travels_in_the_optimizers_state():
     file.seek(0)
     states = torch.load(file, weights_only=True)
 
-    other, following = Doubled(), EMATarget(0.8, 0.9, 10)
+    other, following = Frontend(), EMATarget(0.8, 0.9, 10)
     resumed = torch.optim.AdamW(other.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="no moving average"):
         following.follow(resumed, other)
@@ -76,5 +76,5 @@ def test_the_average_travels_in_the_optimizers_state():
 
 @pytest.mark.parametrize("options", [{"momentum": 1.5}, {"momentum_steps": 0}])
 def test_impossible_options_are_refused(options):
-    with pytest.raises(ValueError, match="found momentum"):
+    with pytest.raises(ValueError, match="found EMATarget"):
         EMATarget(**options)

@@ -4,7 +4,6 @@
 import pytest
 import torch
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
-from espnet2.schedulers.warmup_lr import WarmupLR
 
 from espnet2_distilmos.train.warmup_linear_lr import WarmupLinearLR
 
@@ -42,35 +41,6 @@ def test_no_warmup():
     scheduler = WarmupLinearLR(optimizer, warmup_steps=0, total_steps=4)
     used = rates(optimizer, scheduler, 5)[:, 1] / 1e-2
     torch.testing.assert_close(used, torch.tensor([0.8, 0.6, 0.4, 0.2, 0]))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda optimizer: WarmupLR(optimizer, warmup_steps=3),
-        lambda optimizer: WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9),
-    ],
-)
-def test_the_two_rates_keep_their_ratio(make):
-    optimizer = two_groups()
-    used = rates(optimizer, make(optimizer), 8)
-    assert len(set(used[:, 0].tolist())) > 5
-    torch.testing.assert_close(used[:, 1] / used[:, 0], torch.full((8,), 100.0))
-
-
-def test_resumes_where_it_stood():
-    optimizer = two_groups()
-    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
-    whole = rates(optimizer, scheduler, 8)
-    optimizer = two_groups()
-    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
-    rates(optimizer, scheduler, 5)
-    states = optimizer.state_dict(), scheduler.state_dict()
-    optimizer = two_groups()
-    scheduler = WarmupLinearLR(optimizer, warmup_steps=3, total_steps=9)
-    optimizer.load_state_dict(states[0])
-    scheduler.load_state_dict(states[1])
-    torch.testing.assert_close(rates(optimizer, scheduler, 3), whole[5:])
 
 
 @pytest.mark.parametrize("warmup,total", [(5, 5), (-1, 5), (6, 5)])

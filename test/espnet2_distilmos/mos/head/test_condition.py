@@ -41,7 +41,7 @@ def test_rows_are_as_single_files_with_their_offsets(cls):
         frames = rows.frame_mos[row, : LENGTHS[i]]
         torch.testing.assert_close(frames, expected.frame_mos[0])
         torch.testing.assert_close(rows.embedding[row], expected.embedding[0])
-    # An offset is heard, and that of zero is the head alone.
+    # An offset matters, and that of zero is the head alone.
     assert (rows.utt_mos[1] - rows.utt_mos[4]).abs() > 1e-3
     plain = head(hidden, LENGTHS)
     zero = head(hidden, LENGTHS, condition=ConditionRows(torch.zeros(4, 6)))
@@ -57,75 +57,24 @@ def test_rows_of_a_batch():
         condition.listener.copy_(torch.arange(9.0).reshape(3, 3))
         condition.corpus.copy_(torch.tensor([[1.0, 2.0, 3.0], [5.0, 2.0, 1.0]]))
     listeners = torch.tensor([[2, 0], [-1, -1], [-1, 1]])
-    heard = condition(3, listeners, torch.tensor([0, 1, MEAN]))
-    assert heard.item.tolist() == [0, 1, 2, 0, 0, 2]
+    rows = condition(3, listeners, torch.tensor([0, 1, MEAN]))
+    assert rows.item.tolist() == [0, 1, 2, 0, 0, 2]
     # Corpora count from their mean, (3, 2, 2).
     a, b, mean = [-2.0, 0.0, 1.0], [2.0, 0.0, -1.0], [0.0, 0.0, 0.0]
     expected = [a, b, mean, [6 - 2, 7, 8 + 1], [0 - 2, 1, 2 + 1], [3, 4, 5]]
-    assert heard.offset.tolist() == expected
+    assert rows.offset.tolist() == expected
 
 
-def test_nothing_is_heard_where_nothing_is_told():
+def test_no_rows_without_listeners_or_corpora():
     assert Condition(3, ["x"])(2, None, torch.tensor([0, 0])) is None
-    assert Condition(3, (), ["a", "b"])(2, torch.tensor([[0], [0]]), None) is None
-    heard = Condition(3, ["x"])(2, torch.full((2, 4), -1), None)
-    assert heard.item.tolist() == [0, 1] and not heard.offset.any()
-
-
-def test_offsets_of_linear_listeners_are_those_of_the_closed_form():
-    """With a linear decoder least squares has one answer: their mean residuals."""
-    head = make_head(SSLMOSHead)
-    head.dnn[1] = torch.nn.Identity()
-    head.requires_grad_(False)
-    hidden = states()
-    base = head(hidden, LENGTHS).utt_mos
-    condition = Condition(6, ["harsh", "lenient", "absent"])
-    listeners = torch.tensor([[0, 1], [0, 1], [1, -1], [0, -1]])
-    votes = torch.tensor([[1.0, 4.0], [2.0, 4.0], [5.0, 0.0], [1.5, 0.0]])
-    labels = votes[listeners >= 0]
-    optimizer = torch.optim.SGD([condition.listener], lr=1.0)
-    for _ in range(300):
-        heard = condition(4, listeners)
-        scores = head(hidden, LENGTHS, condition=heard).utt_mos[4:]
-        optimizer.zero_grad()
-        (scores - labels).square().mean().backward()
-        optimizer.step()
-    biases = condition.listener.detach() @ head.linear.weight[0]
-    residuals = [
-        (votes - base[:, None])[listeners == listener].mean() for listener in (0, 1)
-    ]
-    torch.testing.assert_close(biases[:2], torch.stack(residuals), atol=1e-3, rtol=0)
-    assert biases[2] == 0
-
-
-def test_harsh_and_lenient_listeners_are_fitted():
-    """All of a head learns: votes come out as given, the mean between them."""
-    head = make_head(DistilMOSHead).train()
-    head.decoder.dropout.p = 0.0
-    condition = Condition(6, ["harsh", "lenient"])
-    hidden = states()
-    mos = torch.tensor([2.0, 3.0, 4.0, 2.5])
-    listeners = torch.tensor([[0, 1]] * 4)
-    labels = torch.cat([mos, torch.stack([mos - 0.8, mos + 0.8], 1).flatten()])
-    parameters = [*head.parameters(), *condition.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=0.02)
-    for _ in range(150):
-        heard = condition(4, listeners)
-        loss = (head(hidden, LENGTHS, condition=heard).utt_mos - labels).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        votes = head(hidden, LENGTHS, condition=heard).utt_mos[4:].reshape(4, 2)
-        mean = head(hidden, LENGTHS).utt_mos  # without a word on listeners
-    gap = votes[:, 1] - votes[:, 0]
-    torch.testing.assert_close(gap, torch.full((4,), 1.6), atol=0.2, rtol=0)
-    torch.testing.assert_close(mean, mos, atol=0.2, rtol=0)
+    assert Condition(3, None, ["a", "b"])(2, torch.tensor([[0], [0]]), None) is None
+    rows = Condition(3, ["x"])(2, torch.full((2, 4), -1), None)
+    assert rows.item.tolist() == [0, 1] and not rows.offset.any()
 
 
 def test_corpus_dropout_is_of_training_only():
     torch.manual_seed(0)
-    condition = Condition(2, (), ["a", "b"], corpus_dropout=0.25)
+    condition = Condition(2, None, ["a", "b"], corpus_dropout=0.25)
     with torch.no_grad():
         condition.corpus[0] = 1.0
     corpus = torch.zeros(4000, dtype=torch.long)
@@ -140,30 +89,20 @@ def test_rows_of_another_model():
     assert condition.take_rows("listener", ["y", "x"], table) == 1
     assert condition.listener.tolist() == [[3.0, 6.0], [0.0, 0.0]]
     assert condition.take_rows("corpus", ["a", "b"], table) == 2
-    # The new one hears as the mean over the old did, and that stays where it was.
+    # The new one is the mean over the old, which stays as it was.
     assert condition.corpus.tolist() == [[3.0, 6.0], [2.0, 4.0], [1.0, 2.0]]
     offsets = condition.of_corpus(torch.tensor([0, 1, 2]))
     assert offsets.tolist() == [[1.0, 2.0], [0.0, 0.0], [-1.0, -2.0]]
 
 
-def test_names():
-    condition = Condition(2, (), ["a", "b"])
-    assert condition.index("b") == 1 and condition.index(None) == MEAN
-    with pytest.raises(ValueError, match="found the corpus c, expected one of a, b,"):
-        condition.index("c")
-
-
-def test_refusals():
-    with pytest.raises(ValueError, match="the one corpus a, expected two"):
-        Condition(2, (), ["a"])
-    with pytest.raises(ValueError, match="corpus_dropout=1.0, expected"):
-        Condition(2, (), ["a", "b"], corpus_dropout=1.0)
-
-
-def test_random_numbers_are_left_alone():
-    """The rest of a model starts from one seed, with or without."""
-    torch.manual_seed(0)
-    Condition(2, ["x"], ["a", "b"])
-    found = torch.rand(1)
-    torch.manual_seed(0)
-    assert torch.equal(found, torch.rand(1))
+def test_impossible_conditions_are_refused():
+    with pytest.raises(ValueError, match="the corpus c, expected .*a, b"):
+        Condition(2, None, ["a", "b"]).index("c")
+    for options, what in (
+        ({"size": 0, "listeners": ["x"]}, "a head that takes none"),
+        ({"size": 2, "corpora": ["a"]}, "corpus_embedding=true and 1 names"),
+        ({"size": 2, "listeners": []}, "listener_embedding=true and 0 names"),
+        ({"size": 2, "corpora": "ab", "corpus_dropout": 1.0}, "corpus_dropout=1.0"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            Condition(**options)

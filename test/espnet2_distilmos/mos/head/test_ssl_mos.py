@@ -37,5 +37,3 @@ def test_chosen_layer_and_refusals():
     assert torch.equal(head(states, torch.tensor([5])).utt_mos, expected)
     with pytest.raises(ValueError, match="predicts no tokens"):
         head(states, torch.tensor([5]), [0])
-    with pytest.raises(ValueError, match="expected 0 to 2"):
-        SSLMOSHead(8, 2, layer=3)

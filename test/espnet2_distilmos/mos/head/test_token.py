@@ -1,7 +1,6 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -25,8 +24,3 @@ def test_logits_are_a_linear_map_of_the_normalised_layer():
         torch.testing.assert_close(found.token_logits[0], expected)
         assert len(found.token_logits) == 1
         torch.testing.assert_close(found.embedding[1], normed[1, :3].mean(dim=0))
-
-
-def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="head_conf.layer=4, expected 0 to 3"):
-        TokenHead(8, 3, COLUMNS, layer=4)

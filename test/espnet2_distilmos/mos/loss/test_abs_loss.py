@@ -1,14 +1,12 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-import math
+import pytest
 
-import torch
-
-from espnet2_distilmos.mos.loss.abs_loss import labelled_mean
+from espnet2_distilmos.mos.build import LOSSES
 
 
-def test_labelled_mean():
-    values = torch.tensor([1.0, 5.0, math.nan])
-    assert float(labelled_mean(values, torch.tensor([True, True, False]))) == 3
-    assert float(labelled_mean(values, torch.tensor([False] * 3))) == 0
+@pytest.mark.parametrize("name", LOSSES)
+def test_negative_weights_are_refused(name):
+    with pytest.raises(ValueError, match=f"losses.{name}.weight=-1"):
+        LOSSES[name](weight=-1)

@@ -1,0 +1,393 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""What is refused before a training: options, data files and tokens that do not fit.
+
+Every check raises a ValueError (a DataError where a file is at fault) of one sentence:
+what was found, what was expected, what mends it. Without them a training would fail in
+the middle of an epoch, or train something else than was meant.
+"""
+
+import argparse
+import json
+import os
+from typing import Any, Dict, List, Mapping, Optional, Set
+
+from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
+from espnet2.tasks.abs_task import scheduler_classes
+
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    parse_votes,
+    read_metric_scp,
+    read_scp,
+)
+from espnet2_distilmos.mos.build import build_losses, token_columns_of
+from espnet2_distilmos.mos.espnet_model import ACCURACIES
+from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
+from espnet2_distilmos.train.mos_preprocessor import wav_paths_of
+from espnet2_distilmos.train.mos_sampler import BY_SIZE, check_weights, read_categories
+from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
+from espnet2_distilmos.train.views import NoisyView
+
+# Name of the training data, and file of a data directory, of each condition.
+CONDITIONS = {"listener": ("votes", "votes.scp"), "corpus": ("corpus", "utt2domain")}
+
+
+def check_before_training(args: argparse.Namespace) -> None:
+    """Check all that can be checked before the model is built.
+
+    ``args.listener_list`` and ``args.corpus_list`` become lists of names, as
+    config.yaml and the model have them.
+
+    Args:
+        args: of the task. With ``collect_stats`` shapes alone are wanted: neither
+            criteria nor tokens matter yet.
+
+    Raises:
+        ValueError: one sentence; a DataError names the file and the utterance.
+    """
+    check_options(args)
+    losses = build_losses(args.losses)
+    active = {name: loss for name, loss in losses.items() if loss.weight > 0}
+    _expect(active, f"no loss of weight above 0 among {list(losses)}", "one")
+    check_conditions(args)
+    check_labels(args, active)
+    if not args.collect_stats:
+        check_sampling(args)
+        check_noisy_view(args, active)
+        check_criteria(args, active)
+
+
+def _expect(good: Any, found: str, expected: str, kind: type = ValueError) -> None:
+    if not good:
+        raise kind(f"found {found}, expected {expected}")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that are impossible, alone or together."""
+    _expect(
+        args.use_preprocessor,
+        "use_preprocessor=false",
+        "true: metric.scp is read by the preprocessor",
+    )
+    for option, value in vars(args).items():
+        if option in ("losses", "noisy_view") or option.endswith("_conf"):
+            check_numbers(option, value)
+    if args.init_model is not None:
+        check_init_model(args)
+    count = args.votes_per_utterance
+    _expect(count is None or count > 0, f"--votes_per_utterance {count}", "1 or more")
+    rate, decay = args.upstream_lr, args.upstream_lr_decay
+    if rate is None and decay is None:
+        return
+    _expect(
+        decay is None or 0 < decay <= 1,
+        f"--upstream_lr_decay {decay}",
+        "a factor above 0 and up to 1, such as 0.9",
+    )
+    _expect(
+        rate is not None or "lr" in args.optim_conf,
+        "--upstream_lr_decay and no learning rate",
+        "--upstream_lr or --optim_conf lr=...",
+    )
+    for option in ("exclude_weight_decay", "sharded_ddp"):
+        _expect(
+            not getattr(args, option),
+            f"--{option} true with --upstream_lr or --upstream_lr_decay",
+            "one of them: the rates are groups of an ordinary optimizer",
+        )
+
+
+def check_numbers(name: str, value: Any) -> None:
+    """Refuse a number that YAML took for text, as it does with ``2e-3``.
+
+    Args:
+        name: of the option, such as ``optim_conf``.
+        value: its value; mappings and lists are searched through.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_numbers(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            check_numbers(name, item)
+    elif isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return
+        raise ValueError(
+            f"found the text {value!r} for {name}, expected a number: write {number!r} "
+            "(YAML takes a number without a decimal point before the e for text)"
+        )
+
+
+def check_init_model(args: argparse.Namespace) -> None:
+    """Refuse an ``--init_model`` that is missing, or that training would overwrite."""
+    found = f"--init_model {args.init_model}"
+    _expect(
+        not args.init_param, f"{found} with --init_param", "one of them: not both fit"
+    )
+    path = os.path.realpath(args.init_model)
+    _expect(
+        os.path.exists(path),
+        f"nothing at {found}",
+        "an experiment directory, a model file in one, or a .zip of stage 10",
+        DataError,
+    )
+    _expect(
+        os.path.realpath(args.output_dir) not in (path, os.path.dirname(path)),
+        f"{found} in --output_dir",
+        "another directory, as training would overwrite the model (--tag)",
+    )
+
+
+def check_sampling(args: argparse.Namespace) -> None:
+    """Refuse sampling weights that cannot be meant."""
+    weights, path = args.sampling_weights, args.sampling_categories
+    given = [weights is not None, path is not None]
+    _expect(
+        all(given) or not (any(given) or args.sampling_epoch),
+        f"--sampling_weights {weights}, --sampling_categories {path} and "
+        f"--sampling_epoch {args.sampling_epoch}",
+        "both weights and the file with the category of each utterance, or neither",
+    )
+    if weights is None:
+        return
+    check_weights(weights, args.sampling_epoch)
+    read_categories(path, weights)
+    by_size = args.batch_type in BY_SIZE
+    for good, option, expected in (
+        (args.iterator_type == "sequence", "iterator_type", "sequence"),
+        # Such epochs do not have as many batches each.
+        (not (args.num_iters_per_epoch and by_size), "num_iters_per_epoch", "none"),
+        # It would undo the shares of a batch.
+        (not vars(args).get("shuffle_within_batch"), "shuffle_within_batch", "false"),
+    ):
+        found = f"--{option} {vars(args).get(option)} with --sampling_weights"
+        _expect(good, f"{found} and --batch_type {args.batch_type}", expected)
+
+
+def check_noisy_view(
+    args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]
+) -> None:
+    """Refuse a view that no loss reads, or that cannot be made."""
+    if args.noisy_view is None:
+        return
+    _expect(
+        any(loss.view == MASKED for loss in losses.values()),
+        "--noisy_view and no loss that reads it",
+        "one of the masked view, such as --losses masked_token_ce.weight=0.05",
+    )
+    paths = wav_paths_of(args.train_data_path_and_name_and_type)
+    try:
+        NoisyView(**args.noisy_view, wav_paths=paths)
+    except TypeError as error:
+        raise ValueError(f"noisy_view: {error}") from error
+
+
+def check_conditions(args: argparse.Namespace) -> None:
+    """Read the listeners and corpora, and refuse what cannot be embedded."""
+    for kind, (name, file) in CONDITIONS.items():
+        wanted = bool(args.model_conf.get(f"{kind}_embedding"))
+        names = getattr(args, f"{kind}_list")
+        path = _files(args, "train").get(name)
+        _expect(
+            (path or args.collect_stats) if wanted else not (path or names),
+            f"model_conf.{kind}_embedding={str(wanted).lower()}, --{kind}_list {names} "
+            f"and the training data {path}",
+            f"all or none: --train_data_path_and_name_and_type {file},{name},text",
+        )
+        if not path:
+            continue
+        found = _read_conditions(path, kind, args)
+        if names is None:
+            names = sorted(found)
+        elif isinstance(names, str):
+            lines = read_scp(names, need_value=False)
+            names = [f"{word} {rest}".strip() for word, rest in lines.items()]
+        _expect(
+            found & set(names),
+            f"no {kind} of --{kind}_list in {path}",
+            "some to train on",
+            DataError,
+        )
+        setattr(args, f"{kind}_list", names)
+
+
+def _read_conditions(path: str, kind: str, args: argparse.Namespace) -> Set[str]:
+    """Listeners or corpora of the training set; each utterance needs a line."""
+    lines = read_scp(path)
+    ids = _utterances(args, "train")
+    _expect_lines(path, ids, lines, "[]" if kind == "listener" else "its_corpus")
+    if kind == "corpus":
+        return {lines[utt_id] for utt_id in ids}
+    votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
+    return {listener for some in votes for listener, _ in some}
+
+
+def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> None:
+    """Refuse labels that are missing.
+
+    Every utterance needs a line in metric.scp, if there is one; where losses read
+    labels the validation set needs some, and a system for each labelled utterance
+    where system-level metrics are wanted.
+    """
+    users = [name for name, loss in losses.items() if "mos" in loss.needs]
+    for which in ("train", "valid"):
+        files = _files(args, which)
+        if "speech" not in files:
+            continue  # ESPnet itself names the data that a task requires.
+        _expect(
+            "mos" in files or not users,
+            f"no labels for {files['speech']}, which {', '.join(users)} needs",
+            f"--{which}_data_path_and_name_and_type metric.scp,mos,text or a weight "
+            "of 0",
+            DataError,
+        )
+        if "mos" not in files:
+            continue
+        labels = read_metric_scp(files["mos"], score_range=args.score_range)
+        ids = _utterances(args, which)
+        _expect_lines(files["mos"], ids, labels, "{}")
+        if which == "train" or args.collect_stats:
+            continue
+        labelled = [i for i in ids if labels[i] is not None]
+        _expect(
+            labelled or not users,
+            f"no labelled utterance in {files['mos']}",
+            "some in the validation set, since the best model is chosen by them",
+            DataError,
+        )
+        if args.valid_utt2sys is not None:
+            systems = read_scp(args.valid_utt2sys)
+            _expect_lines(args.valid_utt2sys, labelled, systems, "its_system")
+
+
+def _files(args: argparse.Namespace, which: str) -> Dict[str, str]:
+    """Audio and text files of the training or the validation set, by name."""
+    data = getattr(args, f"{which}_data_path_and_name_and_type")
+    return {n: path for path, n, kind in data if n == "speech" or kind == "text"}
+
+
+def _utterances(args: argparse.Namespace, which: str) -> List[str]:
+    """Ids of the training or the validation set."""
+    shapes = getattr(args, f"{which}_shape_file")
+    path = shapes[0] if shapes else _files(args, which)["speech"]
+    return list(read_scp(path, need_value=False))
+
+
+def _expect_lines(
+    path: str, ids: List[str], lines: Mapping[str, Any], example: str
+) -> None:
+    missing = [utt_id for utt_id in ids if utt_id not in lines]
+    if missing:
+        raise DataError(
+            f"{path}: found no line for {len(missing)} utterances, the first is "
+            f"{missing[0]}, expected one for each: write '{missing[0]} {example}', or "
+            "prepare the data again"
+        )
+
+
+def check_criteria(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> None:
+    """Refuse a criterion that no epoch will ever report.
+
+    ESPnet passes over an unknown one in silence, and there is no best model.
+    """
+    columns = token_columns_of(read_token_info(args.token_info))
+    reported = ["loss", *losses]
+    for loss in losses.values():
+        ids = [columns[i].id for i in loss.select(columns)]
+        reported += [f"{prefix}{i}" for prefix in ACCURACIES[loss.view] for i in ids]
+    known = {"train": list(reported), "valid": list(reported)}
+    scored = any(loss.view == CLEAN for loss in losses.values())
+    if scored and "mos" in _files(args, "valid"):
+        levels = LEVELS[:1] if args.valid_utt2sys is None else LEVELS
+        known["valid"] += [f"{level}_{s}" for level in levels for s in STATISTICS]
+    criteria = [("best_model_criterion", c) for c in args.best_model_criterion]
+    if args.patience is not None:
+        criteria.append(("early_stopping_criterion", args.early_stopping_criterion))
+    scheduler = scheduler_classes.get(args.scheduler)
+    if scheduler and issubclass(scheduler, AbsValEpochStepScheduler):
+        # Has no mode: the scheduler's own option says it.
+        criterion = [*args.val_scheduler_criterion, "min"]
+        criteria.append(("val_scheduler_criterion", criterion))
+    for option, criterion in criteria:
+        # A configuration file may hold anything, also a plain string.
+        parts = [criterion] if isinstance(criterion, str) else list(criterion)
+        phase, key, mode = parts if len(parts) == 3 else ("", "", "")
+        _expect(
+            mode in ("min", "max") and key in known.get(phase, ()),
+            f"--{option} {','.join(map(str, parts))}",
+            "train or valid, then one of "
+            f"{', '.join(dict.fromkeys(known.get(phase, known['valid'])))}, then min "
+            "or max (sys_ needs --valid_utt2sys, utt_ and sys_ labels and a loss of "
+            "the true signal, token_acc_ a token loss and --token_info)",
+        )
+
+
+def read_token_info(token_info) -> Optional[dict]:
+    """Contents of a tokens.json, given as its path, as a dict already, or None.
+
+    Raises:
+        DataError: when the file cannot be read or is not a JSON object.
+    """
+    if not token_info or isinstance(token_info, dict):
+        return token_info or None
+    try:
+        with open(token_info, encoding="utf-8") as f:
+            contents = json.load(f)
+        _expect(isinstance(contents, dict), "no JSON object", "one")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{token_info} cannot be read ({error}), expected the tokens.json that "
+            "stage 5 writes: rerun stage 5"
+        ) from error
+    return contents
+
+
+def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
+    """Refuse tokens on another time grid, or of another upstream than is meant.
+
+    Args:
+        args: ``token_info`` is the contents of tokens.json, or None; the upstream is
+            ``token_source`` (a stream, or a fingerprint), or the pretrained
+            ``frontend`` itself unless ``check_token_upstream`` is false.
+        frontend: as training starts with it.
+    """
+    info = args.token_info
+    if not info:
+        return
+    shift, fingerprint = info.get("frame_shift"), info.get("upstream_fingerprint")
+    _expect(
+        shift == frontend.frame_shift,
+        f"tokens with a frame every {shift} samples",
+        f"{frontend.frame_shift} as {frontend.name} gives them: rerun stage 5",
+    )
+    if args.token_source is None:
+        own = frontend.fingerprint() if args.check_token_upstream else fingerprint
+        _expect(
+            fingerprint == own,
+            f"tokens made by another upstream (fingerprint {fingerprint})",
+            f"those of {frontend.name} as configured ({own}): rerun stage 5 with this "
+            "configuration, or name their upstream with --token_source if it is meant",
+        )
+        return
+    streams = sorted({column["stream"] for column in info["columns"]})
+    _expect(
+        [args.token_source] == streams or args.token_source == fingerprint,
+        f"tokens of {', '.join(streams)} (fingerprint {fingerprint})",
+        f"those of --token_source {args.token_source}: give their tokens.json, or "
+        "correct the option",
+    )
+    # Older files say no more than the receptive field.
+    field = info.get("minimum_samples", shift)
+    apart = abs(info.get("frame_centre", (field - 1) / 2) - frontend.frame_centre)
+    _expect(
+        apart <= frontend.frame_shift / 2,
+        f"tokens whose frames lie {apart:g} samples from those of {frontend.name}",
+        "at most half a frame: make them with a frontend of its grid (mfcc: "
+        f"frontend_conf.receptive_field {frontend.minimum_samples})",
+    )
