@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet2_distilmos.cli import Progress, add_scoring_arguments, one_line
+from espnet2_distilmos.cli import add_scoring_arguments, one_line, progress
 from espnet2_distilmos.data.calibration import (
     CALIBRATION,
     write_calibration,
@@ -283,19 +283,11 @@ def score_files(
         A MOSResult or None each, and the sentences of those that failed.
     """
     results, problems = [], []
-    progress = Progress(items)
-    try:
-        for found in predictor.predict_files(
-            (item.path for item in items), num_threads=jobs
-        ):
-            item = items[found.index]
-            if found.result is None:
-                problems.append(one_line(item.error or found.error))
-            seconds = found.result.seconds if found.result else None
-            progress.add(item.id, seconds)
-            results.append(found.result)
-    finally:
-        progress.close()
+    files = predictor.predict_files((item.path for item in items), num_threads=jobs)
+    for found in progress(files, "scores", len(items), "file"):
+        if found.result is None:
+            problems.append(one_line(items[found.index].error or found.error))
+        results.append(found.result)
     return results, problems
 
 

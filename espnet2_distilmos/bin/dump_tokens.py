@@ -17,12 +17,12 @@ import torch
 
 from espnet2_distilmos.cli import (
     get_device,
-    npy_path,
     progress,
     run,
 )
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
+from espnet2_distilmos.data.frames import npy_path
 from espnet2_distilmos.mos.build import TOKEN_FORMAT_VERSION
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens import Codebooks

@@ -44,12 +44,6 @@ def syllables(seconds=1.3, rate=16000, seed=0, top=3500.0):
     return 0.15 * signal * envelope * np.sin(np.pi / 2 * fade) ** 2
 
 
-def tone(rate, seconds=1.0):
-    t = np.arange(int(seconds * rate)) / rate
-    fade = np.clip(np.minimum(t, seconds - t) / 0.1, 0, 1)
-    return 0.5 * np.sin(2 * np.pi * 440 * t) * np.sin(np.pi / 2 * fade) ** 2
-
-
 def alone(model, wave):
     """The model's own answer to one waveform."""
     speech = torch.as_tensor(wave, dtype=torch.float32)[None]
@@ -86,7 +80,7 @@ def test_alone_in_any_batch_in_any_order(predictor):
     single = [predictor(wave, 16000) for wave in waves]
     scores = [result.score for result in single]
     assert max(scores) - min(scores) > 0.1
-    for order in ([0, 1, 2, 3, 4, 5], [5, 2, 0, 4, 1, 3], [3, 3, 0]):
+    for order in ([5, 2, 0, 4, 1, 3], [3, 3, 0]):
         found = predictor([waves[i] for i in order], 16000)
         for i, result in zip(order, found):
             assert result.score == pytest.approx(scores[i], abs=1e-4)
@@ -116,15 +110,14 @@ def test_numpy_torch_and_integers_agree(predictor):
     )
 
 
-@pytest.mark.parametrize("make", [syllables, tone])
-def test_any_rate_scores_the_same(predictor, make):
+def test_any_rate_scores_the_same(predictor):
     scores = {
-        rate: predictor(make(rate=rate), rate).score
-        for rate in (8000, 16000, 22050, 24000, 44100, 48000)
+        rate: predictor(syllables(rate=rate), rate).score
+        for rate in (8000, 16000, 22050, 44100)
     }
     assert max(scores.values()) - min(scores.values()) < 0.02, scores
-    # and it would be heard if the rate were ignored
-    assert abs(predictor(make(rate=48000), 16000).score - scores[16000]) > 0.02
+    # and ignoring the rate would change the score
+    assert abs(predictor(syllables(rate=44100), 16000).score - scores[16000]) > 0.02
 
 
 def test_files_score_as_arrays(predictor, tmp_path):
@@ -139,25 +132,17 @@ def test_files_score_as_arrays(predictor, tmp_path):
 # Channels
 
 
-def test_equal_channels_score_as_one(predictor):
-    wave = syllables()
-    expected = predictor(wave, 16000).score
-    for channels in (1, 2, 5):
-        found = predictor(np.stack([wave] * channels), 16000).score
-        assert found == pytest.approx(expected, abs=1e-4)
-
-
-def test_one_channel_can_be_chosen(predictor, scorer_dir):
+def test_channels_are_averaged_or_one_is_taken(predictor, scorer_dir):
     waves = np.stack([syllables(seed=0), syllables(seed=1)])
-    left, right = (predictor(wave, 16000).score for wave in waves)
+    left, right, mean = (predictor(w, 16000).score for w in (*waves, waves.mean(0)))
     assert abs(left - right) > 0.05
+    assert predictor(waves, 16000).score == pytest.approx(mean, abs=1e-4)
     for channel, expected in ((0, left), ("1", right)):
         chosen = MOSPredictor.from_pretrained(str(scorer_dir), channel=channel)
         assert chosen(waves, 16000).score == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(ValueError, match="1 channel, expected one with the number 1"):
-        chosen(waves[0], 16000)
-    with pytest.raises(ValueError, match="1 channels, expected one with the number 1"):
-        chosen(waves[:1], 16000)
+    for one in (waves[0], waves[:1]):
+        with pytest.raises(ValueError, match="1 channels, expected one with the num"):
+            chosen(one, 16000)
 
 
 # Threads
@@ -168,11 +153,11 @@ def test_threads_take_turns(scorer_dir):
     shared = MOSPredictor.from_pretrained(str(scorer_dir), batch_seconds=10)
     sets = [
         [syllables(0.4 + 0.1 * ((k + j) % 7), seed=k) for k in range(5)]
-        for j in range(12)
+        for j in range(6)
     ]
     expected = [[r.score for r in shared(waves, 16000)] for waves in sets]
-    with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        for _ in range(3):
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for _ in range(2):
             found = pool.map(lambda waves: shared(waves, 16000), sets)
             for results, scores in zip(found, expected):
                 assert [r.score for r in results] == pytest.approx(scores, abs=1e-4)
@@ -187,7 +172,7 @@ def test_copies(predictor):
 # Times
 
 
-def test_times_are_the_middle_of_what_a_frame_hears(predictor, scorer_dir):
+def test_times_are_the_middle_of_the_receptive_field(predictor, scorer_dir):
     """The span of samples that a frame before the transformer depends on."""
     model, _ = load_model(
         scorer_dir / "config.yaml", scorer_dir / "valid.sys_srcc.best.pth"
@@ -195,14 +180,14 @@ def test_times_are_the_middle_of_what_a_frame_hears(predictor, scorer_dir):
     wave = torch.from_numpy(syllables()).float()
     result = predictor(wave, 16000)
     convolutions = model.frontend.model.feature_extractor
-    # Group norm hears everything; without it the span is that of the kernels.
+    # Group norm depends on everything; without it the span is that of the kernels.
     convolutions.conv_layers[0].layer_norm = torch.nn.Identity()
     for frame in (0, 7, 40):
         wave.requires_grad_(True)
         feature = convolutions(wave[None])[0, :, frame].sum()
         (gradient,) = torch.autograd.grad(feature, wave)
-        heard = gradient.nonzero()
-        middle = float(heard.min() + heard.max()) / 2 / 16000
+        span = gradient.nonzero()
+        middle = float(span.min() + span.max()) / 2 / 16000
         assert result.times[frame] == pytest.approx(middle, abs=1e-9)
     assert len(result.times) == len(result.frames)
 
@@ -233,7 +218,7 @@ def by_hand(model, wave, plan):
     ]
 
 
-@pytest.mark.parametrize("samples", [32001, 47360, 47361, 60000, 100003])
+@pytest.mark.parametrize("samples", [32001, 47361, 100003])
 def test_long_waveforms_in_windows(short_limit, samples):
     wave = np.concatenate([syllables(1.0, seed=s) for s in range(7)])[:samples]
     plan = short_limit.windows
@@ -305,35 +290,23 @@ def test_the_upstreams_own_limit_counts(scorer_dir):
 # Gradients
 
 
-def test_gradient_of_the_score(predictor):
-    wave = torch.from_numpy(syllables()).requires_grad_(True)
-    result = predictor(wave, 16000, grad=True)
+@pytest.mark.parametrize("rate", [16000, 8000, 44100])
+def test_gradient_of_the_score(predictor, rate):
+    wave = torch.from_numpy(syllables(rate=rate)).requires_grad_(True)
+    result = predictor(wave, rate, grad=True)
     assert float(result.score.detach()) == pytest.approx(
-        predictor(wave.detach(), 16000).score, abs=1e-5
+        predictor(wave.detach(), rate).score, abs=1e-5
     )
     (gradient,) = torch.autograd.grad(result.score, wave)
     # a finite difference along the gradient, in both directions
     step = 2e-4 * gradient / gradient.norm()
-    up = predictor(wave.detach() + step, 16000).score
-    down = predictor(wave.detach() - step, 16000).score
+    up = predictor(wave.detach() + step, rate).score
+    down = predictor(wave.detach() - step, rate).score
     assert up - down == pytest.approx(4e-4 * float(gradient.norm()), rel=0.02)
     assert all(p.grad is None for p in predictor.model.parameters())
 
 
-@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-def test_gradient_through_resampling(predictor, rate):
-    wave = torch.from_numpy(syllables(rate=rate)).requires_grad_(True)
-    result = predictor(wave, rate, grad=True)
-    expected = predictor(wave.detach().numpy(), rate)
-    assert float(result.score.detach()) == pytest.approx(expected.score, abs=1e-4)
-    (gradient,) = torch.autograd.grad(result.score, wave)
-    step = 2e-4 * gradient / gradient.norm()
-    up = predictor(wave.detach() + step, rate).score
-    down = predictor(wave.detach() - step, rate).score
-    assert up - down == pytest.approx(4e-4 * float(gradient.norm()), rel=0.02)
-
-
-@pytest.mark.parametrize("fs", [8000, 11025, 16001, 44100, 48000])
+@pytest.mark.parametrize("fs", [8000, 16001, 44100])
 def test_resampling_gradient_is_the_transpose(fs):
     """<A x, y> = <x, A' y> for vectors that have nothing to do with each other."""
     generator = torch.Generator().manual_seed(fs)
@@ -383,32 +356,23 @@ def test_a_frozen_upstream_has_a_gradient_too(scorer_dir, tmp_path):
         (np.zeros((16000, 2)), 16000, r"shape \(16000, 2\)"),
         (np.zeros((1, 2, 3)), 16000, r"shape \(1, 2, 3\)"),
         (np.zeros(0), 16000, "0 samples at 16000 Hz, expected at least"),
-        (np.zeros(1), 16000, "1 samples"),
         (np.zeros(2), 48000, "1 samples at 16000 Hz"),
         (np.zeros(16000, dtype=np.int64), 16000, "of type int64"),
-        (np.zeros(16000, dtype=bool), 16000, "of type bool"),
         (np.zeros(16000, dtype=complex), 16000, "of type complex128"),
+        (np.array(["a"]), 16000, "of type str"),
         (torch.zeros(16000, dtype=torch.int64), 16000, "of type int64"),
         (np.array([1.0, np.nan] * 8000), 16000, "8000 samples that are NaN"),
-        (np.array([0.0, np.inf] * 8000), 16000, "8000 samples that are NaN or inf"),
         (np.array([0.0, 12000.0] * 8000), 16000, "float samples up to 12000"),
-        (np.zeros(16000), 0, "fs=0"),
         (np.zeros(16000), "x", "fs='x'"),
         (np.zeros(16000), 16, "fs=16, expected a sampling rate from 1000 to"),
-        (np.zeros(16000), [16000, 8000], "2 sampling rates|fs="),
+        ([np.ones(9999), np.zeros(5)], 16000, "waveform 1 of 2 has 5 samples"),
+        ([np.zeros(16000)] * 2, [16000] * 3, "2 waveforms and 3 sampling rates"),
     ],
 )
 def test_unusable_waveforms_get_a_sentence(predictor, wave, fs, found):
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=found) as error:
         predictor(wave, fs)
-
-
-def test_the_waveform_of_a_list_is_named(predictor):
-    good = syllables()
-    with pytest.raises(ValueError, match="waveform 1 of 3 has 5 samples"):
-        predictor([good, np.zeros(5), good], 16000)
-    with pytest.raises(ValueError, match="2 waveforms and 3 sampling rates"):
-        predictor([good, good], [16000] * 3)
+    assert "\n" not in str(error.value)
 
 
 def test_a_broken_model_is_named(scorer_dir):
