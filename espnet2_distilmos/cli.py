@@ -4,25 +4,35 @@
 """What the command-line tools share: logging, exit codes, options, progress."""
 
 import argparse
-import hashlib
-import io
 import logging
 import os
 import shlex
 import sys
-import time
-import urllib.parse
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 import yaml
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.inputs import InputFile
 from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
 from espnet2_distilmos.evaluation.formats import FORMATS
 
 if TYPE_CHECKING:
     from espnet2_distilmos.evaluation.report import Scored
+
+_Item = TypeVar("_Item")
+# Seconds between two lines of progress in a log.
+_LOG_SECONDS = 60
 
 
 def start_logging() -> None:
@@ -35,11 +45,43 @@ def start_logging() -> None:
 def print_failures(failures: Dict[str, str]) -> None:
     """Print a sentence for each failed utterance on stderr."""
     for sentence in failures.values():
-        print(sentence, file=sys.stderr)
+        print(one_line(sentence), file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """A sentence on one line, whatever the names in it."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def call(work: Callable[[], int]) -> int:
+    """Run a command and turn what goes wrong into a line on stderr and exit code 1.
+
+    Args:
+        work: does it all and returns the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Names of files need not be text.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of the output has left; nothing is to be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        # DataError, AudioError and CodebookError are ValueErrors.
+        print(one_line(" ".join(str(error).split())), file=sys.stderr)
+        return 1
 
 
 def run(work: Callable[[], Dict[str, str]], summary: str) -> int:
-    """Run a tool and turn what goes wrong into sentences and an exit code.
+    """Run a tool of the recipe: as :func:`call`, with a log and a list of failures.
 
     Args:
         work: does it all; returns the sentence of each utterance that failed, or
@@ -49,17 +91,16 @@ def run(work: Callable[[], Dict[str, str]], summary: str) -> int:
     Returns:
         0, or 1 when something failed.
     """
-    start_logging()
-    try:
+
+    def work_and_report() -> int:
         failures = work()
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        # DataError is a ValueError.
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    print_failures(failures)
-    if failures:
-        print(f"{len(failures)} {summary}", file=sys.stderr)
-    return 1 if failures else 0
+        print_failures(failures)
+        if failures:
+            print(f"{len(failures)} {summary}", file=sys.stderr)
+        return 1 if failures else 0
+
+    start_logging()
+    return call(work_and_report)
 
 
 def get_device(ngpu: int):
@@ -81,27 +122,34 @@ def get_device(ngpu: int):
     return torch.device("cuda")
 
 
-def progress(batches, name: str):
-    """Show the progress: a bar on a terminal, a line every minute in a log."""
+class _Log:
+    """Standard error for tqdm where it is no terminal: a line for each state."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(
+    items: Iterable[_Item], name: str, total: Optional[int] = None, unit: str = "batch"
+) -> Iterator[_Item]:
+    """Show the progress: a bar on a terminal, a line every minute in a log.
+
+    Args:
+        items: what to iterate over.
+        name: of the work.
+        total: number of items; None for ``len(items)``.
+        unit: what an item is.
+    """
     from tqdm import tqdm
 
-    return tqdm(
-        batches,
-        desc=name,
-        total=batches.num_batches,
-        mininterval=0.5 if sys.stderr.isatty() else 60,
-        unit="batch",
-    )
-
-
-def npy_path(folder: str, utt_id: str) -> str:
-    """Return the file of an utterance in ``folder``; any id makes a safe name."""
-    name = urllib.parse.quote(os.fsencode(utt_id), safe="")
-    if len(name) > 200:
-        # File systems take 255 bytes.
-        digest = hashlib.sha256(os.fsencode(utt_id)).hexdigest()
-        name = f"{name[:160]}-{digest[:32]}"
-    return os.path.join(folder, name + ".npy")
+    options = {"file": _Log(), "mininterval": _LOG_SECONDS, "miniters": 1}
+    if sys.stderr.isatty():
+        options = {"mininterval": 0.5}
+    return tqdm(items, desc=name, total=total, unit=unit, smoothing=0.0, **options)
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,67 +183,6 @@ def add_corpus_argument(parser: argparse.ArgumentParser) -> None:
         help="score as one of the corpora of a training with corpus_embedding "
         "(default: as the mean over them)",
     )
-
-
-def one_line(text: str) -> str:
-    """A sentence on one line, whatever the names in it."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-class Progress:
-    """Rate in times real time and remaining time: a bar, or in a log a line a minute.
-
-    The work is measured in bytes of the files: a header of each would have to be read
-    for its seconds.
-    """
-
-    LINE_SECONDS = 60.0
-
-    def __init__(self, files: Sequence[InputFile]):
-        from tqdm import tqdm
-
-        self.sizes = {}
-        for item in files:
-            try:
-                self.sizes[item.id] = max(os.path.getsize(item.path), 1)
-            except (OSError, ValueError):
-                self.sizes[item.id] = 1
-        self.done = 0
-        self.seconds = 0.0
-        self.start = self.told = time.monotonic()
-        # The bar is for terminals; it counts for the log too.
-        self.in_log = not sys.stderr.isatty()
-        self.bar = tqdm(
-            total=sum(self.sizes.values()),
-            bar_format="{percentage:3.0f}%|{bar:20}| {postfix} [{elapsed}<{remaining}]",
-            mininterval=0.5,
-            smoothing=0.0,
-            file=io.StringIO() if self.in_log else sys.stderr,
-        )
-
-    def _state(self) -> str:
-        elapsed = max(time.monotonic() - self.start, 1e-3)
-        rate = self.seconds / elapsed
-        return f"{self.done}/{len(self.sizes)} files, {rate:.1f} x real time"
-
-    def add(self, utt_id: str, seconds: Optional[float]) -> None:
-        self.done += 1
-        self.seconds += seconds or 0.0
-        self.bar.set_postfix_str(self._state(), refresh=False)
-        self.bar.update(self.sizes[utt_id])
-        now = time.monotonic()
-        if self.in_log and now - self.told >= self.LINE_SECONDS:
-            self.told = now
-            left = (now - self.start) * (self.bar.total / max(self.bar.n, 1) - 1)
-            left = self.bar.format_interval(left)
-            print(f"{self._state()}, {left} left", file=sys.stderr)
-
-    def close(self) -> None:
-        self.bar.close()
-        if self.in_log and self.done:
-            print(self._state(), file=sys.stderr)
 
 
 def run_command(

@@ -4,13 +4,13 @@
 """MOS of waveforms and files with a trained model."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import (
     Any,
     Dict,
@@ -26,18 +26,19 @@ from typing import (
 )
 
 import numpy as np
-import soxr
 import torch
 
 from espnet2_distilmos.data.audio import (
     SAMPLE_RATES,
-    AudioError,
     Channel,
     check_channel,
+    check_has_channel,
+    check_length,
     check_samples,
+    describe,
     read_blocks,
 )
-from espnet2_distilmos.data.batches import AudioBatches, in_background, too_short
+from espnet2_distilmos.data.batches import AudioBatches, map_ahead, plan_batches
 from espnet2_distilmos.evaluation.trust import (
     CALIBRATION,
     Confidence,
@@ -54,15 +55,14 @@ Wave = Union[np.ndarray, torch.Tensor]
 WINDOW_SECONDS = 20.0
 # Padded seconds of a batch. On the CPU only very short clips gain by company: a batch
 # of one needs no mask (tools/benchmark_predict.py).
-_BATCH_SECONDS = {"cpu": 2.0}
-_BATCH_SECONDS_ON_GPU = 240.0
+_BATCH_SECONDS, _BATCH_SECONDS_ON_GPU = 2.0, 240.0
 # Files whose lengths are sorted together; results of more are never held.
 _SORTED_FILES = 1000
 # More channels than this are taken for samples.
 _MAX_CHANNELS = 64
-# Values of each tensor that tell checkpoints apart.
+# Values of each tensor that make the model's fingerprint.
 _FINGERPRINT_VALUES = 256
-# Full scale of integer samples, and the value of silence.
+# Silence and full scale of integer samples.
 _INTEGERS = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (128, 2**7)}
 
 
@@ -76,9 +76,8 @@ class MOSResult:
         score: utterance MOS on the scale of the training labels, or on that of
             ``MOSPredictor(scale=...)``; a float.
         frames: frame scores on the same scale, (T,).
-        times: where they lie, in seconds from the start, (T,): the middle of the
-            frame's receptive field before the transformer. (The transformer itself
-            hears the whole utterance.)
+        times: the frames' times in seconds from the start, (T,): the middle of the
+            receptive field before the transformer (whose own is the utterance).
         embedding: what the utterance score is made of, averaged over time, (H,).
         seconds: duration of the waveform.
         note: how the score was made where that is not the usual way, or "".
@@ -100,9 +99,8 @@ class MOSResult:
     def interval(self, level: float = 0.9) -> Tuple[float, float]:
         """Interval that holds the clip's label with the probability ``level``.
 
-        The model must have been calibrated (``distilmos calibrate``); what the
-        probability is about, and what it costs to leave the calibration's kind of clip
-        or listening test, is described in ``evaluation.trust``.
+        It holds for clips and a listening test like those of the calibration
+        (``distilmos calibrate``).
 
         Raises:
             ValueError: there is no calibration, or it has too few clips for the level.
@@ -115,9 +113,7 @@ class MOSResult:
 
         None where the model's calibration has no training set.
         """
-        embedding = self.embedding
-        if isinstance(embedding, torch.Tensor):
-            embedding = embedding.detach().cpu().numpy()
+        embedding = torch.as_tensor(self.embedding).detach().cpu().numpy()
         return self.confidence.novelty(embedding)
 
     @property
@@ -128,7 +124,7 @@ class MOSResult:
 
 
 class FileResult(NamedTuple):
-    """What became of one file.
+    """The outcome for one file.
 
     Attributes:
         index: its place in the input, from 0.
@@ -144,14 +140,15 @@ class FileResult(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """One item of a batch, or one window: tensors."""
+    """One item of a batch, or the windows of a waveform joined: tensors."""
 
     score: torch.Tensor
     frames: torch.Tensor
     embedding: torch.Tensor
-    posteriors: Optional[List[torch.Tensor]]
+    posteriors: Dict[str, torch.Tensor]
     num_samples: int
     is_silent: bool
+    note: str = ""
 
 
 class MOSPredictor:
@@ -176,6 +173,8 @@ class MOSPredictor:
     * *batch*: the score is the same alone and in any batch (to 1e-4), as the frontends
       are padding-exact.
 
+    One predictor may be called from several threads; they take turns.
+
     Args:
         train_config: the experiment's ``config.yaml``.
         model_file: the weights.
@@ -184,14 +183,12 @@ class MOSPredictor:
         max_seconds: longest utterance that is scored whole.
         batch_seconds: limit on the padded size of a batch; None for 2 on the CPU and
             240 elsewhere.
-        scale: a ``scale.json`` of ``distilmos calibrate --fit-scale``, or what is in
-            one: scores are given on the scale of another listening test.
+        scale: a ``scale.json`` of ``distilmos calibrate --fit-scale``, or its content:
+            scores are given on the scale of another listening test.
         calibration: a file of ``distilmos calibrate``; None for the one beside
             ``train_config``, if it is there and of this model.
         corpus: which of the corpora of a training with ``corpus_embedding`` to score
             as; None for the mean over them.
-
-    One predictor may be called from several threads; they take turns.
 
     Raises:
         ValueError: for a model that cannot be loaded, an impossible option, or a scale
@@ -213,68 +210,49 @@ class MOSPredictor:
     ):
         self.device = _device(device)
         self.channel = check_channel(channel)
+        if batch_seconds is None:
+            on_cpu = self.device.type == "cpu"
+            batch_seconds = _BATCH_SECONDS if on_cpu else _BATCH_SECONDS_ON_GPU
+        limits = {"batch_seconds": batch_seconds, "max_seconds": max_seconds}
+        for name, value in limits.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"found {name}={value}, expected a positive number")
         self.model, self.config = load_model(train_config, model_file, str(self.device))
         self.model.set_corpus(corpus)
         self.model.requires_grad_(False)
-        if self.device.type == "cuda":
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.RNNBase) and module.dropout == 0:
-                    # cuDNN has gradients in train mode only; without dropout nothing
-                    # else changes.
-                    module.train()
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.RNNBase) and module.dropout == 0:
+                # cuDNN has gradients in train mode only; without dropout nothing else
+                # changes.
+                module.train(self.device.type == "cuda")
         frontend = self.model.frontend
         self.sample_rate = frontend.sample_rate
+        self.minimum_samples = frontend.minimum_samples
         self.frame_shift = frontend.frame_shift * self.model.head.frame_stride
-        if batch_seconds is None:
-            batch_seconds = _BATCH_SECONDS.get(self.device.type, _BATCH_SECONDS_ON_GPU)
-        if not batch_seconds > 0:
-            raise ValueError(
-                f"found batch_seconds={batch_seconds}, expected a positive number"
-            )
-        if not 0 < max_seconds < math.inf:
-            raise ValueError(
-                f"found max_seconds={max_seconds}, expected a positive number"
-            )
+        self.frame_centre = frontend.frame_centre
         self.batch_seconds = batch_seconds
         limit = int(max_seconds * self.sample_rate)
         if frontend.maximum_samples is not None:
             limit = min(limit, frontend.maximum_samples)
+        window = int(WINDOW_SECONDS * self.sample_rate)
         self.windows = WindowPlan.make(
-            limit, int(WINDOW_SECONDS * self.sample_rate), self.frame_shift
+            limit, window, self.frame_shift, self.minimum_samples
         )
-        if self.windows.window < frontend.minimum_samples:
-            raise ValueError(
-                f"found max_seconds={max_seconds}, which leaves windows of "
-                f"{self.windows.window} samples, expected at least the "
-                f"{frontend.minimum_samples} of one frame"
-            )
-        self._fingerprint: Optional[str] = None
         self._turn = threading.Lock()
-        self.confidence = self._confidence(
-            os.path.dirname(train_config),
-            read_scale(scale) if isinstance(scale, (str, os.PathLike)) else scale,
-            calibration,
-        )
-
-    def _confidence(
-        self,
-        folder: str,
-        scale: Optional[Mapping[str, Any]],
-        calibration: Optional[str],
-    ) -> Confidence:
-        """What is known of the scores; the file beside the model need not fit."""
+        if isinstance(scale, (str, os.PathLike)):
+            scale = read_scale(scale)
         model = self.model_fingerprint
         options = {"scale": scale, "score_range": self.config.get("score_range")}
-        if calibration is not None:
-            return Confidence(model, read_calibration(calibration), **options)
-        path = os.path.join(folder, CALIBRATION)
-        if not os.path.exists(path):
-            return Confidence(model, **options)
-        try:
-            return Confidence(model, read_calibration(path), **options)
-        except ValueError as error:
-            # Scores can be had without; whoever asks for intervals is told.
-            return Confidence(model, missing=str(error), **options)
+        self.confidence = Confidence(model, **options)
+        path = calibration or os.path.join(os.path.dirname(train_config), CALIBRATION)
+        if calibration is not None or os.path.exists(path):
+            try:
+                self.confidence = Confidence(model, read_calibration(path), **options)
+            except ValueError as error:
+                if calibration is not None:
+                    raise
+                # Scores can be had without; whoever asks for intervals is told.
+                self.confidence.missing = str(error)
 
     def __getstate__(self) -> Dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_turn"}
@@ -290,8 +268,7 @@ class MOSPredictor:
             model: an experiment directory (its best model by the first criterion of
                 training), a model file in one, a packed .zip, or a ``user/name`` of
                 the Hugging Face hub (which needs a network, or an earlier download).
-            options: ``device``, ``channel``, ``max_seconds``, ``batch_seconds``,
-                ``scale``, ``calibration``, ``corpus``.
+            options: as of the constructor, from ``device`` on.
 
         Raises:
             ValueError, OSError: as the constructor, and when there is no such model.
@@ -299,49 +276,34 @@ class MOSPredictor:
         with open_trained_model(model) as (train_config, model_file):
             return cls(train_config, model_file, **options)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Identify what scores: the network, its weights, and the policies.
 
-        Returns:
-            12 hexadecimal digits. Device and batch size are not part of it.
+        12 hexadecimal digits. Device and batch size are not part of it.
         """
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            parts = self._network()
-            parts["scale"] = scale_fingerprint(self.confidence.scale)
-            parts["channel"] = self.channel
-            parts["windows"] = [
-                self.windows.limit,
-                self.windows.window,
-                self.windows.hop,
-            ]
-            digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
-            for key, value in self.model.state_dict().items():
-                array = value.detach().to("cpu", torch.float32).contiguous().numpy()
-                digest.update(key.encode())
-                digest.update(array)
-            self._fingerprint = digest.hexdigest()[:12]
-        return self._fingerprint
+        plan = self.windows
+        parts = {
+            **self._network(),
+            "scale": scale_fingerprint(self.confidence.scale),
+            "channel": self.channel,
+            "windows": [plan.limit, plan.window, plan.hop],
+        }
+        return _hash(parts, self.model.state_dict().items())
 
     @cached_property
     def model_fingerprint(self) -> str:
-        """Identify the network and its weights, in milliseconds.
+        """Identify the network and its weights in milliseconds, for calibrations.
 
-        Of each large tensor some evenly spaced values are looked at: training changes
-        all of them.
-
-        Returns:
-            12 hexadecimal digits.
+        12 hexadecimal digits. Some evenly spaced values of each large tensor are looked
+        at: training changes all of them.
         """
-        digest = hashlib.sha256()
-        digest.update(json.dumps(self._network(), sort_keys=True, default=str).encode())
+        samples = []
         for key, value in self.model.state_dict().items():
-            values = value.detach().reshape(-1)
+            values = value.reshape(-1)
             values = values[:: max(1, len(values) // _FINGERPRINT_VALUES)]
-            digest.update(f"{key} {tuple(value.shape)}".encode())
-            digest.update(values.to("cpu", torch.float32).contiguous().numpy())
-        return digest.hexdigest()[:12]
+            samples.append((f"{key} {tuple(value.shape)}", values))
+        return _hash(self._network(), samples)
 
     def _network(self) -> Dict[str, Any]:
         """The network's configuration; packing takes the directories out of names."""
@@ -387,218 +349,144 @@ class MOSPredictor:
             )
         if not isinstance(wave, (list, tuple)):
             return self([wave], [fs], token_posteriors, grad)[0]
-        rates = list(fs) if isinstance(fs, (list, tuple, np.ndarray)) else None
-        if rates is None:
-            rates = [fs] * len(wave)
+        rates = fs if isinstance(fs, (list, tuple, np.ndarray)) else [fs] * len(wave)
         if len(rates) != len(wave):
             raise ValueError(
                 f"found {len(wave)} waveforms and {len(rates)} sampling rates, "
                 "expected one rate, or one a waveform"
             )
-        columns = self._token_columns() if token_posteriors else []
-        prepared = []
-        for i, (one, rate) in enumerate(zip(wave, rates)):
-            name = f"waveform {i} of {len(wave)}" if len(wave) > 1 else "the waveform"
-            prepared.append(self._prepare(one, rate, name, grad))
-
-        results: List[Optional[MOSResult]] = [None] * len(wave)
-        # Longest first, as files are; equal lengths in their order.
-        order = sorted(range(len(wave)), key=lambda i: -len(prepared[i]))
-        limit = self.windows.limit
-        while order:
-            longest = len(prepared[order[0]])
-            count = 1
-            if longest <= limit:
-                room = self.batch_seconds * self.sample_rate
-                count = max(int(room // longest), 1)
-            chosen, order = order[:count], order[count:]
-            if longest > limit:
-                name = f"waveform {chosen[0]} of {len(wave)}"
-                scored = [self._score_long([prepared[chosen[0]]], name, columns, grad)]
+        columns = self._token_columns(token_posteriors)
+        names = [f"waveform {i} of {len(wave)}" for i in range(len(wave))]
+        waves = [self._prepare(*one, grad) for one in zip(wave, rates, names)]
+        scored: Dict[int, _Scored] = {}
+        short = {}
+        for i, one in enumerate(waves):
+            if len(one) <= self.windows.limit:
+                short[i] = len(one)
             else:
-                scored = [
-                    (item, "")
-                    for item in self._forward(
-                        [prepared[i] for i in chosen], columns, grad
-                    )
-                ]
-            for i, (item, note) in zip(chosen, scored):
-                name = f"waveform {i} of {len(wave)}"
-                results[i] = self._result(item, note, columns, name, grad)
-        return results
+                scored[i] = self._score_long([one], names[i], columns, grad)
+        for chosen in plan_batches(short, self.batch_seconds * self.sample_rate):
+            batch = self._forward([waves[i] for i in chosen], columns, grad)
+            scored.update(zip(chosen, batch))
+        return [self._result(scored[i], names[i], grad) for i in range(len(wave))]
 
     def _prepare(self, wave: Wave, fs: int, name: str, grad: bool) -> torch.Tensor:
         """Mono float32 at the model's rate, (N,), checked."""
-        if isinstance(wave, torch.Tensor):
-            wave = wave if grad else wave.detach()
-            kind = str(wave.dtype).split(".")[-1]
-        else:
-            array = np.asarray(wave)
-            kind = array.dtype.name
-            if array.dtype.kind == "f" or kind in _INTEGERS:
-                # Any byte order, any strides.
-                array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-                wave = torch.from_numpy(
-                    array.astype(np.float32) if array.dtype.kind == "f" else array
-                )
-        if isinstance(wave, torch.Tensor) and kind in _INTEGERS:
-            silence, full_scale = _INTEGERS[kind]
-            wave = (wave.double() - silence) / full_scale
-        elif not isinstance(wave, torch.Tensor) or not wave.is_floating_point():
+        if not isinstance(wave, torch.Tensor):
+            wave = np.asarray(wave)
+        kind = getattr(wave.dtype, "name", str(wave.dtype)).split(".")[-1]
+        if "float" not in kind and kind not in _INTEGERS:
             raise ValueError(
                 f"{name} is of type {kind}, expected floats in [-1, 1], or int16, "
                 "int32 or uint8 at full scale"
             )
+        if isinstance(wave, np.ndarray):
+            # Any byte order, any strides.
+            native = "float32" if "float" in kind else kind
+            wave = torch.from_numpy(np.array(wave, native, order="C"))
+        wave = wave if grad else wave.detach()
+        if kind in _INTEGERS:
+            silence, full_scale = _INTEGERS[kind]
+            wave = (wave.double() - silence) / full_scale
         wave = wave.to(torch.float32)
-        if wave.dim() not in (1, 2) or (
-            wave.dim() == 2 and not 0 < wave.size(0) <= _MAX_CHANNELS
-        ):
+        channels = wave if wave.dim() == 2 else wave[None]
+        if channels.dim() != 2 or not 0 < len(channels) <= _MAX_CHANNELS:
             raise ValueError(
                 f"{name} has the shape {tuple(wave.shape)}, expected (samples,) or "
                 "(channels, samples); transpose it, or give a batch as a list"
             )
-        if wave.dim() == 2:
-            if self.channel != "mean" and self.channel >= wave.size(0):
-                raise ValueError(
-                    f"{name} has {wave.size(0)} channels, expected one with the number "
-                    f"{self.channel}, from 0"
-                )
-            wave = wave.mean(0) if self.channel == "mean" else wave[self.channel]
-        elif self.channel not in ("mean", 0):
-            raise ValueError(
-                f"{name} has 1 channel, expected one with the number {self.channel}, "
-                "from 0"
-            )
+        check_has_channel(self.channel, len(channels), name)
+        wave = channels.mean(0) if self.channel == "mean" else channels[self.channel]
         low, high = SAMPLE_RATES
         if np.ndim(fs) != 0 or isinstance(fs, str) or not low <= float(fs) <= high:
             raise ValueError(
                 f"found fs={fs!r}, expected a sampling rate from {low} to {high} Hz"
             )
         if len(wave):
-            check_samples(wave.detach().cpu().numpy(), name, "correct the waveform")
+            check_samples(wave.detach().cpu().numpy(), name)
             if float(fs) != self.sample_rate:
                 wave = _Resample.apply(wave, float(fs), float(self.sample_rate))
-        minimum = self.model.frontend.minimum_samples
-        if len(wave) < minimum:
-            raise ValueError(
-                f"{name} has {len(wave)} samples at {self.sample_rate} Hz, expected at "
-                f"least the {minimum} of one frame"
-            )
+        check_length(len(wave), self.minimum_samples, self.sample_rate, name)
         return wave.clamp(-1.0, 1.0)
 
-    def _token_columns(self) -> List[int]:
-        columns = list(range(len(self.model.token_columns)))
-        if not columns:
+    def _token_columns(self, are_wanted: bool) -> Dict[int, str]:
+        """Numbers and ids of the token predictors to be asked."""
+        columns = {i: column.id for i, column in enumerate(self.model.token_columns)}
+        if are_wanted and not columns:
             raise ValueError(
                 "found no token predictors in this model, expected some for "
                 "token_posteriors; train with tokens (stage 5), or leave that out"
             )
-        return columns
+        return columns if are_wanted else {}
 
     # The core that everything goes through
 
-    def score_batch(self, speech: np.ndarray, lengths: np.ndarray) -> List[MOSResult]:
-        """Score a padded batch as it is.
-
-        Args:
-            speech: (B, N) float32 in [-1, 1] at the model's rate, padded right.
-            lengths: valid samples, (B,); none longer than the network can take.
-
-        Returns:
-            B results; their scores may be NaN where the model is broken.
-        """
-        waves = [torch.from_numpy(row[:n]) for row, n in zip(speech, lengths)]
-        return [
-            self._result(item, "", [], None, False)
-            for item in self._forward(waves, [], False)
-        ]
-
     def _forward(
-        self, waves: Sequence[torch.Tensor], columns: Sequence[int], grad: bool
+        self, waves: Sequence[torch.Tensor], columns: Mapping[int, str], grad: bool
     ) -> List[_Scored]:
         """Waveforms (n,) to scores; the tensors are on the CPU but with ``grad``."""
         lengths = torch.tensor([len(wave) for wave in waves])
-        silent = [not bool(wave.detach().any()) for wave in waves]
-        if len(waves) == 1:
-            speech = waves[0][None]
-        else:
-            speech = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True)
+        speech = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True)
         # Frontends keep the lengths of the batch at hand: one batch at a time.
         with self._turn, torch.inference_mode(not grad):
-            prediction = self.model.inference(
-                speech.to(self.device), lengths.to(self.device), columns, grad
+            found = self.model.inference(
+                speech.to(self.device), lengths.to(self.device), list(columns), grad
             )
-            posteriors = None
+            values = [found.utt_mos, found.frame_mos, found.embedding]
             if columns:
-                posteriors = [
-                    logits.float().softmax(-1) for logits in prediction.token_logits
-                ]
-            score = prediction.utt_mos.float()
-            frames = prediction.frame_mos.float()
-            embedding = prediction.embedding.float()
-            if not grad:
-                score, frames, embedding = score.cpu(), frames.cpu(), embedding.cpu()
-                posteriors = posteriors and [p.cpu() for p in posteriors]
-            return [
-                _Scored(
-                    score[i],
-                    frames[i, :n],
-                    embedding[i],
-                    posteriors and [p[i, :n] for p in posteriors],
-                    int(lengths[i]),
-                    silent[i],
-                )
-                for i, n in enumerate(prediction.lengths.tolist())
+                values += [logits.float().softmax(-1) for logits in found.token_logits]
+            values = [
+                value.float() if grad else value.float().cpu() for value in values
             ]
+            scored = []
+            for i, (n, *item) in enumerate(zip(found.lengths.tolist(), *values)):
+                score, frames, embedding, *posteriors = item
+                tracks = [posterior[:n] for posterior in posteriors]
+                scored.append(
+                    _Scored(
+                        score,
+                        frames[:n],
+                        embedding,
+                        dict(zip(columns.values(), tracks)),
+                        len(waves[i]),
+                        not bool(waves[i].detach().any()),
+                    )
+                )
+            return scored
 
     def _score_long(
         self,
         blocks: Iterable[torch.Tensor],
         name: str,
-        columns: Sequence[int],
+        columns: Mapping[int, str],
         grad: bool,
-    ) -> Tuple[_Scored, str]:
+    ) -> _Scored:
         """Score a waveform that comes in blocks, in windows where it is long.
 
         Raises:
-            AudioError: as what gives the blocks.
-            ValueError: it is too short.
+            AudioError: as what gives the blocks, or it is too short.
         """
         starts: List[int] = []
         scored: List[_Scored] = []
         room = self.batch_seconds * self.sample_rate
         count = max(int(room // self.windows.window), 1)
         windows = self.windows.split(blocks)
-        while True:
-            batch = list(islice(windows, count))
-            if not batch:
-                break
-            minimum = self.model.frontend.minimum_samples
-            if len(batch[0][1]) < minimum:
-                raise too_short(name, len(batch[0][1]), self.sample_rate, minimum)
+        while batch := list(itertools.islice(windows, count)):
+            length = len(batch[0][1])
+            check_length(length, self.minimum_samples, self.sample_rate, name)
             starts += [start for start, _ in batch]
             scored += self._forward([wave for _, wave in batch], columns, grad)
         if len(scored) == 1:
-            return scored[0], ""
-        joint = self._join(starts, scored)
-        seconds = self.windows.window / self.sample_rate
-        return joint, (
-            f"longer than {self.windows.limit / self.sample_rate:g} s: scored in "
-            f"{len(scored)} windows of {seconds:g} s"
-        )
-
-    def _join(self, starts: Sequence[int], scored: Sequence[_Scored]) -> _Scored:
+            return scored[0]
         first_frames = [start // self.frame_shift for start in starts]
         frames, shares = blend([item.frames for item in scored], first_frames)
         # Zero for heads whose utterance score is the mean of the frames.
         beyond = torch.stack([item.score - item.frames.mean() for item in scored])
         embedding = torch.stack([item.embedding for item in scored])
-        posteriors = None
-        if scored[0].posteriors:
-            posteriors = [
-                blend(tracks, first_frames)[0]
-                for tracks in zip(*(item.posteriors for item in scored))
-            ]
+        posteriors = {
+            name: blend([item.posteriors[name] for item in scored], first_frames)[0]
+            for name in scored[0].posteriors
+        }
         return _Scored(
             (frames.double().mean() + (shares * beyond).sum()).float(),
             frames,
@@ -606,45 +494,36 @@ class MOSPredictor:
             posteriors,
             starts[-1] + scored[-1].num_samples,
             all(item.is_silent for item in scored),
+            f"longer than {self.windows.limit / self.sample_rate:g} s: scored in "
+            f"{len(scored)} windows of {self.windows.window / self.sample_rate:g} s",
         )
 
-    def _result(
-        self,
-        item: _Scored,
-        note: str,
-        columns: Sequence[int],
-        name: Optional[str],
-        grad: bool,
-    ) -> MOSResult:
-        """The result of an item; ``name`` None lets a NaN pass."""
+    def _result(self, item: _Scored, name: str, grad: bool) -> MOSResult:
         score = float(item.score.detach())
-        if name is not None and not math.isfinite(score):
+        if not math.isfinite(score):
             raise ValueError(
                 f"{name} got the score {score}, expected a finite number; the model is "
                 "broken, train it again or choose another epoch's"
             )
-        notes = [note] if note else []
+        notes = [item.note] if item.note else []
         if item.is_silent:
             notes.append("digital silence")
         if self.confidence.is_extrapolated(score):
             notes.append("beyond the scores that the scale was fitted to")
-        centre = self.model.frontend.frame_centre
-        times = centre + self.frame_shift * np.arange(len(item.frames))
-        posteriors = None
-        if columns:
-            posteriors = {
-                self.model.token_columns[c].id: p if grad else p.numpy()
-                for c, p in zip(columns, item.posteriors)
-            }
+        times = self.frame_centre + self.frame_shift * np.arange(len(item.frames))
+
+        def given(values: torch.Tensor) -> Any:
+            # A copy: a slice would keep the whole batch.
+            return values if grad else values.numpy().copy()
+
         return MOSResult(
-            score=self._on_scale(item.score) if grad else self._on_scale(score),
-            # Copies: a slice would keep the whole batch.
-            frames=self._on_scale(item.frames if grad else item.frames.numpy().copy()),
+            score=self._on_scale(item.score if grad else score),
+            frames=self._on_scale(given(item.frames)),
             times=times / self.sample_rate,
-            embedding=item.embedding if grad else item.embedding.numpy().copy(),
+            embedding=given(item.embedding),
             seconds=item.num_samples / self.sample_rate,
             note="; ".join(notes),
-            token_posteriors=posteriors,
+            token_posteriors={k: given(p) for k, p in item.posteriors.items()} or None,
             raw_score=score,
             confidence=self.confidence,
         )
@@ -667,8 +546,9 @@ class MOSPredictor:
         num_threads: int = 2,
         in_order: bool = True,
         token_posteriors: bool = False,
+        utt_ids: Optional[Iterable[str]] = None,
     ) -> Iterator[FileResult]:
-        """Score files: decoded in the background, in length-sorted batches.
+        """Score files: decoded ahead in threads, in length-sorted batches.
 
         A file that cannot be scored gives a result with a sentence, and the others
         are scored. Memory does not grow with the number or the length of the files
@@ -682,20 +562,22 @@ class MOSPredictor:
             in_order: give the results in the order of ``paths``, each when those before
                 it are there; else each as soon as there is one.
             token_posteriors: give the token predictors' posteriors too.
+            utt_ids: names of the utterances for the sentences, one a path; None for
+                the paths alone.
 
         Yields:
             A result a path.
         """
-        columns = self._token_columns() if token_posteriors else []
-        paths = iter(paths)
-        start = 0
-        while True:
-            block = list(islice(paths, _SORTED_FILES))
+        columns = self._token_columns(token_posteriors)
+        files = zip(paths, itertools.repeat("") if utt_ids is None else utt_ids)
+        for start in itertools.count(0, _SORTED_FILES):
+            block = list(itertools.islice(files, _SORTED_FILES))
             if not block:
                 return
             waiting: Dict[int, FileResult] = {}
             following = start
-            for found in self._predict_block(block, start, num_threads, columns):
+            for i, result, error in self._predict_block(block, num_threads, columns):
+                found = FileResult(start + i, block[i][0], result, error)
                 if not in_order:
                     yield found
                     continue
@@ -703,73 +585,79 @@ class MOSPredictor:
                 while following in waiting:
                     yield waiting.pop(following)
                     following += 1
-            start += len(block)
 
     def _predict_block(
-        self, paths: Sequence[str], start: int, num_threads: int, columns: Sequence[int]
-    ) -> Iterator[FileResult]:
+        self,
+        block: Sequence[Tuple[str, str]],
+        num_threads: int,
+        columns: Mapping[int, str],
+    ) -> Iterator[Tuple[int, Optional[MOSResult], str]]:
+        """Place in the block, result and sentence of each path and name."""
         batches = AudioBatches(
-            {i: path for i, path in enumerate(paths)},
+            {i: path for i, (path, _) in enumerate(block)},
             self.batch_seconds,
             fs=self.sample_rate,
-            minimum_samples=self.model.frontend.minimum_samples,
+            minimum_samples=self.minimum_samples,
             num_threads=num_threads,
             channel=self.channel,
             maximum_samples=self.windows.limit,
-            name_utterances=False,
+            names={i: name for i, (_, name) in enumerate(block)},
         )
-        reported = set()
-
-        def new_failures() -> Iterator[FileResult]:
-            for i in [i for i in batches.failures if i not in reported]:
-                reported.add(i)
-                yield FileResult(start + i, paths[i], None, batches.failures[i])
-
-        yield from new_failures()
-        for batch in batches:
-            yield from new_failures()
-            waves = [
-                torch.from_numpy(row[:n])
-                for row, n in zip(batch.speech, batch.speech_lengths)
-            ]
+        num_told = 0
+        for batch in itertools.chain(batches, [None]):
+            new = list(batches.failures.items())[num_told:]
+            num_told += len(new)
+            for i, error in new:
+                yield i, None, error
+            if batch is None:
+                break
+            rows = zip(batch.speech, batch.speech_lengths)
+            waves = [torch.from_numpy(row[:n]) for row, n in rows]
             try:
                 scored = self._forward(waves, columns, False)
             except RuntimeError:
                 # Out of memory, say: one at a time, and each with its own sentence.
                 scored = [None] * len(waves)
             for i, wave, item in zip(batch.utt_ids, waves, scored):
-                yield self._file_result(start + i, paths[i], [wave], item, columns)
-        yield from new_failures()
+                yield i, *self._file_result(block[i], [wave], item, columns)
         for i in batches.too_long:
-            blocks = read_blocks(paths[i], self.sample_rate, channel=self.channel)
-            with in_background(map(torch.from_numpy, blocks)) as waves:
-                yield self._file_result(start + i, paths[i], waves, None, columns)
+            path, utt_id = block[i]
+            blocks = read_blocks(path, self.sample_rate, utt_id, self.channel)
+            ahead = map_ahead(lambda _: next(blocks, None), itertools.count())
+            ahead = itertools.takewhile(lambda made: made is not None, ahead)
+            waves = map(torch.from_numpy, ahead)
+            yield i, *self._file_result(block[i], waves, None, columns)
 
     def _file_result(
         self,
-        index: int,
-        path: str,
+        file: Tuple[str, str],
         blocks: Iterable[torch.Tensor],
         item: Optional[_Scored],
-        columns: Sequence[int],
-    ) -> FileResult:
+        columns: Mapping[int, str],
+    ) -> Tuple[Optional[MOSResult], str]:
+        """Result and sentence of a path and name, scored already or in blocks."""
+        name = describe(*file)
         try:
-            note = ""
             if item is None:
-                item, note = self._score_long(blocks, path, columns, False)
-            result = self._result(item, note, columns, path, False)
-        except (AudioError, ValueError) as error:
-            return FileResult(index, path, None, str(error))
+                item = self._score_long(blocks, name, columns, False)
+            return self._result(item, name, False), ""
+        except ValueError as error:  # as AudioError is
+            return None, str(error)
         except (RuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            return FileResult(
-                index,
-                path,
-                None,
-                f"{path} could not be scored ({reason}), expected a score; try a "
-                "smaller --max-seconds or another device.",
+            return None, (
+                f"{name} could not be scored ({reason}), expected a score; try a "
+                "smaller --max-seconds or another device."
             )
-        return FileResult(index, path, result, "")
+
+
+def _hash(parts: Mapping[str, Any], values: Iterable[Tuple[str, torch.Tensor]]) -> str:
+    """12 hexadecimal digits of JSON-ready values and named tensors."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    for key, value in values:
+        digest.update(key.encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy())
+    return digest.hexdigest()[:12]
 
 
 def _without_directories(value: Any) -> Any:
@@ -801,10 +689,11 @@ class _Resample(torch.autograd.Function):
 
 
 def _soxr(wave: torch.Tensor, fs: float, sample_rate: float) -> torch.Tensor:
+    import soxr
+
     samples = wave.detach().cpu().contiguous().numpy()
-    return torch.from_numpy(soxr.resample(samples, fs, sample_rate, quality="VHQ")).to(
-        wave.device
-    )
+    resampled = soxr.resample(samples, fs, sample_rate, quality="VHQ")
+    return torch.from_numpy(resampled).to(wave.device)
 
 
 def _device(name: Union[str, torch.device]) -> torch.device:
@@ -815,7 +704,7 @@ def _device(name: Union[str, torch.device]) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:120]
         raise ValueError(
-            f"found device={str(name)!r}, which is not to be had here ({reason}), "
+            f"found device={str(name)!r}, which is not available here ({reason}), "
             "expected cpu or a device of this machine such as cuda"
         ) from error
     return device

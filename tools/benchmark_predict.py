@@ -162,7 +162,7 @@ def throughput(folder: Path, args: argparse.Namespace) -> Dict[str, object]:
         )
         items = collect_inputs(options.inputs)
         nobody = [None] * len(items)
-        records = predict._predict_to_file(predictor, items, options, nobody)
+        records = predict.predict_to_file(predictor, items, options, nobody)
         if any(record.score is None for record in records):
             raise RuntimeError(f"found no score: {records[0].error}")
 

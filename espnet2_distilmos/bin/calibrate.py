@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from espnet2_distilmos.cli import Progress, add_scoring_arguments, one_line
+from espnet2_distilmos.cli import add_scoring_arguments, one_line, progress
 from espnet2_distilmos.data.datadir import DataError, read_score_range, read_scp
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.evaluation.formats import (
@@ -212,18 +212,11 @@ def score_files(
 ) -> Tuple[List[Any], List[str]]:
     """Return a MOSResult or None for each file, and a sentence for each None."""
     results, problems = [], []
-    progress = Progress(items)
-    try:
-        for found in predictor.predict_files(
-            (item.path for item in items), num_threads=jobs
-        ):
-            item = items[found.index]
-            if found.result is None:
-                problems.append(item.error or found.error)
-            progress.add(item.id, found.result.seconds if found.result else None)
-            results.append(found.result)
-    finally:
-        progress.close()
+    files = predictor.predict_files((item.path for item in items), num_threads=jobs)
+    for found in progress(files, "scores", len(items), "file"):
+        if found.result is None:
+            problems.append(items[found.index].error or found.error)
+        results.append(found.result)
     return results, problems
 
 

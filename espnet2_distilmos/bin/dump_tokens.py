@@ -15,9 +15,10 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.cli import get_device, npy_path, progress, run
+from espnet2_distilmos.cli import get_device, progress, run
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
+from espnet2_distilmos.data.frames import npy_path
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -110,8 +111,8 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
     """
     import torch
 
-    from espnet2_distilmos.mos.tokens import Codebooks
     from espnet2_distilmos.mos.checkpoint import initial_frontend
+    from espnet2_distilmos.mos.tokens import Codebooks
 
     device = get_device(args.ngpu)
     codebooks = Codebooks.load(args.codebooks)

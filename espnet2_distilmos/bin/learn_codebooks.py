@@ -243,8 +243,8 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
     Raises:
         ValueError, OSError: Nothing could be made.
     """
-    from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
     from espnet2_distilmos.mos.checkpoint import initial_frontend
+    from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
 
     if args.wav_scp is None and not args.import_km:
         raise DataError(

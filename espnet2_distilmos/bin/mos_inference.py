@@ -6,43 +6,33 @@
 
 import argparse
 import contextlib
-import json
 import logging
-import math
 import os
 import sys
 import time
 from typing import Dict, List, Optional
 
-import numpy as np
 from espnet2.utils.config_argparse import ArgumentParser
 from espnet2.utils.types import str2bool
 
-from espnet2_distilmos.cli import (
-    add_corpus_argument,
-    get_device,
-    npy_path,
-    progress,
-    run,
-)
-from espnet2_distilmos.data.batches import AudioBatches
+from espnet2_distilmos.cli import add_corpus_argument, get_device, progress, run
 from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
+    read_scp,
     write_metric_scp,
-    write_scp,
 )
-from espnet2_distilmos.predictor import MOSPredictor
+from espnet2_distilmos.data.frames import write_frame_index, write_frames
 
-FORMAT_VERSION = 1
 _REQUIRED = ("train_config", "model_file", "wav_scp", "output_dir")
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         description="Predict MOS. Writes OUTPUT_DIR/metric.scp and, unless switched "
-        "off, the scores of the frames in frames.scp, frames/*.npy and frames.json. "
-        "--config names a YAML file with any of the options.",
+        "off, the scores of the frames in frames.scp, frames/*.npy and frames.json; "
+        "errors.txt has a sentence for each utterance without a score. --config names "
+        "a YAML file with any of the options.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     # Not `required`, so that they may stand in the file of --config.
@@ -61,11 +51,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def frame_path(output_dir: str, utt_id: str) -> str:
-    """Return the file of an utterance's frame scores; any id makes a safe name."""
-    return npy_path(os.path.join(output_dir, "frames"), utt_id)
-
-
 def predict(args: argparse.Namespace) -> Dict[str, str]:
     """Score all utterances and write the files.
 
@@ -75,10 +60,17 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
     Raises:
         DataError, ValueError, OSError: Nothing could be scored or written.
     """
-    device = get_device(args.ngpu)
+    # It takes seconds, and --help does not need it.
+    from espnet2_distilmos.predictor import MOSPredictor
+
+    wav_scp = read_scp(args.wav_scp)
     try:
         predictor = MOSPredictor(
-            args.train_config, args.model_file, device, corpus=args.corpus
+            args.train_config,
+            args.model_file,
+            get_device(args.ngpu),
+            batch_seconds=args.batch_seconds,
+            corpus=args.corpus,
         )
     except OSError as error:
         # torch's own message need not say which file it was reading
@@ -87,73 +79,36 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
             "expected the config.yaml and a model file of one experiment; train again "
             "(stage 7) or correct --train_config and --model_file."
         ) from error
-    batches = AudioBatches(
-        args.wav_scp,
-        float(args.batch_seconds),
-        fs=predictor.sample_rate,
-        minimum_samples=predictor.model.frontend.minimum_samples,
-    )
     scores: Dict[str, float] = {}
+    frames: Dict[str, str] = {}
     failures: Dict[str, str] = {}
-    num_samples = 0
+    seconds = 0.0
     start = time.perf_counter()
-    for batch in progress(batches, "scores"):
-        num_samples += int(batch.speech_lengths.sum())
-        results = predictor.score_batch(batch.speech, batch.speech_lengths)
-        for utt_id, result in zip(batch.utt_ids, results):
-            if not math.isfinite(result.score):
-                failures[utt_id] = (
-                    f"utterance {utt_id}: {batches.wav_scp[utt_id]} got the score "
-                    f"{result.score}, expected a finite number; the model "
-                    f"{args.model_file} is broken, train it again or choose another "
-                    "epoch's."
-                )
-                continue
-            scores[utt_id] = result.score
-            if args.write_frames:
-                with atomic_write(frame_path(args.output_dir, utt_id), "wb") as file:
-                    np.save(file, result.frames)
-    seconds = num_samples / predictor.sample_rate
-    elapsed = time.perf_counter() - start
-    logging.info(f"{seconds:.1f} s of audio in {elapsed:.1f} s")
+    found = predictor.predict_files(wav_scp.values(), utt_ids=wav_scp)
+    for one, utt_id in zip(progress(found, "scores", len(wav_scp), "file"), wav_scp):
+        if one.result is None:
+            failures[utt_id] = one.error
+            continue
+        scores[utt_id] = one.result.score
+        seconds += one.result.seconds
+        if args.write_frames:
+            folder = os.path.join(args.output_dir, "frames")
+            frames[utt_id] = write_frames(folder, utt_id, one.result.frames)
+    logging.info(f"{seconds:.1f} s of audio in {time.perf_counter() - start:.1f} s")
 
-    failures.update(batches.failures)
-    failures = {i: failures[i] for i in batches.wav_scp if i in failures}
-    scores = {i: scores[i] for i in batches.wav_scp if i in scores}
+    errors = os.path.join(args.output_dir, "errors.txt")
+    if failures:
+        with atomic_write(errors) as file:
+            file.writelines(sentence + "\n" for sentence in failures.values())
+    else:
+        with contextlib.suppress(OSError):
+            os.remove(errors)
     if args.write_frames:
-        paths = {utt_id: frame_path(args.output_dir, utt_id) for utt_id in scores}
-        info = {
-            "format_version": FORMAT_VERSION,
-            "frame_shift": predictor.frame_shift,
-            "sample_rate": predictor.sample_rate,
-        }
-        with atomic_write(os.path.join(args.output_dir, "frames.json")) as file:
-            file.write(json.dumps(info) + "\n")
-        write_scp(os.path.join(args.output_dir, "frames.scp"), paths, sort=False)
+        write_frame_index(args.output_dir, frames, predictor)
     # Last, so that a metric.scp says that everything else is there.
     metric_scp = os.path.join(args.output_dir, "metric.scp")
     write_metric_scp(metric_scp, scores, decimals=6, sort=False)
     logging.info(f"{metric_scp}: {len(scores)} utterances")
-    return failures
-
-
-def predict_and_record(args: argparse.Namespace) -> Dict[str, str]:
-    """Predict, and keep the sentences of what failed in OUTPUT_DIR/errors.txt.
-
-    Returns:
-        As :func:`predict`.
-
-    Raises:
-        DataError, ValueError, OSError: Nothing could be scored or written.
-    """
-    failures = predict(args)
-    path = os.path.join(args.output_dir, "errors.txt")
-    if failures:
-        with atomic_write(path) as file:
-            file.writelines(sentence + "\n" for sentence in failures.values())
-    else:
-        with contextlib.suppress(OSError):
-            os.remove(path)
     return failures
 
 
@@ -164,7 +119,7 @@ def main(cmd: Optional[List[str]] = None) -> int:
     if missing:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     return run(
-        lambda: predict_and_record(args),
+        lambda: predict(args),
         f"utterances have no score, see {os.path.join(args.output_dir, 'errors.txt')}",
     )
 

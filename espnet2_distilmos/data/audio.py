@@ -3,12 +3,12 @@
 
 """Decoding of audio files to mono float32 at one sampling rate."""
 
+import contextlib
 import os
 from typing import Iterator, Optional, Tuple, Union
 
 import numpy as np
 import soundfile
-import soxr
 
 # Float files may overshoot full scale a little (a mix, a resampler); a peak this
 # far above it means samples stored in the integer range, which would only clip.
@@ -43,112 +43,82 @@ Channel = Union[str, int]
 
 
 class AudioError(ValueError):
-    """An audio file that cannot be used; the message is one sentence."""
+    """Audio that cannot be used; the message is one sentence."""
 
 
-def _name(path: str, utt_id: str) -> str:
+def describe(path: str, utt_id: str = "") -> str:
+    """Name a file, and its utterance where it has one, for a message."""
     return f"utterance {utt_id}: {path}" if utt_id else f"{path}"
 
 
-def _advice(utt_id: str) -> str:
-    if utt_id:
-        return "make the file again or remove the utterance from wav.scp."
-    return "make the file again or leave it out."
-
-
-def _check_is_file(path: str, utt_id: str) -> None:
-    name = _name(path, utt_id)
+@contextlib.contextmanager
+def _open(path: str, name: str) -> Iterator[soundfile.SoundFile]:
+    """Open a file; what goes wrong then or in the block is an AudioError."""
+    found = ""
     if path.rstrip().endswith("|"):
+        found = "is a command (stage 2 of the recipe makes files of them)"
+    elif os.path.isdir(path):
+        found = "is a directory"
+    elif os.path.islink(path) and not os.path.exists(path):
+        found = f"is a broken link to {os.readlink(path)}"
+    elif not os.path.exists(path):
+        found = "does not exist"
+    elif not os.path.isfile(path):
+        found = "is a device or pipe"
+    elif os.path.getsize(path) == 0:
+        found = "is empty (0 bytes)"
+    elif path.lower().endswith(".raw"):
+        found = "has no header, which would say the rate"
+    if found:
         raise AudioError(
-            f"{name} is a command and not an audio file; "
-            "run stage 2 of the recipe, which writes files."
+            f"{name} {found}, expected an audio file; correct the path, make the file "
+            "again or leave it out."
         )
-    correct = "correct wav.scp" if utt_id else "leave it out"
-    if os.path.isdir(path):
-        raise AudioError(f"{name} is a directory, expected an audio file; {correct}.")
-    if os.path.islink(path) and not os.path.exists(path):
-        raise AudioError(
-            f"{name} is a broken link to {os.readlink(path)}, expected an audio file; "
-            f"{correct} or mend the link."
-        )
-    if not os.path.exists(path):
-        raise AudioError(
-            f"{name} does not exist, expected an audio file; "
-            + (
-                "correct wav.scp or make the file again (stages 1 and 2)."
-                if utt_id
-                else "correct the name."
-            )
-        )
-    if not os.path.isfile(path):
-        raise AudioError(
-            f"{name} is a device or pipe, expected an audio file; {correct}."
-        )
-    if os.path.getsize(path) == 0:
-        raise AudioError(
-            f"{name} is empty (0 bytes), expected audio; {_advice(utt_id)}"
-        )
-
-
-def _unreadable(path: str, utt_id: str, reason: Exception) -> AudioError:
-    name = _name(path, utt_id)
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in FOREIGN_SUFFIXES:
-        return AudioError(
-            f"{name} is {suffix[1:]}, which libsndfile cannot decode, expected WAV, "
-            "FLAC, OGG, OPUS or MP3; convert it, for example with "
-            f"`ffmpeg -i FILE{suffix} FILE.wav`."
-        )
-    reason = getattr(reason, "error_string", None) or str(reason)
-    reason = " ".join(str(reason).split()).rstrip(".")
-    return AudioError(
-        f"{name} cannot be read as audio ({reason}), expected a format of libsndfile "
-        "such as WAV, FLAC, OGG or MP3; convert the file or "
-        + ("remove the utterance from wav.scp." if utt_id else "leave it out.")
-    )
-
-
-def _open(path: str, utt_id: str) -> soundfile.SoundFile:
-    _check_is_file(path, utt_id)
     try:
         # As bytes: a name need not be text in any encoding.
-        return soundfile.SoundFile(os.fsencode(path))
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        # TypeError: a headerless format, by the ending of the name (.raw)
-        raise _unreadable(path, utt_id, error) from error
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            yield file
+    except (soundfile.SoundFileError, OSError) as error:
+        suffix = os.path.splitext(path)[1].lower()
+        reason = getattr(error, "error_string", None) or str(error)
+        if suffix in FOREIGN_SUFFIXES:
+            reason = f"libsndfile has no decoder of {suffix[1:]}"
+        raise AudioError(
+            f"{name} cannot be read as audio ({' '.join(reason.split()).rstrip('.')}), "
+            "expected WAV, FLAC, OGG, OPUS or MP3; convert it, for example with "
+            f"`ffmpeg -i FILE{suffix} FILE.wav`, or leave it out."
+        ) from error
 
 
-def _data_bytes(path: str) -> Tuple[int, int]:
-    """Bytes of audio that a WAV header declares, and those that the file holds.
+def _share_on_disk(path: str) -> float:
+    """Share of the audio data declared by a WAV header that the file holds.
 
     libsndfile silently plays what is left of a file that was cut off.
-
-    Returns:
-        Two zeros where the header declares nothing.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         if file.read(4) != b"RIFF":
-            return 0, 0
+            return 1.0
         file.seek(12)
-        while True:
-            header = file.read(8)
-            if len(header) < 8:
-                return 0, 0
+        while len(header := file.read(8)) == 8:
             length = int.from_bytes(header[4:], "little")
             if header[:4] == b"data":
-                if length >= _UNKNOWN_RIFF_LENGTH:
-                    return 0, 0
-                return length, min(length, size - file.tell())
+                if length == 0 or length >= _UNKNOWN_RIFF_LENGTH:
+                    return 1.0
+                return min(1.0, (size - file.tell()) / length)
             # Chunks start at even places.
             file.seek(length + length % 2, os.SEEK_CUR)
+    return 1.0
 
 
-def _cut_off(path: str, utt_id: str, declared: float, found: float) -> AudioError:
-    return AudioError(
-        f"{_name(path, utt_id)} is cut off: its header declares {declared:.2f} s and "
-        f"the file holds {found:.2f} s, expected both alike; {_advice(utt_id)}"
-    )
+def _declared_seconds(file: soundfile.SoundFile, path: str) -> float:
+    """What the header declares; 0 where it only estimates."""
+    if file.format not in ("WAV", "WAVEX", "FLAC", "RF64", "W64"):
+        return 0.0
+    if not 0 < file.frames < 1 << 60:  # "unknown" is a number of 63 bits
+        return 0.0
+    # Compressed or not, bytes go with seconds.
+    return file.frames / file.samplerate / max(_share_on_disk(path), 1e-9)
 
 
 def read_header(path: str, utt_id: str = "") -> Tuple[int, int, int]:
@@ -164,34 +134,44 @@ def read_header(path: str, utt_id: str = "") -> Tuple[int, int, int]:
     Raises:
         AudioError: The file is missing, a directory, empty or not audio.
     """
-    path = os.fspath(path)
-    with _open(path, utt_id) as file:
+    with _open(os.fspath(path), describe(path, utt_id)) as file:
         return file.frames, file.samplerate, file.channels
 
 
-def check_samples(samples: np.ndarray, name: str, advice: str) -> None:
+def check_samples(samples: np.ndarray, name: str) -> None:
     """Refuse samples that no decoder or network should have made.
 
     Args:
         samples: float, any shape, not empty.
         name: of the file or waveform, starts the message.
-        advice: ends the message.
 
     Raises:
         AudioError: Samples are NaN, infinite or far beyond [-1, 1].
     """
     # The peak is NaN where a sample is; one pass for the usual case.
     peak = float(max(np.max(samples), -np.min(samples)))
+    if peak <= MAX_PLAUSIBLE_PEAK:
+        return
+    found = f"float samples up to {peak:g}, as of integers"
     if not np.isfinite(peak):
         bad = int(np.count_nonzero(~np.isfinite(samples)))
+        found = f"{bad} samples that are NaN or infinite"
+    raise AudioError(
+        f"{name} has {found}, expected numbers in [-1, 1]; make it again or leave it "
+        "out."
+    )
+
+
+def check_length(num_samples: int, minimum_samples: int, fs: int, name: str) -> None:
+    """Refuse what is shorter than a frame.
+
+    Raises:
+        AudioError: There are fewer than ``minimum_samples`` at ``fs``.
+    """
+    if num_samples < minimum_samples:
         raise AudioError(
-            f"{name} has {bad} samples that are NaN or infinite, expected numbers in "
-            f"[-1, 1]; {advice}"
-        )
-    if peak > MAX_PLAUSIBLE_PEAK:
-        raise AudioError(
-            f"{name} has float samples up to {peak:g}, expected [-1, 1]; "
-            "divide by full scale and write the file again."
+            f"{name} has {num_samples} samples at {fs} Hz, expected at least the "
+            f"{minimum_samples} of one frame; leave it out."
         )
 
 
@@ -210,62 +190,17 @@ def check_channel(channel: Channel) -> Channel:
     )
 
 
-def _to_mono(
-    samples: np.ndarray, channel: Channel, path: str, utt_id: str
-) -> np.ndarray:
-    if channel == "mean":
-        return samples.mean(axis=1, dtype=np.float32)
-    if channel >= samples.shape[1]:
+def check_has_channel(channel: Channel, num_channels: int, name: str) -> None:
+    """Refuse a channel that is not there.
+
+    Raises:
+        AudioError: Of ``num_channels`` channels none has this number.
+    """
+    if channel != "mean" and channel >= num_channels:
         raise AudioError(
-            f"{_name(path, utt_id)} has {samples.shape[1]} channels, expected one with "
-            f"the number {channel}, from 0; choose another channel or the mean."
+            f"{name} has {num_channels} channels, expected one with the number "
+            f"{channel}, from 0; choose another channel or the mean."
         )
-    return np.ascontiguousarray(samples[:, channel])
-
-
-def _native_blocks(
-    path: str, utt_id: str, channel: Channel
-) -> Iterator[Tuple[np.ndarray, int]]:
-    """Mono blocks at the file's own rate, and that rate; at least one sample."""
-    name = _name(path, utt_id)
-    with _open(path, utt_id) as file:
-        rate, declared = file.samplerate, file.frames
-        if not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
-            raise AudioError(
-                f"{name} declares a sampling rate of {rate} Hz, expected one from "
-                f"{SAMPLE_RATES[0]} to {SAMPLE_RATES[1]} Hz; {_advice(utt_id)}"
-            )
-        # Some containers say "unknown" as a number of 63 bits.
-        exact = file.format in ("WAV", "WAVEX", "FLAC", "RF64", "W64")
-        exact = exact and 0 < declared < 1 << 60
-        if file.format in ("WAV", "WAVEX"):
-            try:
-                expected, found = _data_bytes(path)
-            except OSError as error:
-                raise _unreadable(path, utt_id, error) from error
-            if found < expected and declared:
-                # Compressed or not, bytes go with seconds.
-                seconds = declared / rate
-                total = seconds * expected / max(found, 1)
-                if total - seconds > _TOLERATED_LOSS_SECONDS:
-                    raise _cut_off(path, utt_id, total, seconds)
-        length = 0
-        while True:
-            try:
-                block = file.read(
-                    _BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True
-                )
-            except (soundfile.SoundFileError, OSError) as error:
-                raise _unreadable(path, utt_id, error) from error
-            if len(block) == 0:
-                break
-            length += len(block)
-            check_samples(block, name, _advice(utt_id))
-            yield _to_mono(block, channel, path, utt_id), rate
-    if length == 0:
-        raise AudioError(f"{name} has 0 samples, expected audio; {_advice(utt_id)}")
-    if exact and (declared - length) / rate > _TOLERATED_LOSS_SECONDS:
-        raise _cut_off(path, utt_id, declared / rate, length / rate)
 
 
 def read_blocks(
@@ -285,28 +220,51 @@ def read_blocks(
         AudioError: as of :func:`read_audio`; blocks before the fault are out by then.
     """
     path = os.fspath(path)
-    stream = None
-    empty = True
-    last = np.zeros(0, dtype=np.float32)
-    for block, rate in _native_blocks(path, utt_id, channel):
+    name = describe(path, utt_id)
+    with _open(path, name) as file:
+        rate, declared = file.samplerate, _declared_seconds(file, path)
+        low, high = SAMPLE_RATES
+        if not low <= rate <= high:
+            raise AudioError(
+                f"{name} declares a sampling rate of {rate} Hz, expected one from "
+                f"{low} to {high} Hz; make it again or leave it out."
+            )
+        check_has_channel(channel, file.channels, name)
+        resampler = None
         if rate != fs:
-            if stream is None:
-                stream = soxr.ResampleStream(
-                    rate, fs, 1, dtype="float32", quality="VHQ"
+            import soxr
+
+            resampler = soxr.ResampleStream(rate, fs, 1, "float32", quality="VHQ")
+        length = num_given = 0
+        is_last = False
+        while not is_last:
+            block = file.read(
+                _BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True
+            )
+            length += len(block)
+            is_last = len(block) == 0
+            if is_last and length == 0:
+                break
+            if not is_last:
+                check_samples(block, name)
+            elif declared - length / rate > _TOLERATED_LOSS_SECONDS:
+                raise AudioError(
+                    f"{name} is cut off: its header declares {declared:.2f} s and the "
+                    f"file holds {length / rate:.2f} s, expected both alike; make it "
+                    "again or leave it out."
                 )
-            block = stream.resample_chunk(block)
-        if len(block):
-            empty = False
-            yield np.clip(block, -1.0, 1.0)
-    if stream is not None:
-        last = stream.resample_chunk(last, last=True)
-        if len(last):
-            empty = False
-            yield np.clip(last, -1.0, 1.0)
-    if empty:
+            if channel == "mean":
+                mono = block.mean(axis=1, dtype=np.float32)
+            else:
+                mono = np.ascontiguousarray(block[:, channel])
+            if resampler is not None:
+                mono = resampler.resample_chunk(mono, last=is_last)
+            if len(mono):
+                num_given += len(mono)
+                yield np.clip(mono, -1.0, 1.0)
+    if num_given == 0:
         raise AudioError(
-            f"{_name(path, utt_id)} is too short: nothing is left of it at {fs} Hz; "
-            + ("remove the utterance from wav.scp." if utt_id else "leave it out.")
+            f"{name} has 0 samples, expected audio; make it again or leave it out."
         )
 
 

@@ -1,18 +1,17 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Length-sorted batches of audio files, decoded in background threads."""
+"""Length-sorted batches of audio files, decoded ahead."""
 
 import collections
-import collections.abc
 import concurrent.futures
-import contextlib
 import math
 import os
-import queue
-import threading
 from typing import (
+    Callable,
+    Deque,
     Dict,
+    Hashable,
     Iterable,
     Iterator,
     List,
@@ -29,12 +28,16 @@ import numpy as np
 from espnet2_distilmos.data.audio import (
     AudioError,
     Channel,
+    check_length,
+    describe,
     read_audio,
     read_header,
 )
 from espnet2_distilmos.data.datadir import DataError, read_scp
 
 _Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 class AudioBatch(NamedTuple):
@@ -49,6 +52,56 @@ class AudioBatch(NamedTuple):
     utt_ids: List[str]
     speech: np.ndarray
     speech_lengths: np.ndarray
+
+
+def map_ahead(
+    function: Callable[[_Item], _Made],
+    items: Iterable[_Item],
+    num_threads: int = 1,
+    depth: int = 4,
+) -> Iterator[_Made]:
+    """As ``map``, in threads and no more than ``depth`` items ahead.
+
+    Example:
+        >>> list(map_ahead(len, ["a", "bb", "ccc"], num_threads=2))
+        [1, 2, 3]
+    """
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        waiting: Deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def plan_batches(num_samples: Mapping[_Key, int], most: float) -> List[List[_Key]]:
+    """Group by length, longest first; equal lengths keep their order.
+
+    Args:
+        num_samples: Length by id.
+        most: Limit on count x longest of a batch; one item is always taken.
+
+    Returns:
+        Ids of each batch.
+
+    Example:
+        >>> plan_batches({"a": 2, "b": 5, "c": 2, "d": 1}, most=5)
+        [['b'], ['a', 'c'], ['d']]
+    """
+    ids = sorted(num_samples, key=lambda key: -num_samples[key])
+    plan = []
+    start = 0
+    while start < len(ids):
+        count = max(int(most // max(num_samples[ids[start]], 1)), 1)
+        plan.append(ids[start : start + count])
+        start += count
+    return plan
 
 
 def read_num_samples(wav_scp: str) -> Dict[str, int]:
@@ -77,66 +130,6 @@ def read_num_samples(wav_scp: str) -> Dict[str, int]:
     return lengths
 
 
-@contextlib.contextmanager
-def in_background(items: Iterable[_Item], depth: int = 4) -> Iterator[Iterator[_Item]]:
-    """Run an iterator in a thread of its own, a few items ahead.
-
-    Args:
-        items: what to iterate over; left where it stands when the block ends.
-        depth: items made ahead.
-
-    Yields:
-        An iterator over the same items that raises what ``items`` raises.
-    """
-    made: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry) -> bool:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                made.put(entry, timeout=0.1)
-                return True
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put((item, None)):
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:  # raised again where the items are taken
-            put((None, error))
-
-    def take() -> Iterator[_Item]:
-        while True:
-            item, error = made.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        yield take()
-    finally:
-        stop.set()
-        thread.join()
-
-
-def too_short(
-    path: str, num_samples: int, fs: int, minimum_samples: int, utt_id: str = ""
-) -> AudioError:
-    """Return the error of a file with fewer samples at ``fs`` than a frame needs."""
-    name = f"utterance {utt_id}: {path}" if utt_id else path
-    advice = "remove the utterance (stage 4 filters by duration)"
-    return AudioError(
-        f"{name} has {num_samples} samples at {fs} Hz, expected at least the "
-        f"{minimum_samples} of one frame; {advice if utt_id else 'leave it out'}."
-    )
-
-
 class AudioBatches:
     """Iterate over the files of a wav.scp in length-sorted padded batches.
 
@@ -154,17 +147,14 @@ class AudioBatches:
         minimum_samples: Utterances with fewer samples at ``fs`` are failures.
         utt_ids: Take only these utterances, or None for all.
         num_threads: Decoding threads.
-        prefetch: Batches decoded ahead.
         channel: ``mean`` of all channels, or the number of one.
         maximum_samples: Longer ones at ``fs`` are left out and listed in
             ``too_long``; None takes all.
-        name_utterances: Name the utterance in sentences; else only the file.
+        names: Names of the utterances in sentences; None for the ids, "" for none.
 
     Attributes:
         too_long: Ids of more than ``maximum_samples``, complete after the iteration.
         failures: Sentence by utterance id, complete after the iteration.
-        num_batches: Number of batches planned; the iteration may yield fewer where
-            a whole batch is unusable.
 
     Raises:
         DataError: The wav.scp cannot be read or ``batch_seconds`` is not positive.
@@ -178,19 +168,18 @@ class AudioBatches:
         minimum_samples: int = 1,
         utt_ids: Optional[Sequence[str]] = None,
         num_threads: int = 2,
-        prefetch: int = 4,
         channel: Channel = "mean",
         maximum_samples: Optional[int] = None,
-        name_utterances: bool = True,
+        names: Optional[Mapping[str, str]] = None,
     ):
         if not batch_seconds > 0:
             raise DataError(
                 f"the batch size is {batch_seconds} seconds, expected a positive "
                 "number; correct --batch_seconds."
             )
-        known: Mapping[str, int] = {}
+        self._known: Mapping[str, int] = {}
         if not isinstance(wav_scp, collections.abc.Mapping):
-            known = read_num_samples(wav_scp)
+            self._known = read_num_samples(wav_scp)
             wav_scp = read_scp(wav_scp)
         if utt_ids is not None:
             wav_scp = {utt_id: wav_scp[utt_id] for utt_id in utt_ids}
@@ -198,114 +187,79 @@ class AudioBatches:
         self.fs = fs
         self.minimum_samples = minimum_samples
         self.num_threads = num_threads
-        self.prefetch = prefetch
         self.channel = channel
         self.maximum_samples = maximum_samples
-        self.name_utterances = name_utterances
-        self.too_long: List[str] = []
+        self.names = names or {utt_id: utt_id for utt_id in wav_scp}
         self.failures: Dict[str, str] = {}
-        self.num_samples = self._lengths(known)
-        self._limit = batch_seconds * fs
-        self._plan = self._make_plan(self.num_samples)
+        self.num_samples: Dict[str, int] = {}
+        found = map_ahead(self._length, wav_scp, num_threads, depth=100)
+        for utt_id, length in zip(wav_scp, found):
+            if isinstance(length, AudioError):
+                self.failures[utt_id] = str(length)
+            else:
+                self.num_samples[utt_id] = length
+        self._most = batch_seconds * fs
+        self.drop(())
 
     def drop(self, utt_ids: Iterable[str]) -> None:
         """Leave out these utterances, such as those that are done already."""
         dropped = set(utt_ids)
-        self._plan = self._make_plan([i for i in self.num_samples if i not in dropped])
+        kept = {i: n for i, n in self.num_samples.items() if i not in dropped}
+        most = math.inf if self.maximum_samples is None else self.maximum_samples
+        self.too_long = [i for i, n in kept.items() if n > most]
+        short = {i: n for i, n in kept.items() if n <= most}
+        self._plan = plan_batches(short, self._most)
 
-    @property
-    def num_batches(self) -> int:
+    def __len__(self) -> int:
+        """Batches planned; fewer come where a whole batch is unusable."""
         return len(self._plan)
 
-    def _name(self, utt_id: str) -> str:
-        return utt_id if self.name_utterances else ""
-
-    def _lengths(self, known: Mapping[str, int]) -> Dict[str, int]:
-        def length(utt_id: str) -> Union[int, AudioError]:
-            if utt_id in known:
-                return known[utt_id]
-            try:
-                samples, rate, _ = read_header(self.wav_scp[utt_id], self._name(utt_id))
-            except AudioError as error:
-                return error
-            return math.ceil(samples * self.fs / rate)
-
-        lengths = {}
-        with concurrent.futures.ThreadPoolExecutor(self.num_threads) as pool:
-            for utt_id, result in zip(self.wav_scp, pool.map(length, self.wav_scp)):
-                if isinstance(result, AudioError):
-                    self.failures[utt_id] = str(result)
-                else:
-                    lengths[utt_id] = result
-        return lengths
-
-    def _make_plan(self, utt_ids: Iterable[str]) -> List[List[str]]:
-        most = self.maximum_samples
-        ids, self.too_long = [], []
-        for utt_id in utt_ids:
-            fits = most is None or self.num_samples[utt_id] <= most
-            (ids if fits else self.too_long).append(utt_id)
-        # sort() is stable: equal lengths keep the order of the wav.scp
-        ids.sort(key=lambda utt_id: -self.num_samples[utt_id])
-        plan = []
-        start = 0
-        while start < len(ids):
-            longest = max(self.num_samples[ids[start]], 1)
-            count = max(int(self._limit // longest), 1)
-            plan.append(ids[start : start + count])
-            start += count
-        return plan
-
-    def _decode(self, utt_id: str) -> Union[np.ndarray, AudioError, None]:
-        path, name = self.wav_scp[utt_id], self._name(utt_id)
+    def _length(self, utt_id: str) -> Union[int, AudioError]:
+        if utt_id in self._known:
+            return self._known[utt_id]
         try:
-            samples = read_audio(
-                path, self.fs, name, self.channel, self.maximum_samples
-            )
+            length, rate, _ = read_header(self.wav_scp[utt_id], self.names[utt_id])
         except AudioError as error:
             return error
-        if samples is not None and len(samples) < self.minimum_samples:
-            return too_short(path, len(samples), self.fs, self.minimum_samples, name)
-        return samples
+        return math.ceil(length * self.fs / rate)
+
+    def _decode(self, utt_ids: Sequence[str]) -> List:
+        """Samples, None where they are too many, or an error, of each utterance."""
+        decoded: List = []
+        for utt_id in utt_ids:
+            path, name = self.wav_scp[utt_id], self.names[utt_id]
+            try:
+                samples = read_audio(
+                    path, self.fs, name, self.channel, self.maximum_samples
+                )
+                if samples is not None:
+                    name = describe(path, name)
+                    check_length(len(samples), self.minimum_samples, self.fs, name)
+                decoded.append(samples)
+            except AudioError as error:
+                decoded.append(error)
+        return decoded
 
     def __iter__(self) -> Iterator[AudioBatch]:
-        pool = concurrent.futures.ThreadPoolExecutor(self.num_threads)
-        try:
-            waiting: collections.deque = collections.deque()
-            plan = iter(self._plan)
-            for utt_ids in plan:
-                waiting.append(
-                    (utt_ids, [pool.submit(self._decode, i) for i in utt_ids])
-                )
-                if len(waiting) > self.prefetch:
-                    batch = self._collate(*waiting.popleft())
-                    if batch is not None:
-                        yield batch
-            while waiting:
-                batch = self._collate(*waiting.popleft())
-                if batch is not None:
-                    yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _collate(self, utt_ids, futures) -> Optional[AudioBatch]:
-        good = []
-        for utt_id, future in zip(utt_ids, futures):
-            samples = future.result()
-            if isinstance(samples, AudioError):
-                self.failures[utt_id] = str(samples)
-            elif samples is None:
-                # The header had declared less.
-                self.too_long.append(utt_id)
-            else:
-                good.append((utt_id, samples))
-        if not good:
-            return None
-        lengths = np.array([len(samples) for _, samples in good], dtype=np.int64)
-        speech = np.zeros((len(good), lengths.max()), dtype=np.float32)
-        for row, (_, samples) in zip(speech, good):
-            row[: len(samples)] = samples
-        return AudioBatch([utt_id for utt_id, _ in good], speech, lengths)
+        depth = self.num_threads + 2
+        decoded = map_ahead(self._decode, self._plan, self.num_threads, depth)
+        for utt_ids, found in zip(self._plan, decoded):
+            good = {}
+            for utt_id, samples in zip(utt_ids, found):
+                if isinstance(samples, AudioError):
+                    self.failures[utt_id] = str(samples)
+                elif samples is None:
+                    # The header had declared less.
+                    self.too_long.append(utt_id)
+                else:
+                    good[utt_id] = samples
+            if not good:
+                continue
+            lengths = np.array([len(samples) for samples in good.values()], np.int64)
+            speech = np.zeros((len(good), lengths.max()), dtype=np.float32)
+            for row, samples in zip(speech, good.values()):
+                row[: len(samples)] = samples
+            yield AudioBatch(list(good), speech, lengths)
 
     def sorted_failures(self) -> Dict[str, str]:
         """Return the failures in the order of the wav.scp."""

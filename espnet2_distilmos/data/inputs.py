@@ -8,7 +8,7 @@ import csv
 import glob
 import os
 import sys
-from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import BinaryIO, List, NamedTuple, Optional, Sequence, Set
 
 from espnet2_distilmos.data.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from espnet2_distilmos.data.datadir import DataError, read_scp
@@ -52,10 +52,10 @@ def collect_inputs(
     ``-``               of each line on standard input             path as given
     ==================  =========================================  ====================
 
-    Links are followed. In directories, files whose name ends like audio are taken, also
-    when libsndfile cannot decode them (.m4a): they are to get a sentence and not to be
-    passed over. The same id and path twice is one input; several files with one id
-    (equal names in two directories) get their paths as ids.
+    Links are followed, but not to a directory that the link lies in. In directories,
+    files whose name ends like audio are taken, also when libsndfile cannot decode them
+    (.m4a): each gets a score or a sentence. The same id and path twice is one input;
+    several files with one id (equal names in two directories) get their paths as ids.
 
     Args:
         inputs: as on the command line.
@@ -71,12 +71,13 @@ def collect_inputs(
     """
     found: List[InputFile] = []
     for name in inputs:
+        table, _, column = name.rpartition(":")
         if name == "-":
             found += _of_stdin(stdin or sys.stdin.buffer, null_separated)
         elif os.path.lexists(name):
             found += _of_path(name)
-        elif _split_table(name):
-            found += _of_table(*_split_table(name))
+        elif os.path.splitext(table)[1].lower() in _TABLES:
+            found += _of_table(table, column)
         elif glob.has_magic(name):
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
@@ -99,15 +100,12 @@ def collect_inputs(
 
 def _of_path(path: str) -> List[InputFile]:
     if os.path.isdir(path):
-        return list(_of_directory(path))
+        return _of_directory(path)
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".scp":
         return [InputFile(utt_id, wav) for utt_id, wav in read_scp(path).items()]
     if suffix in _TABLES and os.path.isfile(path):
-        raise DataError(
-            f"{path} is a table, expected the column with the paths too, such as "
-            f"{path}:{_columns(path)[0]}; its columns are {', '.join(_columns(path))}."
-        )
+        return _of_table(path, "")
     return [InputFile(path, path)]
 
 
@@ -115,38 +113,33 @@ def _is_audio_name(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES) and not name.startswith(_RESOURCE_FORK)
 
 
-def _of_directory(top: str) -> Iterator[InputFile]:
+def _of_directory(top: str) -> List[InputFile]:
     """Files in the order of their names, those of a directory before its own."""
-    yield from _walk(top, top, set())
+    found = []
 
+    def add(path: str, error: str = "") -> None:
+        found.append(InputFile(os.path.relpath(path, top), path, error))
 
-def _walk(top: str, folder: str, above: Set[Tuple[int, int]]) -> Iterator[InputFile]:
-    try:
-        status = os.stat(folder)
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        reason = f"{folder} cannot be read ({error.strerror}), expected a directory"
-        yield InputFile(os.path.relpath(folder, top), folder, f"{reason}; check it.")
-        return
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return  # A link to a directory that it lies in.
-    folders = []
-    for name in names:
-        path = os.path.join(folder, name)
-        if os.path.isdir(path):
-            folders.append(name)
-        elif _is_audio_name(name):
-            yield InputFile(os.path.relpath(path, top), path)
-    for name in folders:
-        path = os.path.join(folder, name)
-        count = 0
-        for item in _walk(top, path, above | {here}):
-            count += 1
-            yield item
-        if not count and _is_audio_name(name):
-            # Named like a file, and nothing in it: its sentence is due.
-            yield InputFile(os.path.relpath(path, top), path)
+    def refuse(error: OSError) -> None:
+        reason = f"{error.filename} cannot be read ({error.strerror})"
+        add(error.filename, f"{reason}, expected a directory; check it.")
+
+    for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+        here = os.path.join(os.path.realpath(folder), "")
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not here.startswith(
+                os.path.join(os.path.realpath(os.path.join(folder, name)), "")
+            )
+        )
+        names = sorted(filter(_is_audio_name, names))
+        for name in names:
+            add(os.path.join(folder, name))
+        if not names and not folders and _is_audio_name(os.path.basename(folder)):
+            # Named like a file, and nothing in it: it gets a sentence.
+            add(folder)
+    return found
 
 
 def _of_stdin(stdin: BinaryIO, null_separated: bool) -> List[InputFile]:
@@ -159,50 +152,28 @@ def _of_stdin(stdin: BinaryIO, null_separated: bool) -> List[InputFile]:
     return [InputFile(path, path) for path in paths]
 
 
-def _split_table(name: str) -> Optional[Tuple[str, str]]:
-    """``table.csv:column`` in two, or None."""
-    table, colon, column = name.rpartition(":")
-    if colon and column and os.path.splitext(table)[1].lower() in _TABLES:
-        return table, column
-    return None
-
-
-def _read_table(path: str) -> Iterator[List[str]]:
+def _of_table(path: str, column: str) -> List[InputFile]:
     delimiter = _TABLES[os.path.splitext(path)[1].lower()]
     try:
         with open(
             path, encoding="utf-8-sig", errors="surrogateescape", newline=""
         ) as file:
-            yield from csv.reader(file, delimiter=delimiter)
-    except OSError as error:
+            rows = list(csv.reader(file, delimiter=delimiter)) or [[]]
+    except (OSError, csv.Error) as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}), expected a table; correct "
-            "the name."
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}), "
+            "expected a table with the names of the columns first; correct the name or "
+            "write the table again."
         ) from error
-    except csv.Error as error:
+    if column not in rows[0]:
         raise DataError(
-            f"{path} is not a table ({error}), expected rows of one length with the "
-            "names of the columns first; write it again."
-        ) from error
-
-
-def _columns(path: str) -> List[str]:
-    for row in _read_table(path):
-        return row
-    raise DataError(f"{path} is empty, expected a table; write it again.")
-
-
-def _of_table(path: str, column: str) -> List[InputFile]:
-    columns = _columns(path)
-    if column not in columns:
-        raise DataError(
-            f"{path} has no column {column}, expected one of {', '.join(columns)}; "
-            "correct the name after the colon."
+            f"{path} has no column {column!r}, expected TABLE:COLUMN with one of its "
+            f"columns {', '.join(rows[0])}; correct the name after the colon."
         )
-    place = columns.index(column)
+    place = rows[0].index(column)
     found = []
-    for number, row in enumerate(_read_table(path)):
-        if number == 0 or not row:
+    for number, row in enumerate(rows[1:], 1):
+        if not row:
             continue
         if len(row) <= place or not row[place]:
             raise DataError(
@@ -211,8 +182,8 @@ def _of_table(path: str, column: str) -> List[InputFile]:
             )
         name = row[place]
         beside = os.path.join(os.path.dirname(path), name)
-        there = not os.path.exists(name) and os.path.exists(beside)
-        found.append(InputFile(name, beside if there else name))
+        is_beside = not os.path.exists(name) and os.path.exists(beside)
+        found.append(InputFile(name, beside if is_beside else name))
     return found
 
 
@@ -224,11 +195,10 @@ def _unique(found: Sequence[InputFile]) -> List[InputFile]:
     unique = []
     for item in items:
         name = item.id if counts[item.id] == 1 else item.path
-        number = 2
-        candidate = name
+        candidate, number = name, 1
         while candidate in taken:
-            candidate = f"{name}#{number}"
             number += 1
+            candidate = f"{name}#{number}"
         taken.add(candidate)
         unique.append(item._replace(id=candidate))
     return unique

@@ -6,16 +6,15 @@
 import contextlib
 import json
 import os
-from typing import Any, Dict, Iterable, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping
 
+from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.data.datadir import DataError
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
-
-FORMAT_VERSION = 1
 
 
 class Journal:
@@ -42,25 +41,20 @@ class Journal:
     def __init__(self, path: str, header: Mapping[str, Any], resume: bool):
         self.path = os.fspath(path)
         self.rows: List[Dict[str, Any]] = []
-        self.discarded = False
-        header = json.loads(json.dumps({"format_version": FORMAT_VERSION, **header}))
-        try:
+        with self._writing():
             os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
             self._file = open(self.path, "a+b")
-        except OSError as error:
-            raise self._cannot_write(error) from error
         try:
-            self._lock()
-            self._begin(header, resume)
+            with self._writing():
+                self._begin({"format_version": FORMAT_VERSION, **header}, resume)
         except BaseException:
             self._file.close()
             raise
 
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
+    def _begin(self, header: Dict[str, Any], resume: bool) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(
                 f"{self.path} is being written by another process, expected one at a "
@@ -68,44 +62,23 @@ class Journal:
             ) from error
         except OSError:
             pass  # a file system without locks
-
-    def _begin(self, header: Dict[str, Any], resume: bool) -> None:
-        try:
-            self._file.seek(0)
-            content = self._file.read()
-            end = content.rfind(b"\n") + 1
-            lines = content[:end].split(b"\n")[:-1]
-            if resume and lines:
-                self._check_header(_parse(lines[0]), header)
-                rows = (_parse(line) for line in lines[1:])
-                self.rows = [row for row in rows if row is not None]
-                # The cut-off last line goes; the next row must not be glued to it.
-                self._file.truncate(end)
-                return
-            self.discarded = bool(content)
+        self._file.seek(0)
+        content = self._file.read()
+        # A cut-off last line goes; the next row must not be glued to it.
+        whole = content[: content.rfind(b"\n") + 1]
+        self.discarded = bool(content) and not (resume and whole)
+        if not whole or not resume:
             self._file.truncate(0)
-            self._write([header])
-        except OSError as error:
-            raise self._cannot_write(error) from error
-
-    def _check_header(self, found: Any, expected: Dict[str, Any]) -> None:
-        if found is None:
+            self.add(header)
+            return
+        found, *rows = map(_parse, whole.splitlines())
+        if found != json.loads(json.dumps(header)):
             raise DataError(
-                f"{self.path} does not begin like a journal, expected that of an "
-                "interrupted run; remove it or run without --resume."
+                f"{self.path} was written with {found}, expected {header}; run as "
+                "before, or without --resume."
             )
-        for key in sorted({*found, *expected}):
-            if found.get(key) != expected.get(key):
-                raise DataError(
-                    f"{self.path} was written with {key} {found.get(key)}, and now it "
-                    f"is {expected.get(key)}; run as before, or without --resume."
-                )
-
-    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._file.write(
-            b"".join(json.dumps(row).encode("ascii") + b"\n" for row in rows)
-        )
-        self._file.flush()
+        self.rows = [row for row in rows if row is not None]
+        self._file.truncate(len(whole))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row.
@@ -113,10 +86,9 @@ class Journal:
         Raises:
             DataError: the disk is full, say.
         """
-        try:
-            self._write([row])
-        except OSError as error:
-            raise self._cannot_write(error) from error
+        with self._writing():
+            self._file.write(json.dumps(row).encode("ascii") + b"\n")
+            self._file.flush()
 
     def close(self, remove: bool = False) -> None:
         """Close the file; remove it when all that it was for is done."""
@@ -126,11 +98,15 @@ class Journal:
                 os.remove(self.path)
         self._file.close()
 
-    def _cannot_write(self, error: OSError) -> DataError:
-        return DataError(
-            f"{self.path} cannot be written ({error.strerror or error}), expected a "
-            "writable directory with space left; choose another output."
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be written ({error.strerror or error}), expected "
+                "a writable directory with space left; choose another output."
+            ) from error
 
 
 def _parse(line: bytes) -> Any:

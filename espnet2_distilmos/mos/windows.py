@@ -29,16 +29,21 @@ class WindowPlan:
     grid: int
 
     @classmethod
-    def make(cls, limit: int, window: int, grid: int) -> "WindowPlan":
+    def make(
+        cls, limit: int, window: int, grid: int, minimum_samples: int = 1
+    ) -> "WindowPlan":
         """The plan with half-overlapping windows, no longer than ``limit``.
 
         Raises:
-            ValueError: ``limit`` is less than three frames.
+            ValueError: ``limit`` leaves no windows of two frames, or of
+                ``minimum_samples``.
         """
-        if limit < 3 * grid:
+        least = grid * (1 + max(2, -(-minimum_samples // grid)))
+        if limit < least:
             raise ValueError(
                 f"found a limit of {limit} samples for whole utterances, expected at "
-                f"least {3 * grid}, three frames of this model: raise --max-seconds"
+                f"least the {least} that windows of this model need; raise "
+                "--max-seconds"
             )
         window = min(window, limit - grid) // grid * grid
         return cls(limit, window, max(window // 2 // grid, 1) * grid, grid)

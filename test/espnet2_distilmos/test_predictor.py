@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 
 from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.evaluation.trust import fit_scale
 from espnet2_distilmos.mos.checkpoint import load_model
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.predictor import MOSResult, _Resample
 
 
@@ -42,12 +42,6 @@ def syllables(seconds=1.3, rate=16000, seed=0, top=3500.0):
     envelope = 0.6 + 0.4 * np.sin(2 * np.pi * generator.uniform(2, 5) * t)
     fade = np.clip(np.minimum(t, seconds - t) / 0.1, 0, 1)
     return 0.15 * signal * envelope * np.sin(np.pi / 2 * fade) ** 2
-
-
-def tone(rate, seconds=1.0):
-    t = np.arange(int(seconds * rate)) / rate
-    fade = np.clip(np.minimum(t, seconds - t) / 0.1, 0, 1)
-    return 0.5 * np.sin(2 * np.pi * 440 * t) * np.sin(np.pi / 2 * fade) ** 2
 
 
 def alone(model, wave):
@@ -86,7 +80,7 @@ def test_alone_in_any_batch_in_any_order(predictor):
     single = [predictor(wave, 16000) for wave in waves]
     scores = [result.score for result in single]
     assert max(scores) - min(scores) > 0.1
-    for order in ([0, 1, 2, 3, 4, 5], [5, 2, 0, 4, 1, 3], [3, 3, 0]):
+    for order in ([5, 2, 0, 4, 1, 3], [3, 3, 0]):
         found = predictor([waves[i] for i in order], 16000)
         for i, result in zip(order, found):
             assert result.score == pytest.approx(scores[i], abs=1e-4)
@@ -104,27 +98,23 @@ def test_numpy_torch_and_integers_agree(predictor):
         (wave / 32768).astype(">f8"),
         wave.astype(np.int16),
         (wave * 65536).astype(np.int32),
-        torch.from_numpy(wave / 32768),
         torch.from_numpy(wave.astype(np.int16)),
         np.repeat(wave / 32768, 2)[::2],
     ):
         assert predictor(same, 16000).score == pytest.approx(expected, abs=1e-4)
     bytes_ = np.round(wave / 256 + 128).clip(0, 255).astype(np.uint8)
-    as_float = (bytes_.astype(float) - 128) / 128
-    assert predictor(bytes_, 16000).score == pytest.approx(
-        predictor(as_float, 16000).score, abs=1e-5
-    )
+    expected = predictor((bytes_.astype(float) - 128) / 128, 16000).score
+    assert predictor(bytes_, 16000).score == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("make", [syllables, tone])
-def test_any_rate_scores_the_same(predictor, make):
+def test_any_rate_scores_the_same(predictor):
     scores = {
-        rate: predictor(make(rate=rate), rate).score
-        for rate in (8000, 16000, 22050, 24000, 44100, 48000)
+        rate: predictor(syllables(rate=rate), rate).score
+        for rate in (8000, 16000, 22050, 44100)
     }
     assert max(scores.values()) - min(scores.values()) < 0.02, scores
-    # and it would be heard if the rate were ignored
-    assert abs(predictor(make(rate=48000), 16000).score - scores[16000]) > 0.02
+    # and ignoring the rate would change the score
+    assert abs(predictor(syllables(rate=44100), 16000).score - scores[16000]) > 0.02
 
 
 def test_files_score_as_arrays(predictor, tmp_path):
@@ -139,25 +129,17 @@ def test_files_score_as_arrays(predictor, tmp_path):
 # Channels
 
 
-def test_equal_channels_score_as_one(predictor):
-    wave = syllables()
-    expected = predictor(wave, 16000).score
-    for channels in (1, 2, 5):
-        found = predictor(np.stack([wave] * channels), 16000).score
-        assert found == pytest.approx(expected, abs=1e-4)
-
-
-def test_one_channel_can_be_chosen(predictor, scorer_dir):
+def test_channels_are_averaged_or_one_is_taken(predictor, scorer_dir):
     waves = np.stack([syllables(seed=0), syllables(seed=1)])
-    left, right = (predictor(wave, 16000).score for wave in waves)
+    left, right, mean = (predictor(w, 16000).score for w in (*waves, waves.mean(0)))
     assert abs(left - right) > 0.05
+    assert predictor(waves, 16000).score == pytest.approx(mean, abs=1e-4)
     for channel, expected in ((0, left), ("1", right)):
         chosen = MOSPredictor.from_pretrained(str(scorer_dir), channel=channel)
         assert chosen(waves, 16000).score == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(ValueError, match="1 channel, expected one with the number 1"):
-        chosen(waves[0], 16000)
-    with pytest.raises(ValueError, match="1 channels, expected one with the number 1"):
-        chosen(waves[:1], 16000)
+    for one in (waves[0], waves[:1]):
+        with pytest.raises(ValueError, match="1 channels, expected one with the num"):
+            chosen(one, 16000)
 
 
 # Threads
@@ -168,11 +150,11 @@ def test_threads_take_turns(scorer_dir):
     shared = MOSPredictor.from_pretrained(str(scorer_dir), batch_seconds=10)
     sets = [
         [syllables(0.4 + 0.1 * ((k + j) % 7), seed=k) for k in range(5)]
-        for j in range(12)
+        for j in range(6)
     ]
     expected = [[r.score for r in shared(waves, 16000)] for waves in sets]
-    with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        for _ in range(3):
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for _ in range(2):
             found = pool.map(lambda waves: shared(waves, 16000), sets)
             for results, scores in zip(found, expected):
                 assert [r.score for r in results] == pytest.approx(scores, abs=1e-4)
@@ -187,7 +169,7 @@ def test_copies(predictor):
 # Times
 
 
-def test_times_are_the_middle_of_what_a_frame_hears(predictor, scorer_dir):
+def test_times_are_the_middle_of_the_receptive_field(predictor, scorer_dir):
     """The span of samples that a frame before the transformer depends on."""
     model, _ = load_model(
         scorer_dir / "config.yaml", scorer_dir / "valid.sys_srcc.best.pth"
@@ -195,14 +177,14 @@ def test_times_are_the_middle_of_what_a_frame_hears(predictor, scorer_dir):
     wave = torch.from_numpy(syllables()).float()
     result = predictor(wave, 16000)
     convolutions = model.frontend.model.feature_extractor
-    # Group norm hears everything; without it the span is that of the kernels.
+    # Group norm depends on everything; without it the span is that of the kernels.
     convolutions.conv_layers[0].layer_norm = torch.nn.Identity()
     for frame in (0, 7, 40):
         wave.requires_grad_(True)
         feature = convolutions(wave[None])[0, :, frame].sum()
         (gradient,) = torch.autograd.grad(feature, wave)
-        heard = gradient.nonzero()
-        middle = float(heard.min() + heard.max()) / 2 / 16000
+        span = gradient.nonzero()
+        middle = float(span.min() + span.max()) / 2 / 16000
         assert result.times[frame] == pytest.approx(middle, abs=1e-9)
     assert len(result.times) == len(result.frames)
 
@@ -233,7 +215,7 @@ def by_hand(model, wave, plan):
     ]
 
 
-@pytest.mark.parametrize("samples", [32001, 47360, 47361, 60000, 100003])
+@pytest.mark.parametrize("samples", [32001, 47361, 100003])
 def test_long_waveforms_in_windows(short_limit, samples):
     wave = np.concatenate([syllables(1.0, seed=s) for s in range(7)])[:samples]
     plan = short_limit.windows
@@ -252,11 +234,17 @@ def test_long_waveforms_in_windows(short_limit, samples):
     assert found.times[-1] == pytest.approx((len(expected) - 1) * 0.02 + found.times[0])
 
 
-def test_up_to_the_limit_utterances_are_whole(short_limit, predictor):
-    wave = np.concatenate([syllables(1.0, seed=s) for s in range(2)])
-    found = short_limit(wave, 16000)
-    assert found.note == "" and len(wave) == short_limit.windows.limit
-    assert found.score == pytest.approx(predictor(wave, 16000).score, abs=1e-6)
+def test_up_to_the_limit_utterances_are_whole(short_limit, predictor, scorer_dir):
+    wave = np.concatenate([syllables(1.0, seed=s) for s in range(3)])
+    found = short_limit(wave[:32000], 16000)
+    assert found.note == "" and short_limit.windows.limit == 32000
+    assert found.score == pytest.approx(predictor(wave[:32000], 16000).score, abs=1e-6)
+    # The upstream's own limit counts too.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HFFrontend, "maximum_samples", 24000)
+        limited = MOSPredictor.from_pretrained(str(scorer_dir))
+    assert limited.windows.limit == 24000
+    assert limited(wave, 16000).note.startswith("longer than 1.5 s")
 
 
 def test_long_files_score_as_long_arrays(short_limit, tmp_path):
@@ -291,49 +279,26 @@ def test_a_head_whose_score_is_not_the_mean_of_its_frames(scorer_dir):
     assert shifted(wave, 16000).score == pytest.approx(before + 0.25, abs=1e-4)
 
 
-def test_the_upstreams_own_limit_counts(scorer_dir):
-    from espnet2_distilmos.mos.frontend.hf import HFFrontend
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(HFFrontend, "maximum_samples", 24000)
-        found = MOSPredictor.from_pretrained(str(scorer_dir))
-    assert found.windows.limit == 24000
-    result = found(np.concatenate([syllables(1.0)] * 3), 16000)
-    assert result.note.startswith("longer than 1.5 s")
-
-
 # Gradients
 
 
-def test_gradient_of_the_score(predictor):
-    wave = torch.from_numpy(syllables()).requires_grad_(True)
-    result = predictor(wave, 16000, grad=True)
+@pytest.mark.parametrize("rate", [16000, 8000, 44100])
+def test_gradient_of_the_score(predictor, rate):
+    wave = torch.from_numpy(syllables(rate=rate)).requires_grad_(True)
+    result = predictor(wave, rate, grad=True)
     assert float(result.score.detach()) == pytest.approx(
-        predictor(wave.detach(), 16000).score, abs=1e-5
+        predictor(wave.detach(), rate).score, abs=1e-5
     )
     (gradient,) = torch.autograd.grad(result.score, wave)
     # a finite difference along the gradient, in both directions
     step = 2e-4 * gradient / gradient.norm()
-    up = predictor(wave.detach() + step, 16000).score
-    down = predictor(wave.detach() - step, 16000).score
+    up = predictor(wave.detach() + step, rate).score
+    down = predictor(wave.detach() - step, rate).score
     assert up - down == pytest.approx(4e-4 * float(gradient.norm()), rel=0.02)
     assert all(p.grad is None for p in predictor.model.parameters())
 
 
-@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-def test_gradient_through_resampling(predictor, rate):
-    wave = torch.from_numpy(syllables(rate=rate)).requires_grad_(True)
-    result = predictor(wave, rate, grad=True)
-    expected = predictor(wave.detach().numpy(), rate)
-    assert float(result.score.detach()) == pytest.approx(expected.score, abs=1e-4)
-    (gradient,) = torch.autograd.grad(result.score, wave)
-    step = 2e-4 * gradient / gradient.norm()
-    up = predictor(wave.detach() + step, rate).score
-    down = predictor(wave.detach() - step, rate).score
-    assert up - down == pytest.approx(4e-4 * float(gradient.norm()), rel=0.02)
-
-
-@pytest.mark.parametrize("fs", [8000, 11025, 16001, 44100, 48000])
+@pytest.mark.parametrize("fs", [8000, 16001, 44100])
 def test_resampling_gradient_is_the_transpose(fs):
     """<A x, y> = <x, A' y> for vectors that have nothing to do with each other."""
     generator = torch.Generator().manual_seed(fs)
@@ -362,18 +327,6 @@ def test_score_as_a_loss_reaches_what_made_the_waveform(short_limit):
     assert results[1].frames.requires_grad and results[1].note
 
 
-def test_a_frozen_upstream_has_a_gradient_too(scorer_dir, tmp_path):
-    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
-    config["frontend_conf"]["freeze"] = "all"
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    frozen = MOSPredictor(
-        str(tmp_path / "config.yaml"), str(scorer_dir / "valid.sys_srcc.best.pth")
-    )
-    wave = torch.from_numpy(syllables()).requires_grad_(True)
-    frozen(wave, 16000, grad=True).score.backward()
-    assert float(wave.grad.abs().max()) > 0
-
-
 # What is refused
 
 
@@ -383,32 +336,23 @@ def test_a_frozen_upstream_has_a_gradient_too(scorer_dir, tmp_path):
         (np.zeros((16000, 2)), 16000, r"shape \(16000, 2\)"),
         (np.zeros((1, 2, 3)), 16000, r"shape \(1, 2, 3\)"),
         (np.zeros(0), 16000, "0 samples at 16000 Hz, expected at least"),
-        (np.zeros(1), 16000, "1 samples"),
         (np.zeros(2), 48000, "1 samples at 16000 Hz"),
         (np.zeros(16000, dtype=np.int64), 16000, "of type int64"),
-        (np.zeros(16000, dtype=bool), 16000, "of type bool"),
         (np.zeros(16000, dtype=complex), 16000, "of type complex128"),
+        (np.array(["a"]), 16000, "of type str"),
         (torch.zeros(16000, dtype=torch.int64), 16000, "of type int64"),
         (np.array([1.0, np.nan] * 8000), 16000, "8000 samples that are NaN"),
-        (np.array([0.0, np.inf] * 8000), 16000, "8000 samples that are NaN or inf"),
         (np.array([0.0, 12000.0] * 8000), 16000, "float samples up to 12000"),
-        (np.zeros(16000), 0, "fs=0"),
         (np.zeros(16000), "x", "fs='x'"),
         (np.zeros(16000), 16, "fs=16, expected a sampling rate from 1000 to"),
-        (np.zeros(16000), [16000, 8000], "2 sampling rates|fs="),
+        ([np.ones(9999), np.zeros(5)], 16000, "waveform 1 of 2 has 5 samples"),
+        ([np.zeros(16000)] * 2, [16000] * 3, "2 waveforms and 3 sampling rates"),
     ],
 )
 def test_unusable_waveforms_get_a_sentence(predictor, wave, fs, found):
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=found) as error:
         predictor(wave, fs)
-
-
-def test_the_waveform_of_a_list_is_named(predictor):
-    good = syllables()
-    with pytest.raises(ValueError, match="waveform 1 of 3 has 5 samples"):
-        predictor([good, np.zeros(5), good], 16000)
-    with pytest.raises(ValueError, match="2 waveforms and 3 sampling rates"):
-        predictor([good, good], [16000] * 3)
+    assert "\n" not in str(error.value)
 
 
 def test_a_broken_model_is_named(scorer_dir):
@@ -416,15 +360,16 @@ def test_a_broken_model_is_named(scorer_dir):
     broken.model.head.linear.bias.data.fill_(np.nan)
     with pytest.raises(ValueError, match="got the score nan"):
         broken(syllables(), 16000)
+    broken.model.token_columns = ()
+    with pytest.raises(ValueError, match="no token predictors"):
+        broken(syllables(), 16000, token_posteriors=True)
 
 
 @pytest.mark.parametrize(
     "options, found",
     [
         ({"device": "cuda:77"}, "device='cuda:77'"),
-        ({"device": "abacus"}, "device='abacus'"),
         ({"channel": "left"}, "channel='left'"),
-        ({"channel": -1}, "channel=-1"),
         ({"max_seconds": 0.001}, "raise --max-seconds"),
         ({"max_seconds": float("nan")}, "max_seconds=nan"),
         ({"batch_seconds": 0}, "batch_seconds=0"),
@@ -433,18 +378,6 @@ def test_a_broken_model_is_named(scorer_dir):
 def test_impossible_options(scorer_dir, options, found):
     with pytest.raises(ValueError, match=found):
         MOSPredictor.from_pretrained(str(scorer_dir), **options)
-
-
-def test_no_tokens_no_posteriors(scorer_dir, tmp_path):
-    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
-    config["token_info"] = None
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    states = torch.load(scorer_dir / "valid.sys_srcc.best.pth", weights_only=True)
-    states = {k: v for k, v in states.items() if "predictors" not in k}
-    torch.save(states, tmp_path / "x.pth")
-    plain = MOSPredictor.from_pretrained(str(tmp_path))
-    with pytest.raises(ValueError, match="no token predictors"):
-        plain(syllables(), 16000, token_posteriors=True)
 
 
 def test_silence_is_scored_with_a_note(predictor):
@@ -486,6 +419,10 @@ def test_files_come_in_order_with_sentences(predictor, folder):
     assert "cannot be read as audio" in found[3].error
     assert "does not exist" in found[4].error
     assert "17 samples at 16000 Hz" in found[11].error
+    ids = [f"u{k}" for k in range(len(folder))]
+    for one in predictor.predict_files(folder, utt_ids=ids):
+        start = f"utterance u{one.index}: {one.path} "
+        assert one.error.startswith(start if one.index in (3, 4, 11) else "")
 
 
 def test_files_in_the_order_of_completion(predictor, folder):
@@ -495,11 +432,10 @@ def test_files_in_the_order_of_completion(predictor, folder):
     seconds = [f.result.seconds for f in found if f.result]
     assert seconds == sorted(seconds, reverse=True)  # longest first
     for one in found:
-        assert one.path == folder[one.index]
-        assert one.error == in_order[one.index].error
+        expected = in_order[one.index]
+        assert one[1] == expected[1] and one.error == expected.error
         if one.result:
-            expected = in_order[one.index].result.score
-            assert one.result.score == pytest.approx(expected, abs=1e-4)
+            assert one.result.score == pytest.approx(expected.result.score, abs=1e-4)
 
 
 def test_files_may_be_a_generator_without_end(predictor, folder, monkeypatch):
@@ -512,27 +448,12 @@ def test_files_may_be_a_generator_without_end(predictor, folder, monkeypatch):
     assert [f.index for f in first] == list(range(2 * len(folder)))
 
 
-def test_in_order_a_result_comes_as_soon_as_those_before_it(predictor, folder):
-    by_length = sorted(
-        (p for p in folder if p[-5].isdigit()),
-        key=lambda p: -soundfile.info(p).frames,
-    )
-    files = predictor.predict_files([*by_length, folder[3]], num_threads=1)
-    seen = []
-    score = predictor._forward
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor, "_forward", lambda *a: seen.append(1) or score(*a))
-        assert next(files).path == by_length[0]
-        assert len(seen) == 1  # the longest is scored first, and nothing waits
-    files.close()
-
-
 def test_memory_does_not_hold_a_long_file(predictor, tmp_path):
     """Five minutes are 19 MB of float32."""
     path = str(tmp_path / "long.flac")
     with soundfile.SoundFile(path, "w", 16000, 1) as file:
         for k in range(30):
-            file.write(syllables(10.0, seed=k))
+            file.write(np.resize(syllables(1.0, seed=k), 160000))
     tracemalloc.start()
     try:
         (found,) = predictor.predict_files([path])
@@ -570,9 +491,8 @@ def test_one_that_does_not_fit_into_memory_does_not_end_the_run(
 
 def test_fingerprints(scorer_dir, tmp_path):
     """That of the model follows its weights only, the other also what is done."""
-    scale = fit_scale([2.0, 3.0], [20.0, 40.0])
-    makers = [{}, {"device": "cpu"}, {"channel": 0}, {"max_seconds": 9}]
-    makers += [{"scale": scale}]
+    makers = [{}, {"batch_seconds": 9}, {"channel": 0}, {"max_seconds": 9}]
+    makers += [{"scale": fit_scale([2.0, 3.0], [20.0, 40.0])}]
     found = [MOSPredictor.from_pretrained(str(scorer_dir), **m) for m in makers]
     assert len({p.model_fingerprint for p in found}) == 1
     assert found[0].fingerprint == found[1].fingerprint
@@ -584,6 +504,21 @@ def test_fingerprints(scorer_dir, tmp_path):
         other = MOSPredictor(scorer_dir / "config.yaml", tmp_path / "changed.pth")
         assert other.model_fingerprint != found[0].model_fingerprint
         assert other.fingerprint != found[0].fingerprint
+
+
+def test_fingerprints_are_those_of_version_0_1(predictor):
+    """Its calibrations and rows still fit: values that it gave."""
+    network = torch.nn.Linear(3, 600)
+    for value in network.parameters():
+        value.data = torch.arange(value.numel()).reshape(value.shape) % 97 / 64
+    network.corpus = None
+    found = copy.deepcopy(predictor)
+    config = {"frontend": "hf", "frontend_conf": {"upstream": "/x/hubert"}}
+    found.__dict__.update(model=network, config=config)
+    for name in ("model_fingerprint", "fingerprint"):
+        found.__dict__.pop(name, None)
+    assert found.model_fingerprint == "76110de81d6c"
+    assert found.fingerprint == "ab1bf92f5bb8"
 
 
 # Corpora
@@ -619,7 +554,8 @@ def test_scores_are_of_the_mean_over_the_corpora_or_of_one(scorer_dir, corpora_d
 
 def test_a_score_without_the_training_stack(scorer_dir):
     code = (
-        "import sys, numpy as np; from espnet2_distilmos import MOSPredictor;"
+        "import sys, numpy as np; sys.modules.update(soxr=None);"  # as if missing
+        "from espnet2_distilmos import MOSPredictor;"
         f"p = MOSPredictor.from_pretrained({str(scorer_dir)!r});"
         "p(np.sin(np.arange(16000.)), 16000);"
         "bad = [m for m in sys.modules if m.startswith(('espnet2.tasks', "

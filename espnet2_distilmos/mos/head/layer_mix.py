@@ -43,7 +43,7 @@ class LayerMix(torch.nn.Module):
         logits = self.weights.float()
         if self.kind == "softmax":
             return torch.softmax(logits, dim=0)
-        # Not at the top: a bare installation of ESPnet has no entmax.
+        # Where it is used: a bare ESPnet, without entmax, imports this module.
         from entmax import entmax15
 
         return entmax15(logits - logits.mean(), dim=0)

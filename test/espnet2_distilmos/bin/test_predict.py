@@ -5,12 +5,9 @@
 
 import csv
 import json
-import math
 import os
-import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 
@@ -20,14 +17,10 @@ import soundfile
 import torch
 
 from espnet2_distilmos import MOSPredictor
-from espnet2_distilmos.bin.predict import (
-    get_parser,
-    main,
-    summarize,
-)
-from espnet2_distilmos.cli import npy_path, one_line
+from espnet2_distilmos.bin.predict import get_parser, main, summarize
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
+from espnet2_distilmos.data.frames import npy_path
 from espnet2_distilmos.evaluation.formats import Score, decode_name, read_scores
 
 COLUMNS = ["id", "path", "score", "error", "seconds", "note", "scorer"]
@@ -41,76 +34,28 @@ def noise(seed, seconds, rate=16000):
     return 0.1 * shape + 0.02 * generator.normal(size=n)
 
 
-# One maker a kind of bad file, and what its sentence says.
-def _empty(path):
-    open(path, "w").close()
-
-
-def _truncated_header(path):
-    soundfile.write(path, noise(0, 1.0), 16000)
-    os.truncate(path, 30)
-
-
-def _text(path):
-    with open(path, "w") as file:
-        file.write("This is no audio.\n" * 40)
-
-
-def _zero_length(path):
-    soundfile.write(path, np.zeros(0), 16000)
-
-
-def _all_nan(path):
-    soundfile.write(path, np.full(16000, np.nan), 16000, subtype="FLOAT")
-
-
-def _one_sample(path):
-    soundfile.write(path, np.zeros(1), 16000)
-
-
-def _ten_hours_in_a_kilobyte(path):
-    samples = 10 * 3600 * 16000
-    header = b"RIFF" + struct.pack("<I", 36 + 2 * samples) + b"WAVEfmt "
-    header += struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
-    header += b"data" + struct.pack("<I", 2 * samples)
-    with open(path, "wb") as file:
-        file.write(header + bytes(1024 - len(header)))
-
-
-def _directory(path):
-    os.mkdir(path)
-
-
-def _broken_link(path):
-    os.symlink("nowhere.wav", path)
-
-
 def _cut_off(path):
     soundfile.write(path, noise(1, 1.0), 16000)
     os.truncate(path, 20000)
 
 
+# How to make each kind of bad file (all kinds: data/test_audio.py).
 BAD = {
-    _empty: "is empty (0 bytes)",
-    _truncated_header: "cannot be read as audio",
-    _text: "cannot be read as audio",
-    _zero_length: "has 0 samples",
-    _all_nan: "16000 samples that are NaN",
-    _one_sample: "has 1 samples at 16000 Hz",
-    _ten_hours_in_a_kilobyte: "its header declares 36000.00 s and the file holds 0.03",
-    _directory: "is a directory",
-    _broken_link: "is a broken link to nowhere.wav",
-    _cut_off: "is cut off",
+    "is empty (0 bytes)": lambda path: open(path, "w").close(),
+    "cannot be read as audio": lambda path: shutil.copy(__file__, path),
+    "has 0 samples": lambda path: soundfile.write(path, np.zeros(0), 16000),
+    "has 1 samples at 16000 Hz": lambda path: soundfile.write(path, np.zeros(1), 16000),
+    "is a directory": os.mkdir,
+    "is a broken link to nowhere.wav": lambda path: os.symlink("nowhere.wav", path),
+    "is cut off": _cut_off,
 }
 ODD_NAMES = [
-    b"sp ace.wav",
     b"quo'te\".wav",
     b"new\nline.wav",
     b"tab\t, comma.wav",
     "日本語 ñ.wav".encode(),
     b"\xff\xfeundecodable.wav",
     b"%20 percent.wav",
-    b"-dash.wav",
 ]
 
 
@@ -124,11 +69,11 @@ def folder_of_everything(root, num_files, num_bad):
     places = [os.path.join(root, d) for d in ("a", "b", os.path.join("b", "deep é"))]
     for place in places:
         os.makedirs(place)
-    makers = list(BAD)
     for k in range(num_bad):
         path = os.path.join(places[k % 3], f"bad{k:03d}.wav")
-        makers[k % len(makers)](path)
-        expected[os.fsencode(path)] = BAD[makers[k % len(makers)]]
+        sentence = list(BAD)[k % len(BAD)]
+        BAD[sentence](path)
+        expected[os.fsencode(path)] = sentence
     generator = np.random.default_rng(0)
     for k in range(num_files - num_bad):
         name = f"good{k // 3:04d}".encode()  # equal names in the three folders
@@ -202,29 +147,27 @@ def test_csv_has_the_models_scores_in_input_order(run, folder, predictor, tmp_pa
 
 def test_jsonl_scp_and_the_screen_say_the_same(run, folder, tmp_path):
     (folder / "bad one.wav").write_text("no audio")
-    outputs = {}
     for suffix in ("csv", "jsonl", "scp"):
         code, _ = run(folder, "--output", tmp_path / f"s.{suffix}")
         assert code == 1
-        outputs[suffix] = tmp_path / f"s.{suffix}"
     code, printed = run(folder)
     assert code == 1
-    rows = read_csv(outputs["csv"])
+    rows = read_csv(tmp_path / "s.csv")
     assert list(rows[0]) == COLUMNS
     assert printed.out.splitlines()[0] == ",".join(COLUMNS)
     screen = list(csv.DictReader(printed.out.splitlines()))
-    lines = [json.loads(line) for line in outputs["jsonl"].read_text().splitlines()]
+    lines = rows_of(tmp_path / "s.jsonl")
     assert len(rows) == len(lines) == len(screen) == 8
-    for row, line, shown in zip(rows, lines, screen):
-        for found in (line, shown):
+    for found in (lines, screen):
+        for row, other in zip(rows, found):
             for name in COLUMNS:
-                value, expected = found.get(name), row[name]
-                if name in ("score", "seconds") and expected:
-                    assert float(value) == pytest.approx(float(expected), abs=1e-5)
+                value = other.get(name)
+                if name in ("score", "seconds") and row[name]:
+                    assert float(value) == pytest.approx(float(row[name]), abs=1e-5)
                 else:
-                    assert (value or "") == expected
-    scores = read_metric_scp(outputs["scp"])
+                    assert (value or "") == row[name]
     expected = {r["id"]: float(r["score"]) for r in rows if r["score"]}
+    scores = read_metric_scp(tmp_path / "s.scp")
     assert scores == pytest.approx(expected, abs=1e-5) and len(scores) == 7
 
 
@@ -247,7 +190,7 @@ def test_frames(run, folder, predictor, tmp_path):
     (folder / "bad.wav").write_text("no audio")
     code, _ = run(folder, "--output", tmp_path / "s.jsonl", "--frames", tmp_path / "fr")
     assert code == 1
-    rows = [json.loads(x) for x in (tmp_path / "s.jsonl").read_text().splitlines()]
+    rows = rows_of(tmp_path / "s.jsonl")
     index = read_scp(tmp_path / "fr" / "frames.scp")
     assert list(index) == [row["id"] for row in rows if row["score"]]
     for row in rows:
@@ -376,7 +319,7 @@ def test_resume_refuses_another_model_or_other_options(
     assert run(folder, "--output", output)[0] == 0
     before = output.read_bytes()
     code, printed = run(folder, "--output", output, "--resume", "--channel", "0")
-    assert code == 1 and "scores of the scorer" in printed.err
+    assert code == 1 and "s.csv cannot be resumed" in printed.err
     assert not (tmp_path / "s.csv.journal").exists()
     other = tmp_path / "other"
     shutil.copytree(scorer_dir, other)
@@ -399,12 +342,11 @@ def test_resume_refuses_another_model_or_other_options(
 def test_an_interrupted_run_is_not_overwritten_without_a_word(run, folder, tmp_path):
     output = tmp_path / "s.csv"
     journal = tmp_path / "s.csv.journal"
-    header = (
-        '{"format_version": 1, "scorer": "x", "channel": "mean", "max_seconds": 30}'
-    )
-    journal.write_text(header + '\n{"id": "u", "path": "u", "score": 1.0}\n')
+    header = {"format_version": 1, "scorer": "x", "channel": "mean", "max_seconds": 30}
+    row = {"id": "u", "path": "u", "score": 1.0}
+    journal.write_text(f"{json.dumps(header)}\n{json.dumps(row)}\n")
     code, printed = run(folder, "--output", output, "--resume")
-    assert code == 1 and "written with scorer x, and now it is" in printed.err
+    assert code == 1 and "s.csv.journal was written with" in printed.err
     code, printed = run(folder, "--output", output)
     assert code == 0 and "begun anew; --resume would have" in printed.err
     assert len(read_csv(output)) == 7
@@ -424,7 +366,7 @@ def test_resume_of_scp_and_of_frames(run, folder, tmp_path):
     assert os.path.isfile(npy_path(str(frames), "sys1/u1.wav"))
     output.write_text("no {scores\n")
     code, printed = run(folder, "--output", output, "--resume")
-    assert code == 1 and "the line is 'no {scores'" in printed.err
+    assert code == 1 and "s.scp:1: the line is" in printed.err
     assert output.read_text() == "no {scores\n"
 
 
@@ -445,27 +387,14 @@ def test_long_files_have_a_note(run, folder, tmp_path, scorer_dir):
 
 
 def test_channels(run, tmp_path):
-    left, right = noise(0, 1.0), noise(1, 1.0)
-    for name, wave in {
-        "stereo": np.stack([left, right], 1),
-        "left": left,
-        "right": right,
-        "equal": np.stack([left, left], 1),
-    }.items():
-        soundfile.write(tmp_path / f"{name}.wav", wave, 16000)
-
-    def score(name, *options):
-        _, printed = run(tmp_path / f"{name}.wav", *options)
-        (row,) = csv.DictReader(printed.out.splitlines())
-        return float(row["score"]) if row["score"] else row["error"]
-
-    assert score("equal") == pytest.approx(score("left"), abs=1e-4)
-    assert score("stereo", "--channel", "0") == pytest.approx(score("left"), abs=1e-4)
-    assert score("stereo", "--channel", "1") == pytest.approx(score("right"), abs=1e-4)
-    assert abs(score("left") - score("right")) > 1e-3
-    assert "has 2 channels, expected one with the number 2" in score(
-        "stereo", "--channel", "2"
-    )
+    waves = np.stack([noise(0, 1.0), noise(1, 1.0)], 1)
+    soundfile.write(tmp_path / "stereo.wav", waves, 16000)
+    rows = []
+    for channel in ("mean", "0", "2"):
+        _, printed = run(tmp_path / "stereo.wav", "--channel", channel)
+        rows += csv.DictReader(printed.out.splitlines())
+    assert abs(float(rows[0]["score"]) - float(rows[1]["score"])) > 1e-3
+    assert "has 2 channels, expected one with the number 2" in rows[2]["error"]
 
 
 def test_systems_by_file_and_by_expression(run, folder, tmp_path):
@@ -482,14 +411,7 @@ def test_systems_by_file_and_by_expression(run, folder, tmp_path):
         expected = "" if "u6" in row["id"] else row["id"].split("/")[0]
         assert row["system"] == expected
     assert code == 0 and "has no system for 1 utterance" in printed.err
-    # the table at the end, by hand
-    scores = [float(row["score"]) for row in rows if row["system"] == "sys0"]
-    (line,) = [x for x in printed.out.splitlines() if x.startswith("sys0")]
-    _, count, failed, mean, deviation = line.split()
-    assert (count, failed) == ("3", "0")
-    assert float(mean) == pytest.approx(np.mean(scores), abs=6e-4)
-    assert float(deviation) == pytest.approx(np.std(scores, ddof=1), abs=6e-4)
-    assert "(none)" in printed.out
+    assert printed.out.startswith("system") and "(none)" in printed.out
     _, printed = run(folder, "--systems", r"^sys(\d)")
     screen = list(csv.DictReader(printed.out.splitlines()))
     assert {row["id"]: row["system"] for row in screen} == by_regex
@@ -501,7 +423,7 @@ def test_summary_by_directory_best_first():
     table = [x.split() for x in summarize(records, by_system=False).splitlines()]
     assert table == [
         ["directory", "files", "failed", "mean", "SD"],
-        ["b", "3", "1", "3.500", f"{math.sqrt(0.5):.3f}"],
+        ["b", "3", "1", "3.500", f"{0.5**0.5:.3f}"],
         ["a", "1", "0", "2.000", "-"],
         ["c", "1", "1", "-", "-"],
     ]
@@ -510,7 +432,7 @@ def test_summary_by_directory_best_first():
 @pytest.mark.parametrize(
     "options, found",
     [
-        (["--output", "s.txt"], "ends in '.txt', expected .csv, .jsonl, .scp"),
+        (["--output", "s.txt"], "--output is s.txt, expected"),
         (["--resume"], "--resume needs an --output"),
         (["--jobs", "0"], "--jobs is 0"),
         (["--systems", "("], "neither a file nor a regular expression"),
@@ -535,20 +457,6 @@ def test_without_a_model(folder, capsys, monkeypatch, scorer_dir):
     assert main([str(folder)]) == 0
 
 
-def test_progress_in_a_log(run, folder, monkeypatch):
-    clock = iter(range(0, 10000, 50))
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    _, printed = run(folder)
-    lines = [x for x in printed.err.splitlines() if " x real time" in x]
-    # a line a minute, and one at the end
-    assert all(
-        re.match(r"\d/7 files, \d+\.\d x real time, [\d:]+ left", x) for x in lines[:-1]
-    )
-    assert 2 <= len(lines) <= 8
-    assert re.fullmatch(r"7/7 files, \d+\.\d x real time", lines[-1])
-    assert "\r" not in printed.err and "%|" not in printed.err
-
-
 def test_lists_on_standard_input(scorer_dir, folder, tmp_path):
     """As of `find -print0`, in a process of its own; and a reader that leaves."""
     names = [os.fsencode(p) for p in sorted(folder.rglob("*.wav"))]
@@ -558,10 +466,6 @@ def test_lists_on_standard_input(scorer_dir, folder, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(done.stdout.decode().splitlines()))
     assert [os.fsencode(row["path"]) for row in rows] == names
-
-
-def test_sentences_stay_on_one_line():
-    assert one_line("a\nb\udcffé 日") == "a\\nb\\udcffé 日"
 
 
 def test_parser_has_a_description():

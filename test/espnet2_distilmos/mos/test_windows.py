@@ -58,20 +58,23 @@ def test_no_more_is_held_than_a_window_and_a_hop():
     assert most <= PLAN.limit + PLAN.window
 
 
-def test_made_plans_keep_their_promises():
-    for limit in (3, 10, 25, 100, 101, 480159):
-        for grid in (1, 3, 320):
-            if limit < 3 * grid:
-                with pytest.raises(ValueError, match="expected at least"):
-                    WindowPlan.make(limit, 320000, grid)
-                continue
-            plan = WindowPlan.make(limit, 320000, grid)
-            assert 0 < plan.window <= 320000 and plan.window + grid <= limit
-            assert plan.window % grid == plan.hop % grid == 0
-            assert 0 < plan.hop <= max(plan.window // 2, grid)
-            for num_samples in (limit, limit + 1, 3 * limit + 5):
-                sizes = [len(w) for _, w in plan.split([torch.zeros(num_samples)])]
-                assert max(sizes) <= limit
+@pytest.mark.parametrize("limit", [3, 25, 100, 101, 480159])
+@pytest.mark.parametrize("grid", [1, 3, 320])
+def test_made_plans_keep_their_promises(limit, grid):
+    minimum = grid + grid // 2
+    if limit < 3 * grid:
+        with pytest.raises(ValueError, match="expected at least"):
+            WindowPlan.make(limit, 320000, grid, minimum)
+        return
+    plan = WindowPlan.make(limit, 320000, grid, minimum)
+    assert minimum <= plan.window <= 320000 and plan.window + grid <= limit
+    assert plan.window % grid == plan.hop % grid == 0
+    assert 0 < plan.hop <= max(plan.window // 2, grid)
+    for num_samples in (limit, limit + 1, 3 * limit + 5):
+        sizes = [len(w) for _, w in plan.split([torch.zeros(num_samples)])]
+        assert max(sizes) <= limit
+    with pytest.raises(ValueError, match="expected at least"):
+        WindowPlan.make(limit, 320000, grid, limit)
 
 
 def test_blending_half_overlapping_windows_is_a_linear_fade():
