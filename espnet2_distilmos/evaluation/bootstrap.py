@@ -225,7 +225,7 @@ def bootstrap_intervals(
     Args:
         pred: Predictions (n,), finite.
         true: Labels (n,), finite.
-        systems, clusters, num_resamples, seed, resample: As of ``Resampler``.
+        systems, clusters, num_resamples, seed, resample: See ``Resampler``.
         confidence: Share of the resamples within the interval.
         metrics: Names from ``metrics.ALL_METRICS``.
 
@@ -234,7 +234,7 @@ def bootstrap_intervals(
         resamples define the metric or there are fewer than 2 units to draw.
 
     Raises:
-        ValueError: As of ``Resampler``, the shapes differ or a value is not finite.
+        ValueError: See ``Resampler``, the shapes differ or a value is not finite.
     """
     resampler = Resampler(len(pred), systems, clusters, resample, num_resamples, seed)
     estimates = evaluate(pred, true, systems, metrics)

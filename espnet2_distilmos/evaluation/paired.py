@@ -219,14 +219,14 @@ def compare_models(
     Args:
         predictions: Predictions (n,), finite, by the name of the model; at least 2.
         true: Labels (n,), finite.
-        systems, clusters, seed: As of ``Resampler``.
+        systems, clusters, seed: See ``Resampler``.
         metrics: Names from ``metrics.ALL_METRICS``.
         baseline: Compare the others with this model only, not all with all.
         num_resamples: Number of resamples R; p-values are multiples of 2 / (R + 1).
             None takes 1000, or 200 a comparison where that is more: Holm multiplies
             the least p-value by the number of comparisons.
         confidence: Coverage of the intervals, not adjusted for their number.
-        resample: As of ``Resampler``; it says what the verdict is about: other clips
+        resample: See ``Resampler``; it says what the verdict is about: other clips
             (of the same systems), or other systems.
 
     Returns:
@@ -240,7 +240,7 @@ def compare_models(
 
     Raises:
         ValueError: There is one model or none, the baseline or a metric is unknown, a
-            value is not finite, or as of ``Resampler``.
+            value is not finite, or see ``Resampler``.
     """
     if len(predictions) < 2:
         raise ValueError(f"{len(predictions)} models, at least 2 are compared.")

@@ -163,7 +163,7 @@ def seed_difference(
     """Compare two methods over their runs.
 
     Args:
-        values_a, values_b, num_units: As of ``summarise_seeds``, of the same resamples.
+        values_a, values_b, num_units: See ``summarise_seeds``; of the same resamples.
         paired: Whether the i-th runs belong together: one seed with the same
             initialisation and order of the data. Then the test is of the differences
             run by run, else each method has a variance of its own.
@@ -206,7 +206,7 @@ def compare_methods(
         predictions: Predictions (n,), finite, by method and by run (its seed). Two
             methods whose runs have the same names are compared run by run.
         true: Labels (n,), finite.
-        systems, clusters, num_resamples, seed, resample: As of ``Resampler``.
+        systems, clusters, num_resamples, seed, resample: See ``Resampler``.
         metrics: Names from ``metrics.ALL_METRICS``.
         baseline: Compare the others with this method; None for no comparison.
         confidence: Coverage of the intervals, not adjusted for their number.
@@ -221,7 +221,7 @@ def compare_methods(
 
     Raises:
         ValueError: The baseline or a metric is unknown, a method has no run, a value is
-            not finite, or as of ``Resampler``.
+            not finite, or see ``Resampler``.
     """
     resampler = Resampler(len(true), systems, clusters, resample, num_resamples, seed)
 
@@ -246,9 +246,9 @@ def compare_values(
     """``compare_methods`` from the metrics of the runs.
 
     Args:
-        values: By method, run and metric, such as ``utt_mos_srcc``, as those of
+        values: By method, run and metric, such as ``utt_mos_srcc``; see
             ``summarise_seeds``.
-        baseline, confidence: As of ``compare_methods``.
+        baseline, confidence: See ``compare_methods``.
         num_units: Number of units that the resamples drew from; None: runs alone.
 
     Returns:

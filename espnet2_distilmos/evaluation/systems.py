@@ -187,7 +187,7 @@ def significant_pair_accuracy(
 
     Args:
         sys_pred: Mean prediction of each system, finite.
-        ratings, alpha: As of ``significant_pairs``; systems without a prediction are
+        ratings, alpha: See ``significant_pairs``; systems without a prediction are
             left out.
 
     Returns:

@@ -106,7 +106,8 @@ def test_copies_within_a_cluster_add_no_certainty():
 
 
 def test_percentile_and_centred_intervals():
-    samples = np.arange(1001.0)
+    samples = np.arange(1002.0)
+    samples[1001:] = np.nan
     assert percentile_interval(samples) == pytest.approx((25, 975))
     samples[:501] = np.nan
     assert percentile_interval(samples) is None
