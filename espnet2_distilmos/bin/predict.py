@@ -203,9 +203,10 @@ def _check_options(args: argparse.Namespace) -> None:
     if not args.model:
         wrong = "no --model is given, expected one; add it or set DISTILMOS_MODEL"
     elif suffix not in _FORMATS or os.path.isdir(args.output or ""):
-        wrong = f"--output is {args.output}, expected a file {', '.join(_FORMATS)}"
+        endings = ", ".join(_FORMATS)
+        wrong = f"--output is {args.output}, expected a file that ends in {endings}"
     elif suffix == ".scp" and args.interval is not None:
-        wrong = f"{args.output} holds scores only, --interval needs .csv or .jsonl"
+        wrong = f"{args.output} is .scp, expected .csv or .jsonl for --interval"
     elif args.resume and not args.output:
         wrong = "--resume needs an --output to resume"
     elif args.jobs < 1:
@@ -237,7 +238,8 @@ def _read_earlier(output: str, scorer: str) -> List[Score]:
     scorers = {record.extra.get("scorer") for record in file.records}
     others = scorers - {None, scorer}
     if file.problems or others:
-        found = (file.problems or [f"The scores are of the scorer {others.pop()}."])[0]
+        found = f"It has scores of the scorer {', '.join(map(str, others))}."
+        found = file.problems[0] if file.problems else found
         raise DataError(
             f"{output} cannot be resumed: {found} Expected scores of this command with "
             f"this model and these options (scorer {scorer}); run without --resume."
@@ -378,9 +380,9 @@ def _check_confidence(confidence, args: argparse.Namespace) -> None:
         ) from error
     if not confidence.coverage_is_known:
         print(
-            f"The intervals were not calibrated on the scale of {args.scale}: how "
-            "often they hold a label there is unknown; `distilmos calibrate --scale` "
-            "with other labelled clips of this test tells.",
+            f"How often the intervals hold a label on the scale of {args.scale} is not "
+            "known, as they were calibrated on another listening test; `distilmos "
+            "calibrate --scale` with other labelled clips of this test tells.",
             file=sys.stderr,
         )
     if not confidence.has_novelty:
