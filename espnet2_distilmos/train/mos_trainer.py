@@ -77,7 +77,8 @@ class EpochRecorder(torch.nn.Module):
         return result
 
     def _add(self, name: str, total: torch.Tensor, count: torch.Tensor) -> None:
-        pair = torch.stack([total.double().reshape(()), count.double().reshape(())])
+        # DataParallel gives one number for each device.
+        pair = torch.stack([total.double().sum(), count.double().sum()])
         self._totals[name] = self._totals.get(name, 0.0) + pair
 
     def totals(self, distributed: bool) -> Dict[str, List[float]]:
