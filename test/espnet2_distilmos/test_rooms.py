@@ -1,0 +1,62 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Imports go one way: see the README."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import espnet2_distilmos
+
+PACKAGE = Path(espnet2_distilmos.__file__).parent
+# What a room may import of the package beside itself, also inside of functions.
+MAY_IMPORT = {
+    "data": set(),
+    "evaluation": {"data"},
+    "mos": set(),
+    "train": {"mos", "data", "evaluation"},
+    "tasks": {"train", "mos", "data"},
+    "predictor": {"mos", "data", "evaluation"},
+    "cli": {"data", "evaluation", "predictor"},
+    "bin": {"cli", "tasks", "predictor", "train", "mos", "data", "evaluation"},
+}
+# The one module of mos that knows files.
+EXCEPTIONS = {"mos/checkpoint.py": {"data"}}
+
+
+def imported(path):
+    """(module of the package, outside modules) that a file imports anywhere."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else []
+            if node.module == "espnet2_distilmos":
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            (ours if parts[0] == "espnet2_distilmos" else others).add(tuple(parts))
+    return ours, others
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE]
+FILES += [PACKAGE / "predictor.py", PACKAGE / "cli.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    name = str(path.relative_to(PACKAGE))
+    room = name.split("/")[0].removesuffix(".py")
+    allowed = MAY_IMPORT[room] | EXCEPTIONS.get(name, set())
+    ours, others = imported(path)
+    rooms = {parts[1] for parts in ours if len(parts) > 1} & set(MAY_IMPORT)
+    assert rooms - {room} <= allowed
+    if room == "bin":  # a command imports no command
+        assert "bin" not in rooms
+    if room == "evaluation":
+        assert not {"torch", "torchaudio", "transformers"} & {o[0] for o in others}
