@@ -24,8 +24,6 @@ from typing import (
 import yaml
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
-from espnet2_distilmos.evaluation.formats import FORMATS
 
 if TYPE_CHECKING:
     from espnet2_distilmos.evaluation.report import Scored
@@ -210,6 +208,9 @@ def run_command(
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `score`, `compare` and `plot` share: files, systems, clusters."""
+    # Imported here: other commands need no statistics.
+    from espnet2_distilmos.evaluation.formats import FORMATS
+
     parser.add_argument(
         "reference", metavar="REFERENCE", help="labels: file or data directory"
     )
@@ -256,6 +257,8 @@ def add_bootstrap_arguments(
     parser: argparse.ArgumentParser, num_resamples: Optional[int], default: str
 ) -> None:
     """Add the options of the resampling; ``default`` describes ``num_resamples``."""
+    from espnet2_distilmos.evaluation.bootstrap import RESAMPLES
+
     parser.add_argument(
         "--bootstrap",
         type=int,

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from espnet2_distilmos.cli import add_scoring_arguments, one_line, progress
+from espnet2_distilmos.cli import add_scoring_arguments, call, one_line, progress
 from espnet2_distilmos.data.datadir import DataError, read_score_range, read_scp
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.evaluation.formats import (
@@ -381,16 +381,7 @@ def calibrate_model(args: argparse.Namespace) -> int:
 
 def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # Names of files need not be text.
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        return calibrate_model(args)
-    except (ValueError, OSError) as error:
-        # DataError is a ValueError.
-        print(one_line(" ".join(str(error).split())), file=sys.stderr)
-        return 1
+    return call(lambda: calibrate_model(args))
 
 
 if __name__ == "__main__":

@@ -543,7 +543,7 @@ def test_scores_are_of_the_mean_over_the_corpora_or_of_one(scorer_dir, corpora_d
     # A calibration of the one is none of the other.
     assert one.model_fingerprint != mean.model_fingerprint
     assert one.fingerprint != mean.fingerprint
-    with pytest.raises(ValueError, match="found the corpus d, expected one of a, b, c"):
+    with pytest.raises(ValueError, match="found the corpus d, expected .*a, b, c"):
         MOSPredictor.from_pretrained(str(corpora_dir), corpus="d")
     with pytest.raises(ValueError, match="the corpus b for a model without corpora"):
         MOSPredictor.from_pretrained(str(scorer_dir), corpus="b")
