@@ -29,7 +29,8 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="score the runs of this file and put them into the table: lines `METHOD "
         "SEED TEST_SET DATA_DIR METRIC.SCP`, or `METHOD SEED EXP` for an experiment "
-        "after stage 9; SEED is - for a method of one run; # begins a comment",
+        "after stage 9, `METHOD SEED FOLD EXP` for a fold of a cross-validation; SEED "
+        "is - for a method of one run; # begins a comment",
     )
     parser.add_argument(
         "--metrics",

@@ -689,8 +689,9 @@ def read_list(
 
     Args:
         path: File with lines ``METHOD SEED TEST_SET REF_DIR PRED``, or ``METHOD SEED
-            EXP`` for an experiment that has a results.json. SEED is ``-`` for a method
-            of one run; ``#`` begins a comment.
+            EXP`` for an experiment that has a results.json, or ``METHOD SEED FOLD EXP``
+            where it is one fold of several, see ``fold_rows``. SEED is ``-`` for a
+            method of one run; ``#`` begins a comment.
         score_range: Scale of the predictions.
         command: The command that made the results.
 
@@ -711,20 +712,31 @@ def read_list(
         ) from error
     results: List[Row] = []
     problems: List[str] = []
+    folds: Dict[Tuple[str, str], Dict[str, List[Row]]] = {}
     for number, fields in enumerate(lines, 1):
         try:
             rows, sentences = _rows_of_line(fields, score_range)
         except DataError as error:
             rows, sentences = [], [f"left out: {error}"]
         problems += [f"{path}, line {number}: {sentence}" for sentence in sentences]
-        for row in rows:
-            method, run = fields[:2]
-            model = method if run == "-" else f"{method}_seed{run}"
-            results.append({**row, "model": model, "method": method, "run": run})
+        if rows and len(fields) == 4:
+            folds.setdefault(tuple(fields[:2]), {})[fields[2]] = rows
+        elif rows:
+            results += [_named(row, *fields[:2]) for row in rows]
+    rows, sentences = fold_rows(folds, score_range)
+    results += rows
+    problems += [f"{path}: {sentence}" for sentence in sentences]
     if not results:
         raise DataError(" ".join([f"{path} has no run that can be scored.", *problems]))
-    document = {"results": results, "notes": [], "environment": environment(command)}
+    notes = FOLD_NOTES if folds else []
+    document = {"results": results, "notes": notes}
+    document["environment"] = environment(command)
     return document, problems
+
+
+def _named(row: Row, method: str, run: str) -> Row:
+    model = method if run == "-" else f"{method}_seed{run}"
+    return {**row, "model": model, "method": method, "run": run}
 
 
 def _rows_of_line(
@@ -737,13 +749,14 @@ def _rows_of_line(
         options = {"format": "metric-scp", "metric": "mos", "score_range": score_range}
         scored = read_scored(fields[0], *fields[2:], **options)
         return [score(scored, 0)], scored.problems
-    if len(fields) != 3:
+    if len(fields) not in (3, 4):
         raise DataError(
             f"found {len(fields)} fields, expected five: method, seed, test set, data "
-            "directory, metric.scp; or three: method, seed, directory of an experiment."
+            "directory, metric.scp; or three: method, seed, directory of an "
+            "experiment; or four, a fold before the directory."
         )
-    path = os.path.join(fields[2], "results.json")
-    model = os.path.basename(os.path.normpath(fields[2]))
+    path = os.path.join(fields[-1], "results.json")
+    model = os.path.basename(os.path.normpath(fields[-1]))
     rows = [row for row in read_results(path)["results"] if row["model"] == model]
     if not rows:
         raise DataError(
@@ -751,6 +764,145 @@ def _rows_of_line(
             "writes into an experiment's directory; run stage 9 again."
         )
     return rows, []
+
+
+# Folds of a cross-validation
+
+FOLD_NOTES = [
+    "A set SET_FOLD is what a fold holds out. `SET, pooled`: the predictions of all "
+    "folds together, each clip by the one model that was not trained on it; a system's "
+    "mean is over several models, and is held out only where the folds divide systems. "
+    "`SET, within folds`: correlations within a fold's own set, averaged over seeds "
+    "and the folds of a group (a fold's name up to _); SD, interval and paired t test "
+    "are over the groups.",
+    "A set that all folds share: single models by its name, runs being seeds and "
+    "folds; and `mean of folds`, the mean of the folds' predictions.",
+]
+
+
+def pool_folds(folds: Sequence[Scored]) -> Scored:
+    """Join the held-out predictions of all folds, sorted by utterance.
+
+    Raises:
+        DataError: An utterance is in two folds.
+    """
+    ids = [utt_id for fold in folds for utt_id in fold.ids]
+    twice = [utt_id for utt_id, n in collections.Counter(ids).items() if n > 1]
+    if twice:
+        raise DataError(
+            f"{folds[0].test_set}: {formats.count(twice)} predicted by two folds, "
+            "expected one; leave the experiments of other folds out."
+        )
+    order = sorted(range(len(ids)), key=lambda i: ids[i].encode("utf-8"))
+    changes: Row = {"ids": [ids[i] for i in order]}
+    for name in ("pred", "true"):
+        changes[name] = np.concatenate([getattr(f, name) for f in folds])[order]
+    for name in ("systems", "clusters", "votes"):
+        parts = [getattr(fold, name) for fold in folds]
+        joined = None if None in parts else [value for part in parts for value in part]
+        changes[name] = joined and [joined[i] for i in order]
+    changes["num_unlabelled"] = sum(fold.num_unlabelled for fold in folds)
+    changes["problems"] = [p for fold in folds for p in fold.problems]
+    return dataclasses.replace(folds[0], **changes)
+
+
+def average_folds(folds: Sequence[Scored]) -> Scored:
+    """Average the predictions of all folds' models of one test set."""
+    reduced, problems = common_utterances(folds)
+    mean = np.mean([fold.pred for fold in reduced], axis=0)
+    return dataclasses.replace(reduced[0], pred=mean, problems=problems)
+
+
+def fold_rows(
+    runs: Dict[Tuple[str, str], Dict[str, List[Row]]], score_range: Sequence[float]
+) -> Tuple[List[Row], List[str]]:
+    """Rows of an overview from the folds of each method and seed.
+
+    Args:
+        runs: Rows of results.json by method and seed, then by fold. A test set whose
+            name ends in ``_FOLD`` is held out by that fold alone.
+        score_range: Scale of the predictions.
+
+    Returns:
+        Rows of the sets that ``FOLD_NOTES`` explains, and a sentence for each run that
+        was left out, for want of a fold or because an utterance is in two.
+    """
+    folds = list(dict.fromkeys(fold for of_run in runs.values() for fold in of_run))
+    results: List[Row] = []
+    problems: List[str] = []
+    held_out: Dict[Tuple[str, str], List[List[Row]]] = {}
+    for (method, run), of_run in runs.items():
+        sets: Dict[str, List[Row]] = {}
+        for fold in folds:
+            for row in of_run.get(fold, []):
+                name = row["test_set"].removesuffix(f"_{fold}")
+                sets.setdefault(name, []).append(row)
+        for name, rows in sets.items():
+            if len(rows) < len(folds):
+                problems.append(
+                    f"{method}, seed {run} has {name} of {len(rows)} folds, expected "
+                    f"the {len(folds)} {' '.join(folds)}; it was left out."
+                )
+                continue
+            title, how = f"{name}, pooled", "pooled"
+            if rows[0]["test_set"] == name:
+                title, how = f"{name}, mean of folds", "averaged"
+            files = {
+                key: [row["files"][key] for row in rows] for key in rows[0]["files"]
+            }
+            joined = {"model": method, "test_set": title, "files": files, "folds": how}
+            try:
+                scored = _read_files(joined, score_range)
+            except DataError as error:
+                problems.append(f"{method}, seed {run}, left out: {error}")
+                continue
+            results.append(_named({**score(scored, 0), **joined}, method, run))
+            if how == "averaged":
+                single = zip(folds, rows)
+                results += [
+                    _named(row, method, f"{run}/{fold}") for fold, row in single
+                ]
+            else:
+                held_out.setdefault((method, name), []).append(rows)
+    for (method, name), of_seeds in held_out.items():
+        groups: Dict[str, List[Sequence[Row]]] = {}
+        for fold, seeds in zip(folds, zip(*of_seeds)):
+            groups.setdefault(fold.split("_")[0], []).append(seeds)
+        for group, rows_of_group in groups.items():
+            row = {key: _mean_of_folds(rows_of_group, key) for key in _METRIC_KEYS}
+            row.update(test_set=f"{name}, within folds", over_groups=True)
+            results.append({**_named(row, method, group), "model": f"{method}_{group}"})
+    return results, problems
+
+
+_METRIC_KEYS = [
+    f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS
+]
+
+
+def _mean_of_folds(folds: Sequence[Sequence[Row]], key: str) -> Optional[float]:
+    """Mean over folds of the mean over seeds; None where one has no value."""
+    values = [[row.get(key) for row in seeds] for seeds in folds]
+    if any(None in seeds for seeds in values):
+        return None
+    return float(np.mean([np.mean(seeds) for seeds in values]))
+
+
+def _read_files(row: Row, score_range: Optional[Sequence[float]] = None) -> Scored:
+    """Labels and predictions of a row of results.json, joined where it is of folds."""
+    if not row.get("files"):
+        raise DataError(
+            f"{row['model']} does not say which files were scored; run stage 9 again."
+        )
+    names = row["model"], row["test_set"]
+    reference, prediction = row["files"]["reference"], row["files"]["prediction"]
+    if "folds" not in row:
+        return read_scored(*names, reference, prediction, score_range=score_range)
+    scored = [
+        read_scored(*names, *pair, score_range=score_range)
+        for pair in zip(reference, prediction)
+    ]
+    return {"pooled": pool_folds, "averaged": average_folds}[row["folds"]](scored)
 
 
 def overview(
@@ -851,15 +1003,8 @@ def _read_again(methods: Methods) -> Tuple[List[Scored], List[str]]:
     """``common_utterances`` of the files that were scored, by method and run."""
     models = []
     for row in (row for runs in methods.values() for row in runs.values()):
-        if not row.get("files"):
-            raise DataError(
-                f"{row['model']} does not say which files were scored; run stage 9 "
-                "again."
-            )
-        files = row["files"]["reference"], row["files"]["prediction"]
-        scored = read_scored(row["model"], row["test_set"], *files)
         # What is wrong with a file was said when it was scored.
-        models.append(dataclasses.replace(scored, problems=[]))
+        models.append(dataclasses.replace(_read_files(row), problems=[]))
     return common_utterances(models)
 
 
@@ -887,6 +1032,8 @@ def _compare_methods(
             row["interval"] = intervals.get(row["metric"])
         if not comparisons:
             return found
+    if any("over_groups" in row for runs in methods.values() for row in runs.values()):
+        return found
     try:
         models, found["problems"] = _read_again(methods)
     except DataError as error:
