@@ -13,11 +13,13 @@ import torch
 import yaml
 from espnet2.tasks.abs_task import scheduler_classes
 
-from espnet2_distilmos.bin.ablation_runs import read_runs
 from espnet2_distilmos.bin.mos_inference import get_parser as get_inference_parser
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.tasks.mos import MOSTask
 
+from .conftest import load_script
+
+read_runs = load_script("TEMPLATE/mos1/pyscripts/utils/mos_ablation.py").read_runs
 ROOT = Path(__file__).resolve().parents[2]
 MINI_MOS = ROOT / "egs2" / "mini_mos" / "mos1" / "conf"
 
@@ -344,18 +346,19 @@ LISTS = sorted((ROOT / "egs2").glob("*/mos1/conf/ablation/*.txt"))
 )
 def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
     monkeypatch.chdir(path.parents[2])
-    runs = {run.name: run for run in read_runs(str(path))}
+    runs = {n: r for n, r in read_runs(str(path)).items() if not r.is_script}
     options = MOSTask.get_parser()
     trained = {}
     for run in runs.values():
-        command = ["--config", run.config, *run.train_args.split()]
+        command = ["--config", run.config, *run.args.split()]
         args = options.parse_args([*command, "--output_dir", "none"])
         # A loss of tokens wants them; a head without token predictors has none.
         weight = args.losses.get("token_ce", {}).get("weight", 0)
-        assert run.use_tokens or weight == 0, run.name
-        assert not (run.use_tokens and args.head == "ssl_mos"), run.name
+        use_tokens = run.use_tokens == "true"
+        assert use_tokens or weight == 0, run.name
+        assert not (use_tokens and args.head == "ssl_mos"), run.name
         rates = [args.upstream_lr, args.optim_conf, args.max_epoch]
-        network = [args.frontend_conf, args.head]
+        network = [args.frontend_conf, args.head, args.init_model]
         trained[run.name] = json.dumps(
             [run.tokens_tag, args.losses, network, rates], default=str
         )
@@ -370,11 +373,11 @@ def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
 
 def test_the_papers_comparisons_are_all_there(monkeypatch):
     monkeypatch.chdir(ROOT / "egs2/bvcc/mos1")
-    runs = {run.name: run for run in read_runs("conf/ablation/paper.txt")}
+    runs = read_runs("conf/ablation/paper.txt")
     tags = [runs[name].tokens_tag for name in ("k50", "k100", "distilmos", "k500")]
     layers = [runs[f"{name}"].tokens_tag for name in ("last_layer", "upper_half")]
     assert len({*tags, *layers, runs["lower_half"].tokens_tag}) == 7
-    weights = [runs[f"lambda{w}"].train_args for w in ("0.01", "0.03", "0.3", "1")]
+    weights = [runs[f"lambda{w}"].args for w in ("0.01", "0.03", "0.3", "1")]
     assert weights == [f"--losses token_ce.weight={w}" for w in (0.01, 0.03, 0.3, 1)]
     assert runs["lambda1"].tokens_tag == runs["distilmos"].tokens_tag
     assert runs["wav2vec2"].tokens_tag != runs["distilmos"].tokens_tag

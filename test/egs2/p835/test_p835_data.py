@@ -4,7 +4,6 @@
 """Stage 1 of p835: both layouts of both corpora, the faults, and the folds."""
 
 import csv
-import importlib
 import json
 import os
 import subprocess
@@ -13,25 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import load_script
+
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "egs2" / "p835" / "mos1"
 TALKERS = ("f1", "f2", "f3", "m1", "m2", "m3")
 TABLES = ("metric.scp", "spk2utt", "utt2spk", "utt2src", "utt2sys", "wav.scp")
-
-
-def load_local():
-    """Import the recipe's local modules by path, without leaving them behind."""
-    names = ("corpus", "prepare_data")
-    sys.path.insert(0, str(RECIPE / "local"))
-    try:
-        return [importlib.import_module(name) for name in names]
-    finally:
-        sys.path.remove(str(RECIPE / "local"))
-        for name in names:
-            sys.modules.pop(name, None)
-
-
-corpus, prepare_data = load_local()
+prepare_data = load_script("p835/mos1/local/prepare_data.py")
+corpus = load_script("p835/mos1/local/corpus.py")
 
 
 def prepare(out, p835, bvrnn="", leave="talkers"):
@@ -100,13 +88,13 @@ def test_folds_hold_every_talker_out_once(corpora, tmp_path):
             name: list(read(tmp_path / f"{name}_{talker}" / "wav.scp"))
             for name in ("train", "dev", "test")
         }
-        heard = {name: {parts(u)[2] for u in utts} for name, utts in sets.items()}
-        assert heard["test"] == {talker}
-        assert len(heard["dev"]) == 1 and len(heard["train"]) == 4
-        assert heard["test"] | heard["dev"] | heard["train"] == set(TALKERS)
+        talkers = {name: {parts(u)[2] for u in utts} for name, utts in sets.items()}
+        assert talkers["test"] == {talker}
+        assert len(talkers["dev"]) == 1 and len(talkers["train"]) == 4
+        assert talkers["test"] | talkers["dev"] | talkers["train"] == set(TALKERS)
         assert [len(sets[n]) for n in ("train", "dev", "test")] == [104, 26, 26]
         tested += sets["test"]
-        validated += heard["dev"]
+        validated += talkers["dev"]
     assert sorted(tested) == sorted(read(tmp_path / "p835" / "wav.scp"))
     assert sorted(validated) == sorted(TALKERS)
 
@@ -126,7 +114,7 @@ def test_folds_hold_conditions_out_too(corpora, tmp_path):
             assert len({t for _, _, t in train}) == 4
             assert not {t for _, _, t in train | test} & {t for _, _, t in dev}
             assert talker not in {t for _, _, t in train | dev}
-            # Whatever its bandwidth, a tested condition is heard nowhere else.
+            # Whatever its bandwidth, a tested condition is nowhere else.
             held_out = {c for _, c, _ in test}
             assert not held_out & {c for _, c, _ in train | dev}
             assert {c for _, c, _ in train} == {c for _, c, _ in dev}
@@ -218,18 +206,6 @@ def test_what_is_no_corpus_is_said_in_a_sentence(own_corpora, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{workbook} cannot be read (File is not a zip file)" in said
     assert "Traceback" not in said
-
-
-def test_a_workbook_without_the_tables(tmp_path, corpora):
-    with pytest.raises(ValueError, match="has not the tables none .*'none'"):
-        corpus.read_workbook(
-            str(
-                corpora["P.808"]
-                / "p835_reference_conditions"
-                / "CSP835_Ref_Conditions.xlsx"
-            ),
-            ["none"],
-        )
 
 
 def data_sh(tmp_path, p835, bvrnn, speech=""):

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -302,3 +303,125 @@ def test_a_list_of_runs_and_its_bad_lines(root):
     (root / "runs.txt").write_text("\n".join(bad))
     with pytest.raises(DataError, match="no run that can be scored"):
         read_list(f"{root}/runs.txt", (1, 5))
+
+
+# Folds
+
+FOLDS = ("a_0", "a_1", "b_0", "b_1", "c_0", "c_1")  # of the groups a, b, c
+NOISE = {"good": 0.1, "bad": 2.0, "script": 0.3}
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """Three methods on six folds, two of them with two seeds; labels, predictions."""
+    root = tmp_path_factory.mktemp("folds")
+    rng = np.random.default_rng(0)
+    truth = {"shared": {f"s{i}": float(rng.uniform(0, 100)) for i in range(24)}}
+    for fold in FOLDS:
+        name = f"test_{fold}"
+        truth[name] = {f"{fold}-{i}": float(rng.uniform(1, 5)) for i in range(10)}
+    for name, labels in truth.items():
+        write_metric_scp(root / name / "metric.scp", labels)
+        write_scp(root / name / "utt2sys", {u: f"sys{u[-1]}" for u in labels})
+        write_scp(root / name / "utt2src", {u: u[0] + u[-1] for u in labels})
+    (root / "shared" / "score_range").write_text("0 100\n")
+    predicted, lines = {}, []
+    for method, noise in NOISE.items():
+        for seed in "0" if method == "script" else "01":
+            for fold in FOLDS:
+                exp, models = root / method / seed / fold, []
+                for name in (f"test_{fold}", "shared"):
+                    scores = {
+                        u: t / (20 if name == "shared" else 1)
+                        + noise * rng.standard_normal()
+                        for u, t in truth[name].items()
+                    }
+                    write_metric_scp(exp / name, scores)
+                    predicted[method, seed, fold, name.split("_")[0]] = scores
+                    files = str(root / name), str(exp / name)
+                    models.append(read_scored(fold, name, *files, score_range=(1, 5)))
+                text = json.dumps(score_models(models, 0))
+                (exp / "results.json").write_text(text)
+                lines.append(f"{method} {seed} {fold} {exp}\n")
+    (root / "runs.txt").write_text("".join(lines))
+    return root, truth, predicted
+
+
+def fold_overview(path):
+    document, problems = read_list(str(path), (1, 5))
+    metrics = ("utt_mos_srcc", "utt_mos_mse")
+    options = dict(seeds="_seed[0-9]+$", num_resamples=100, problems=problems)
+    _, content = overview({"": document}, metrics, "good", **options)
+    found = [
+        {(r["test_set"], r["method"], r["metric"]): r for r in content[key]}
+        for key in ("methods", "comparisons")
+    ]
+    return *found, content["problems"]
+
+
+def spearman(scores, truth):
+    return scipy.stats.spearmanr([scores[u] for u in truth], list(truth.values()))[0]
+
+
+def test_folds_are_pooled_averaged_and_compared_over_groups(folds):
+    root, truth, predicted = folds
+    methods, comparisons, problems = fold_overview(root / "runs.txt")
+    assert problems == []
+    everyone = {u: t for f in FOLDS for u, t in truth[f"test_{f}"].items()}
+    of_groups = {}
+    for method in NOISE:
+        seeds = "0" if method == "script" else "01"
+        pooled = methods["test, pooled", method, "utt_mos_srcc"]["runs"]
+        mean = methods["shared, mean of folds", method, "utt_mos_srcc"]["runs"]
+        single = methods["shared", method, "utt_mos_srcc"]["runs"]
+        assert list(pooled) == list(mean) == list(seeds)
+        for seed in seeds:
+            own = [predicted[method, seed, f, "test"] for f in FOLDS]
+            joined = {u: s for scores in own for u, s in scores.items()}
+            assert pooled[seed] == pytest.approx(spearman(joined, everyone))
+            shared = [predicted[method, seed, f, "shared"] for f in FOLDS]
+            means = {u: np.mean([s[u] for s in shared]) for u in truth["shared"]}
+            assert mean[seed] == pytest.approx(spearman(means, truth["shared"]))
+            for fold, scores in zip(FOLDS, shared):
+                expected = spearman(scores, truth["shared"])
+                assert single[f"{seed}/{fold}"] == pytest.approx(expected)
+        assert ("shared", method, "utt_mos_mse") not in methods  # of two scales
+        assert methods["test, pooled", method, "utt_mos_mse"]["mean"] > 0
+        of_groups[method] = [
+            np.mean(
+                [
+                    spearman(predicted[method, s, f, "test"], truth[f"test_{f}"])
+                    for s in seeds
+                    for f in FOLDS
+                    if f[0] == group
+                ]
+            )
+            for group in "abc"
+        ]
+        found = methods["test, within folds", method, "utt_mos_srcc"]["runs"]
+        assert found == pytest.approx(dict(zip("abc", of_groups[method])))
+    for method in ("bad", "script"):
+        found = comparisons["test, within folds", method, "utt_mos_srcc"]
+        expected = scipy.stats.ttest_rel(of_groups[method], of_groups["good"])
+        assert found["p_value"] == pytest.approx(expected.pvalue)
+        assert found["interval"] == pytest.approx([*expected.confidence_interval()])
+    assert comparisons["shared", "bad", "utt_mos_srcc"]["p_holm"] < 0.05
+
+
+def test_a_fold_that_is_missing_and_an_utterance_in_two(folds, tmp_path):
+    root, _, _ = folds
+    lines = (root / "runs.txt").read_text().splitlines()
+    twice = str(tmp_path / "b_0")
+    shutil.copytree(lines[6].split()[3], twice)  # fold a_0 of good's seed 1
+    text = (tmp_path / "b_0" / "results.json").read_text()
+    text = text.replace('"model": "a_0"', '"model": "b_0"')
+    text = text.replace('"test_set": "test_a_0"', '"test_set": "test_b_0"')
+    (tmp_path / "b_0" / "results.json").write_text(text)
+    lines[8] = f"good 1 b_0 {twice}"
+    (tmp_path / "runs.txt").write_text("\n".join(lines[:-1]))
+    methods, _, problems = fold_overview(tmp_path / "runs.txt")
+    assert list(methods["test, pooled", "good", "utt_mos_srcc"]["runs"]) == ["0"]
+    assert ("shared", "script", "utt_mos_srcc") not in methods
+    for words in ("good, seed 1, left out", "script, seed 0 has test of 5 folds"):
+        (problem,) = [p for p in problems if words in p]
+        assert "\n" not in problem

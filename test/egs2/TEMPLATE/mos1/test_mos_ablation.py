@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ...conftest import make_tree
+from espnet2_distilmos.data.datadir import DataError, write_metric_scp, write_scp
+
+from ...conftest import load_script, make_tree
 from .conftest import ROOT, TEMPLATE
 
+read_runs = load_script("TEMPLATE/mos1/pyscripts/utils/mos_ablation.py").read_runs
 SCRIPT = "scripts/mos_ablation.sh"
 CONFIG = "frontend: hf\nfrontend_conf: {upstream: a}\n"
 LIST = """
@@ -32,7 +35,8 @@ options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 with open("calls", "a") as file:
     print(*sys.argv[1:], sep="|", file=file)
 stage, exp = int(options["--stage"]), options.get("--mos_exp", "")
-run = "/".join(exp.split("/")[-2:])
+run = exp.partition("ablation_list/")[2]
+fold = options.get("--fold", "")
 if stage == 5 and options["--tokens_tag"] in os.listdir("broken"):
     sys.exit("no such tokens")
 if stage < 7:
@@ -50,21 +54,28 @@ dice = random.Random(run)
 noise = {{"first": 0.5, "other": 2.0}}.get(run.split("/")[0], 1.0)
 import json
 from espnet2_distilmos.evaluation.metrics import evaluate
-lines = [line.split(maxsplit=1) for line in open("ref/metric.scp")]
-true = [json.loads(text)["mos"] for _, text in lines]
-pred = [round(value + dice.gauss(0, noise), 4) for value in true]
-systems = [line.split()[1] for line in open("ref/utt2sys")]
-os.makedirs(exp + "/inference/test", exist_ok=True)
-predicted = exp + "/inference/test/metric.scp"
-with open(predicted, "w") as file:
-    for (utt_id, _), value in zip(lines, pred):
-        print(utt_id, json.dumps({{"mos": value}}), file=file)
-row = evaluate(pred, true, systems, ("mse", "lcc", "srcc"))
-files = {{"reference": "ref", "prediction": predicted}}
-row.update(model=os.path.basename(exp), test_set="test", files=files)
+results = []
+for name in ("test_" + fold, "shared") if fold else ("test",):
+    ref = "ref/" + name
+    lines = [line.split(maxsplit=1) for line in open(ref + "/metric.scp")]
+    true = [json.loads(text)["mos"] for _, text in lines]
+    pred = [round(value + dice.gauss(0, noise), 4) for value in true]
+    systems = [line.split()[1] for line in open(ref + "/utt2sys")]
+    predicted = exp + "/inference/" + name + "/metric.scp"
+    if os.path.exists(predicted):  # by a script
+        texts = [line.split(maxsplit=1)[1] for line in open(predicted)]
+        pred = [json.loads(text)["mos"] for text in texts]
+    os.makedirs(os.path.dirname(predicted), exist_ok=True)
+    with open(predicted, "w") as file:
+        for (utt_id, _), value in zip(lines, pred):
+            print(utt_id, json.dumps({{"mos": value}}), file=file)
+    row = evaluate(pred, true, systems, ("mse", "lcc", "srcc"))
+    files = {{"reference": ref, "prediction": predicted}}
+    row.update(model=os.path.basename(exp), test_set=name, files=files)
+    results.append(row)
 with open(exp + "/results.json", "w") as file:
-    other = dict(row, model="ridge")
-    json.dump(dict(format_version=1, results=[row, other]), file)
+    results.append(dict(results[0], model="ridge"))
+    json.dump(dict(format_version=1, results=results), file)
 """
 
 
@@ -83,10 +94,15 @@ class MadeUp:
         for name in "ab":
             (self.dir / "conf" / f"{name}.yaml").write_text(CONFIG + f"tag: {name}\n")
         (self.dir / "list.txt").write_text(LIST)
-        labels = [f'u{k:02d} {{"mos": {1 + 4 * k / 40:.3f}}}\n' for k in range(40)]
-        (self.dir / "ref" / "metric.scp").write_text("".join(labels))
-        systems = [f"u{k:02d} s{k % 5}\n" for k in range(40)]
-        (self.dir / "ref" / "utt2sys").write_text("".join(systems))
+        self.write_set("test", "u", 40)
+
+    def write_set(self, name, prefix, count):
+        folder = self.dir / "ref" / name
+        ids = [f"{prefix}{k:02d}" for k in range(count)]
+        write_metric_scp(
+            folder / "metric.scp", {u: 1 + 4 * k / count for k, u in enumerate(ids)}
+        )
+        write_scp(folder / "utt2sys", {u: f"s{k % 5}" for k, u in enumerate(ids)})
 
     def start(self, *options):
         command = [SCRIPT, "--list", "list.txt", "--seeds", "0 1", "--bootstrap", "50"]
@@ -226,15 +242,161 @@ def test_tokens_are_made_once_for_those_who_need_the_same(made_up):
     assert made_up.calls() == []
 
 
+# Predicts the number of the clip, without training.
+PREDICT = """
+import argparse, os
+parser = argparse.ArgumentParser()
+for name in ("--out", "--fold", "--dump"):
+    parser.add_argument(name)
+args = parser.parse_args()
+assert args.dump == f"dump/{args.fold}"
+for name in (f"test_{args.fold}", "shared"):
+    os.makedirs(f"{args.out}/{name}")
+    with open(f"{args.out}/{name}/metric.scp", "w") as file:
+        for line in open(f"ref/{name}/metric.scp"):
+            utt_id = line.split()[0]
+            print(utt_id, '{"mos": %d}' % int(utt_id[-2:]), file=file)
+"""
+
+
+def test_folds(made_up):
+    for fold in ("a_0", "b_0", "b_1"):
+        made_up.write_set(f"test_{fold}", f"{fold}_", 12)
+    made_up.write_set("shared", "s", 20)
+    (made_up.dir / "predict.py").write_text(PREDICT)
+    (made_up.dir / "list.txt").write_text(
+        "after | conf/a.yaml | --init_model {exp}/first/seed{seed}/{fold}/x.pth\n"
+        + LIST
+        + "script | predict.py | --fold {fold} --dump {dumpdir}\n"
+    )
+    names = "after first other script"
+    command = ("--folds", "a_0 b_0 b_1", "--only", names, "--runs_nj", 3)
+    command += ("--fold", "{fold}", "--train_set", "train_{fold}")
+    command += ("--baseline", "first")
+    (made_up.dir / "broken" / "other_seed0_b_1").touch()
+    _, err = made_up.run(*command, code=1)
+    assert "failed: other/seed0/b_1;" in err
+    calls = made_up.calls()
+    for call in calls:
+        fold = call["--fold"]
+        assert call["--train_set"] == f"train_{fold}"
+        assert call["--dumpdir"] == f"dump/{fold}" and call["--expdir"] == f"exp/{fold}"
+    # Data once a fold; tokens, too, and not from the model that is not there yet.
+    stages = [(c["--fold"], c["--stage"]) for c in calls if "--mos_exp" not in c]
+    assert stages == [(f, s) for f in ("a_0", "b_0", "b_1") for s in "165"]
+    runs = [c for c in calls if "--mos_exp" in c]
+    order = [c["--mos_exp"].split("/")[2] for c in runs]
+    assert set(order[-6:]) == {"after"} and order.count("script") == 3
+    for call in runs[-6:]:
+        seed, fold = call["--mos_exp"].split("/")[-2:]
+        model = f"exp/ablation_list/first/{seed}/{fold}/x.pth"
+        args = f"--init_model {model} --seed {seed[-1]}"
+        assert call["--train_args"] == args
+    (made_up.dir / "broken" / "other_seed0_b_1").unlink()
+    made_up.run(*command)
+    assert trained(made_up.calls()) == ["seed0/b_1"]
+
+    document = json.loads((made_up.dir / "exp/ablation_list/results.json").read_text())
+    rows = {(r["test_set"], r["method"]): r for r in document["methods"]}
+    assert {key[0]: rows[key]["num_runs"] for key in rows if key[1] == "other"} == {
+        "test, pooled": 2,
+        "shared, mean of folds": 2,
+        "shared": 6,
+        "test, within folds": 2,  # of the groups a and b
+    }
+    for name in ("test, within folds", "shared", "shared, mean of folds"):
+        assert rows[name, "script"]["mean"] == pytest.approx(1)
+    # Of some folds and runs, beside it.
+    some = ("--table", "some", "--stage", 9, "--only", "other first", "--seeds", "1")
+    made_up.run("--folds", "a_0 b_0", *some)
+    found = (made_up.dir / "exp/ablation_list/some/runs.txt").read_text().splitlines()
+    assert [line.split()[:3] for line in found] == [
+        [name, "1", fold] for name in ("other", "first") for fold in ("a_0", "b_0")
+    ]
+
+
+# The list
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(CONFIG + "losses: {token_ce: {weight: 1}}\n")
+    (tmp_path / "frozen.yaml").write_text(CONFIG + "seed: 3\n")
+    (tmp_path / "b.yaml").write_text(CONFIG.replace(": a}", ": b}"))
+
+    def write(*lines):
+        (tmp_path / "runs.txt").write_text("\n".join(lines) + "\n")
+        return "runs.txt"
+
+    return write
+
+
+def test_runs_share_the_tokens_that_they_can(write):
+    path = write(
+        "# a comment",
+        "",
+        "first|a.yaml",
+        "frozen | frozen.yaml | --frontend_conf freeze=all",
+        "weight | a.yaml | --losses token_ce.weight=0.3 --max_epoch 2",
+        "after | a.yaml | --init_model {exp}/first/seed{seed}/latest.pth",
+        "upstream | a.yaml | --frontend_conf upstream=b",
+        "other | b.yaml",
+        "k50 | a.yaml | | --num_clusters 50",
+        "last | a.yaml | | --token-layers 3,4 --num_clusters 50",
+        "k100 | a.yaml | | --num_clusters 100",
+        "none | a.yaml | | --use_tokens false",
+    )
+    runs = read_runs(path)
+    tags = {name: run.tokens_tag for name, run in runs.items()}
+    assert tags["first"] == tags["frozen"] == tags["weight"] == tags["after"]
+    assert tags["upstream"] == tags["other"] != tags["first"]
+    assert len(set(tags.values())) == 5
+    assert runs["last"].options == "--token_layers 3,4 --num_clusters 50"
+    assert [n for n, run in runs.items() if run.use_tokens == "false"] == ["none"]
+    hashes = {name: run.file_hash for name, run in runs.items()}
+    assert hashes["first"] == hashes["k50"] != hashes["other"]
+    # What holds for all runs gives way to what a line says.
+    common = ("--frontend_conf upstream=b", "--num_clusters 50")
+    again = read_runs(path, *common)
+    assert again["k100"].options == "--num_clusters 100"
+    assert again["first"].options == "--num_clusters 50"
+    assert again["first"].tokens_tag == again["other"].tokens_tag
+    assert again["weight"].args == f"{common[0]} {runs['weight'].args}"
+
+
+@pytest.mark.parametrize(
+    "line, word",
+    [
+        ("a", "1 fields"),
+        ("a/b | a.yaml", "a/b"),
+        ("first | a.yaml", "first"),
+        ("a | gone.yaml", "gone.yaml"),
+        ("a | gone.py", "gone.py"),
+        ("a | a.yaml | lr=3", "lr=3"),
+        ("a | a.yaml | --lr $(touch x)", "touch"),
+        ("a | a.yaml | --seed=3", "--seed=3"),
+        ("a | a.yaml | | --nj 3", "--nj"),
+        ("a | a.yaml | | --unlabelled_sets x:y", "x:y"),
+    ],
+)
+def test_a_bad_line_is_refused(write, line, word, tmp_path):
+    path = write("first | a.yaml", line)
+    with pytest.raises(DataError) as error:
+        read_runs(path)
+    sentence = str(error.value)
+    assert sentence.startswith("runs.txt, line 2: ") and word in sentence
+    assert "\n" not in sentence and not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     "options, sentence",
     [
         (("--list", "none.txt"), "none.txt cannot be read"),
-        (("--list", "bad.txt"), "bad.txt, line 1: the options of the training have $"),
+        (("--list", "bad.txt"), "bad.txt, line 1: the options of the training"),
         (("--seeds", "0 x"), "--seeds has 'x'"),
         (("--runs_nj", "0"), "--runs_nj is 0"),
-        (("--baseline", "none"), "--baseline none is no run of list.txt"),
-        (("--only", "none"), "has no run none"),
+        (("--baseline", "none"), "list.txt has no run none"),
         (("--tag", "a"), "--tag differs from run to run"),
         (("--nj",), "are not options with a value each"),
         (("--stage", "9"), "no run is done, there is no table"),

@@ -1,12 +1,10 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""The ridge regression on mean-pooled features, and the peer."""
+"""Predictions without training: ridge regression, the released model, conditions."""
 
-import importlib
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,21 +18,9 @@ from espnet2_distilmos.data.datadir import (
     write_scp,
 )
 
-RECIPE = Path(__file__).resolve().parents[3] / "egs2" / "p835" / "mos1"
+from ..conftest import load_script
 
-
-def load_local(name):
-    """Import a script by path, without leaving it behind."""
-    sys.path.insert(0, str(RECIPE / "local"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(RECIPE / "local"))
-        sys.modules.pop(name, None)
-
-
-ridge = load_local("ridge")
-score_peer = load_local("score_peer")
+predict = load_script("p835/mos1/local/predict.py")
 
 
 def write_set(folder, num_clips, seed, talkers="ab"):
@@ -103,20 +89,23 @@ def test_penalty_and_solution_are_those_of_the_normal_equations():
             ]
         )
 
-    best = min(ridge.PENALTIES, key=error)
-    model = ridge.fit(inputs, labels, talkers)
+    best = min(predict.PENALTIES, key=error)
+    model = predict.fit(inputs, labels, talkers)
     assert model.best_params_["ridge__alpha"] == best
     expected = solve(inputs, labels, best)(inputs)
     np.testing.assert_allclose(model.predict(inputs), expected, rtol=1e-6)
 
 
+def run(root, method, *options):
+    command = ["--method", method, "--data", f"{root}", "--fold", "a"]
+    return predict.main([*command, "--out", f"{root}/exp", *options])
+
+
 def test_features_are_the_means_of_transformers_own_hidden_states(upstream, tmp_path):
-    wavs = write_set(tmp_path / "train", 12, seed=0)
-    (tmp_path / "test").mkdir()
-    write_scp(tmp_path / "test" / "wav.scp", dict(list(wavs.items())[:3]))
-    options = ["--train", f"{tmp_path}/train", "--test", f"{tmp_path}/test"]
-    options += ["--upstream", str(upstream), "--out", f"{tmp_path}/exp"]
-    assert ridge.main(options) == 0
+    wavs = write_set(tmp_path / "train_a", 12, seed=0)
+    (tmp_path / "test_a").mkdir()
+    write_scp(tmp_path / "test_a" / "wav.scp", dict(list(wavs.items())[:3]))
+    assert run(tmp_path, "ridge", "--upstream", str(upstream)) == 0
 
     model = transformers.Wav2Vec2Model.from_pretrained(upstream).eval()
     features = []
@@ -125,27 +114,25 @@ def test_features_are_the_means_of_transformers_own_hidden_states(upstream, tmp_
         with torch.no_grad():
             states = model(speech, output_hidden_states=True).hidden_states
         features.append(np.concatenate([h[0].mean(0).numpy() for h in states]))
-    labels = read_metric_scp(f"{tmp_path}/train/metric.scp")
-    fitted = ridge.fit(np.stack(features), list(labels.values()), list("ab" * 6))
-    found = read_metric_scp(f"{tmp_path}/exp/test/metric.scp")
+    labels = read_metric_scp(f"{tmp_path}/train_a/metric.scp")
+    fitted = predict.fit(np.stack(features), list(labels.values()), list("ab" * 6))
+    found = read_metric_scp(f"{tmp_path}/exp/test_a/metric.scp")
     assert list(found) == ["utt00", "utt01", "utt02"]
     np.testing.assert_allclose(
         list(found.values()), fitted.predict(np.stack(features[:3])), atol=1e-4
     )
 
 
-def test_what_ridge_cannot_read_is_said(upstream, tmp_path, capsys):
-    write_set(tmp_path / "train", 4, seed=0)
-    (tmp_path / "train" / "wav" / "utt02.flac").write_bytes(b"no audio")
-    options = ["--train", f"{tmp_path}/train", "--test", f"{tmp_path}/train"]
-    options += ["--upstream", str(upstream), "--out", f"{tmp_path}/exp"]
-    assert ridge.main(options) == 1
+def test_unreadable_audio_is_named(upstream, tmp_path, capsys):
+    write_set(tmp_path / "train_a", 4, seed=0)
+    (tmp_path / "train_a" / "wav" / "utt02.flac").write_bytes(b"no audio")
+    assert run(tmp_path, "ridge", "--upstream", str(upstream)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("ridge:") and "utt02" in last
+    assert last.startswith("predict:") and "utt02" in last
     assert not (tmp_path / "exp").exists()
 
 
-def test_the_peer_hears_every_clip_alone(tmp_path, monkeypatch):
+def test_the_released_model_scores_every_clip_alone(tmp_path, monkeypatch, capsys):
     """The package is stood in for by a network that returns the mean square."""
 
     class Peer(torch.nn.Module):
@@ -155,16 +142,22 @@ def test_the_peer_hears_every_clip_alone(tmp_path, monkeypatch):
 
     package = types.SimpleNamespace(ConvTransformerSQAModel=Peer)
     monkeypatch.setitem(sys.modules, "distillmos", package)
-    wavs = write_set(tmp_path / "test", 3, seed=0)
-    options = ["--test", f"{tmp_path}/test", "--out", f"{tmp_path}/exp"]
-    assert score_peer.main(options) == 0
-    found = read_metric_scp(f"{tmp_path}/exp/test/metric.scp")
-    for utt_id, path in wavs.items():
-        power = np.mean(soundfile.read(path)[0] ** 2)
-        assert found[utt_id] == pytest.approx(power, abs=1e-6)
-
-
-def test_without_the_peer_its_installation_is_told(tmp_path, monkeypatch, capsys):
+    for name in ("test_a", "bvrnn"):
+        wavs = write_set(tmp_path / name, 3, seed=len(name))
+        assert run(tmp_path, "distill-mos") == 0
+        found = read_metric_scp(f"{tmp_path}/exp/{name}/metric.scp")
+        for utt_id, path in wavs.items():
+            power = np.mean(soundfile.read(path)[0] ** 2)
+            assert found[utt_id] == pytest.approx(power, abs=1e-6)
     monkeypatch.setitem(sys.modules, "distillmos", None)
-    assert score_peer.main(["--test", "x", "--out", f"{tmp_path}/exp"]) == 1
+    assert run(tmp_path, "distill-mos") == 1
     assert "pip install distillmos" in capsys.readouterr().err
+
+
+def test_condition_mean_knows_the_training_labels_only(tmp_path):
+    write_metric_scp(tmp_path / "train_a" / "metric.scp", {"a": 1, "b": 2, "c": 5})
+    write_scp(tmp_path / "train_a" / "utt2sys", {"a": "x", "b": "x", "c": "y"})
+    write_scp(tmp_path / "test_a" / "utt2sys", {"d": "x", "e": "y", "f": "z"})
+    assert run(tmp_path, "condition_mean") == 0
+    found = read_metric_scp(f"{tmp_path}/exp/test_a/metric.scp")
+    assert found == pytest.approx({"d": 1.5, "e": 5, "f": 8 / 3}, abs=1e-6)
