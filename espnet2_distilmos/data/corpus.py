@@ -9,13 +9,14 @@ Averaging of votes, all checks and the writing are here.
 """
 
 import argparse
-import contextlib
 import csv
 import hashlib
 import json
 import math
 import os
 import sys
+from collections import Counter
+from pathlib import Path
 from typing import (
     Callable,
     Dict,
@@ -73,19 +74,19 @@ def read_table(
     header: bool = True,
     delimiter: str = ",",
 ) -> List[Row]:
-    """Read a table of an owner, comma-separated unless ``delimiter`` says otherwise.
+    """Read a table of an owner.
 
     Args:
         path: UTF-8 text, with or without a byte order mark. Blank lines are skipped.
-        columns: Names that the first line must have, or, without a first line of
-            names, the names of the fields from left to right.
+        columns: Names that the first line must have; without ``header`` those of the
+            fields from left to right.
         faults: Gets a sentence for each row with another number of fields, which is
             left out.
         header: Whether the first line names the columns.
         delimiter: Between the fields.
 
     Returns:
-        The rows in the order of the file: ``PATH:LINE`` and texts by column, stripped.
+        The rows in the order of the file, texts stripped.
 
     Raises:
         DataError: The file cannot be read, or lacks a column.
@@ -158,20 +159,6 @@ class ClipSet:
     def __contains__(self, utt_id: str) -> bool:
         return utt_id in self._clips
 
-    def _number(self, where: str, utt_id: str, score: object) -> Optional[float]:
-        low, high = self.score_range
-        try:
-            value = float(score)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            value = math.nan
-        if low <= value <= high:
-            return value
-        self.faults.append(
-            f"{where}: clip {utt_id} has the score {score!r}, expected a number from "
-            f"{low:g} to {high:g}; correct or remove the row."
-        )
-        return None
-
     def add(
         self,
         where: str,
@@ -188,24 +175,21 @@ class ClipSet:
 
         Args:
             where: File and line, named in the sentence.
-            utt_id: One word.
+            utt_id, speaker, source, domain: As of ``Clip``, one word each; the last
+                three may be empty.
             path: Audio file, whether it exists or not.
             system: One word; empty in a set without systems.
             score: Number or text; None for an unlabelled clip.
             listener: Who gave the score; None if ``score`` is the clip's mean. A clip
                 has one row, or one for each vote.
-            speaker: One word, or empty.
-            source: Sentence or recording, one word, or empty.
-            domain: One word, or empty.
         """
-        words = dict(name=utt_id, system=system, speaker=speaker, source=source)
-        for what, word in dict(words, domain=domain, listener=listener or "").items():
-            empty_is_bad = {
-                "name": True,
-                "system": self.systems,
-                "listener": listener is not None,
-            }.get(what, False)
-            if len(word.split()) > 1 or (empty_is_bad and not word.strip()):
+        words = dict(speaker=speaker, source=source, domain=domain)
+        needed = dict(name=utt_id)
+        (needed if self.systems else words)["system"] = system
+        if listener is not None:
+            needed["listener"] = listener
+        for what, word in {**needed, **words}.items():
+            if len(word.split()) > 1 or (what in needed and not word.strip()):
                 self.faults.append(
                     f"{where}: clip {utt_id!r} has the {what} {word!r}, expected one "
                     "word; correct or remove the row."
@@ -213,18 +197,25 @@ class ClipSet:
                 return
         value = None
         if score is not None or listener is not None:
-            value = self._number(where, utt_id, score)
-            if value is None:
+            low, high = self.score_range
+            try:
+                value = float(score)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                value = math.nan
+            if not low <= value <= high:
+                self.faults.append(
+                    f"{where}: clip {utt_id} has the score {score!r}, expected a "
+                    f"number from {low:g} to {high:g}; correct or remove the row."
+                )
                 return
-        clip = Clip(
-            utt_id, os.path.abspath(path), system, value, (), speaker, source, domain
-        )
+        path = os.path.abspath(path)
+        clip = Clip(utt_id, path, system, value, (), speaker, source, domain)
         if listener is not None:
             clip = clip._replace(score=None, votes=((listener, value),))
-        known = self._clips.get(utt_id)
-        if known is None:
-            self._clips[utt_id] = clip
-        elif listener is None or not known.votes:
+        known = self._clips.setdefault(utt_id, clip)
+        if known is clip:
+            return
+        if listener is None or not known.votes:
             self.faults.append(
                 f"{where}: clip {utt_id} has a second row, expected one; remove one."
             )
@@ -238,20 +229,13 @@ class ClipSet:
             self._clips[utt_id] = known._replace(votes=known.votes + clip.votes)
 
     def hold_out(self, name: str, share: float) -> "ClipSet":
-        """Move a part of the clips into a set of its own, for an owner who has none.
+        """Move a share of the clips, 0 to 1, into a new set, and return that.
 
         Sources stay whole: see ``divide``. The published count holds for both together.
-
-        Args:
-            name: Name of the new set.
-            share: Part of all clips, 0 to 1.
-
-        Returns:
-            The new set.
         """
         self.check_count()
-        held = ClipSet(name, None, self.score_range, self.group, self.systems)
-        held.keep_votes = self.keep_votes
+        options = (self.score_range, self.group, self.systems, self.keep_votes)
+        held = ClipSet(name, None, *options)
         groups = {c.utt_id: c.source or c.utt_id for c in self._clips.values()}
         for utt_id, set_name in divide(groups, {name: share}).items():
             if set_name == name:
@@ -259,7 +243,7 @@ class ClipSet:
         return held
 
     def check_count(self) -> None:
-        """Hold the number of clips against the published one, once."""
+        """Compare the number of clips with the published one, once."""
         if self.published is not None and len(self) != self.published:
             self.faults.append(
                 f"{self.name}: the lists have {len(self)} clips, expected the "
@@ -269,27 +253,22 @@ class ClipSet:
         self.published = None
 
     def check_means(self, path: str, means: Mapping[str, float]) -> None:
-        """Hold the votes against the means that the owner published.
-
-        A vote that is doubled or lost shows here, and so does a clip that only one of
-        the two lists has.
+        """Compare the votes with the owner's means: votes may be doubled or lost.
 
         Args:
             path: File of the means, named in sentences.
             means: Published mean by utterance id.
         """
-        lost = [utt_id for utt_id in means if utt_id not in self._clips]
-        if lost:
-            self.faults.append(
-                f"{path} has {len(lost)} clips without votes ({name_some(lost)}), "
-                "expected votes for every clip; get the list of votes again."
-            )
-        new = [utt_id for utt_id in self._clips if utt_id not in means]
-        if new:
-            self.faults.append(
-                f"{path} lacks {len(new)} clips that have votes ({name_some(new)}), "
-                "expected every clip; get the list of means again."
-            )
+        for names, what in (
+            (means.keys() - self._clips.keys(), "lacks the votes of"),
+            (self._clips.keys() - means.keys(), "lacks the mean of"),
+        ):
+            if names:
+                self.faults.append(
+                    f"{path}, compared with the votes: {self.name} {what} {len(names)} "
+                    f"clips ({name_some(sorted(names))}), expected both of every clip; "
+                    "get the lists again."
+                )
         for clip in self.clips():
             mean = means.get(clip.utt_id)
             if mean is None or clip.score is None or abs(clip.score - mean) <= 0.01:
@@ -313,20 +292,20 @@ class ClipSet:
         return clips
 
 
-def _check_audio(clip_set: ClipSet, clips: List[Clip], folder: str) -> List[Clip]:
-    """Keep clips with audio; all names of the missing ones go into a file."""
+def _with_audio(clip_set: ClipSet, folder: Path) -> List[Clip]:
+    """Return clips with audio; all names of the missing ones go into a file."""
+    clips = clip_set.clips()
     missing = [clip for clip in clips if not os.path.isfile(clip.path)]
-    path = os.path.join(folder, MISSING_AUDIO)
+    listed = folder / MISSING_AUDIO
     if not missing:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+        listed.unlink(missing_ok=True)
         return clips
-    with atomic_write(path) as file:
+    with atomic_write(str(listed)) as file:
         file.writelines(f"{clip.path}\n" for clip in missing)
     names = name_some([os.path.basename(clip.path) for clip in missing], 10)
     clip_set.faults.append(
         f"{clip_set.name}: the audio of {len(missing)} of {len(clips)} clips is missing"
-        f" in {os.path.dirname(missing[0].path)} ({names}; all are in {path}), "
+        f" in {os.path.dirname(missing[0].path)} ({names}; all are in {listed}), "
         "expected every file; get the missing ones, or go on without them with "
         "--skip_bad true."
     )
@@ -334,10 +313,8 @@ def _check_audio(clip_set: ClipSet, clips: List[Clip], folder: str) -> List[Clip
     return [clip for clip in clips if clip.utt_id not in lost]
 
 
-def _check_shared(
-    clip_set: ClipSet, clips: List[Clip], seen: Dict[str, str]
-) -> List[Clip]:
-    """Keep clips whose audio no earlier clip of the group has; ``seen`` grows."""
+def _unshared(clip_set: ClipSet, clips: List[Clip], seen: Dict[str, str]) -> List[Clip]:
+    """Return clips whose audio no earlier clip of the group has; ``seen`` grows."""
     good, shared = [], []
     for clip in clips:
         if clip.path in seen:
@@ -353,57 +330,43 @@ def _check_shared(
     return good
 
 
-def _write_set(folder: str, clip_set: ClipSet, clips: Sequence[Clip]) -> None:
+def _write_set(folder: Path, clip_set: ClipSet, clips: Sequence[Clip]) -> None:
     speakers = {clip.utt_id: clip.speaker or clip.utt_id for clip in clips}
     of_speaker: Dict[str, List[str]] = {}
     for utt_id in sorted(speakers, key=lambda i: i.encode("utf-8")):
         of_speaker.setdefault(speakers[utt_id], []).append(utt_id)
+    votes = {clip.utt_id: clip.votes for clip in clips if clip.votes}
     tables: Dict[str, Dict[str, str]] = {
-        "utt2sys": {clip.utt_id: clip.system for clip in clips},
+        "utt2sys": {clip.utt_id: clip.system for clip in clips if clip.system},
         "utt2spk": speakers,
         "spk2utt": {speaker: " ".join(ids) for speaker, ids in of_speaker.items()},
-        "utt2src": {clip.utt_id: clip.source for clip in clips},
-        "utt2domain": {clip.utt_id: clip.domain for clip in clips},
-        "votes.scp": {
-            clip.utt_id: (
-                json.dumps(clip.votes, ensure_ascii=False) if clip.votes else ""
-            )
-            for clip in clips
-        },
-        "wav.scp": {clip.utt_id: clip.path for clip in clips},  # last: the set is whole
+        "votes.scp": {u: json.dumps(v, ensure_ascii=False) for u, v in votes.items()},
     }
+    # These must have a line for every clip, or none at all.
+    for name, field in (("utt2src", "source"), ("utt2domain", "domain")):
+        values = {clip.utt_id: getattr(clip, field) for clip in clips}
+        tables[name] = values if all(values.values()) else {}
     # What another run left must not be mixed with this one.
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(folder, "wav.scp"))
-    write_metric_scp(
-        os.path.join(folder, "metric.scp"), {clip.utt_id: clip.score for clip in clips}
-    )
-    range_path = os.path.join(folder, "score_range")
-    if clip_set.score_range == _DEFAULT_RANGE:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(range_path)
-    else:
-        with atomic_write(range_path) as file:
+    for name in ("wav.scp", "score_range", *tables):
+        (folder / name).unlink(missing_ok=True)
+    scores = {clip.utt_id: clip.score for clip in clips}
+    write_metric_scp(str(folder / "metric.scp"), scores)
+    if clip_set.score_range != _DEFAULT_RANGE:
+        with atomic_write(str(folder / "score_range")) as file:
             file.write("{:g} {:g}\n".format(*clip_set.score_range))
+    tables["wav.scp"] = {clip.utt_id: clip.path for clip in clips}  # last: it is whole
     for name, table in tables.items():
-        path = os.path.join(folder, name)
-        known = {utt_id: value for utt_id, value in table.items() if value}
-        # These must have a line for every clip, or none at all.
-        if name in ("utt2src", "utt2domain") and len(known) < len(table) or not known:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
-        else:
-            write_scp(path, known)
+        if table:
+            write_scp(str(folder / name), table)
 
 
-def _summary(folder: str, clips: Sequence[Clip]) -> str:
+def _summary(folder: Path, clips: Sequence[Clip]) -> str:
     scores = [clip.score for clip in clips if clip.score is not None]
-    parts = [f"{len(clips)} clips"]
-    if any(clip.system for clip in clips):
-        parts.append(f"{len({clip.system for clip in clips})} systems")
+    votes = [vote for clip in clips for vote in clip.votes]
+    systems = {clip.system for clip in clips} - {""}
+    parts = [f"{len(clips)} clips"] + [f"{len(systems)} systems"] * bool(systems)
     if len(scores) < len(clips):
         parts.append(f"{len(clips) - len(scores)} unlabelled")
-    votes = [vote for clip in clips for vote in clip.votes]
     if votes:
         parts.append(f"{len(votes)} votes of {len({v[0] for v in votes})} listeners")
     if scores:
@@ -414,9 +377,9 @@ def _summary(folder: str, clips: Sequence[Clip]) -> str:
 def write_corpus(out: str, clip_sets: Sequence[ClipSet]) -> Tuple[List[str], List[str]]:
     """Check the sets and write a data directory for each, with what is good of it.
 
-    Written are ``wav.scp``, ``metric.scp``, ``utt2sys``, ``utt2spk``, ``spk2utt``, and,
-    where known, ``utt2src``, ``utt2domain``, ``votes.scp`` and ``score_range`` (if it
-    is not 1 to 5); sorted, each file whole or not at all. A line a set goes to stderr.
+    ``utt2src`` and ``utt2domain`` are written where every clip has one, ``votes.scp``
+    where there are votes, ``score_range`` if it is not 1 to 5. Files are sorted, and
+    whole or not there. A line a set goes to stderr.
 
     Args:
         out: Directory of the data directories.
@@ -434,25 +397,22 @@ def write_corpus(out: str, clip_sets: Sequence[ClipSet]) -> Tuple[List[str], Lis
     seen: Dict[str, Dict[str, str]] = {}
     written: List[str] = []
     for clip_set in clip_sets:
-        folder = os.path.join(out, clip_set.name)
-        clips = clip_set.clips()
+        folder = Path(out, clip_set.name)
         clip_set.check_count()
-        clips = _check_audio(clip_set, clips, folder)
+        clips = _with_audio(clip_set, folder)
         if clip_set.group is not None:
-            others = seen.setdefault(clip_set.group, {})
-            clips = _check_shared(clip_set, clips, others)
+            clips = _unshared(clip_set, clips, seen.setdefault(clip_set.group, {}))
         faults += clip_set.faults
-        if not clips:
-            faults.append(
-                f"{folder} is not written: no clip of it is good, expected at least "
-                "one; see the sentences about it."
-            )
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(folder, "wav.scp"))
+        if clips:
+            _write_set(folder, clip_set, clips)
+            written.append(clip_set.name)
+            print(_summary(folder, clips), file=sys.stderr)
             continue
-        _write_set(folder, clip_set, clips)
-        written.append(clip_set.name)
-        print(_summary(folder, clips), file=sys.stderr)
+        faults.append(
+            f"{folder} is not written: no clip of it is good, expected at least one; "
+            "see the sentences about it."
+        )
+        (folder / "wav.scp").unlink(missing_ok=True)
     return written, faults
 
 
@@ -470,9 +430,7 @@ def divide(
     Returns:
         The set by clip.
     """
-    sizes: Dict[str, int] = {}
-    for group in groups.values():
-        sizes[group] = sizes.get(group, 0) + 1
+    sizes = Counter(groups.values())
     # The order is random, but hangs on the names only.
     order = sorted(sizes, key=lambda g: hashlib.sha256(g.encode("utf-8")).digest())
     set_of_group: Dict[str, str] = {}
