@@ -3,21 +3,19 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-# One fold, one talker left out: ./run.sh --fold f1. All folds, methods and seeds:
-# local/run_comparison.sh. --leave conditions leaves conditions out too; the folds are then
-# f1_g0, f1_g1, f1_g2, f2_g0 and so on. The other options are those of mos.sh.
+# One fold: ./run.sh --fold f1 leaves talker f1 out, --fold f1_g0 also the conditions of group
+# 0. All folds, methods and seeds: local/run_comparison.sh. Other options are those of mos.sh.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 fold=f1
-leave=talkers
 train_args=
 expdir=exp/{fold}
 dumpdir=dump/{fold}
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --fold|--leave|--train_args|--expdir|--dumpdir)
+        --fold|--train_args|--expdir|--dumpdir)
             [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
             printf -v "${1#--}" '%s' "$2"
             shift 2 ;;
@@ -37,16 +35,15 @@ if [ -n "${WHISPER_TINY}" ]; then
     train_args+=" --frontend_conf upstream=${WHISPER_TINY}"
 fi
 # As many steps as with all conditions, which schedules are made for.
-[ "${leave}" = talkers ] || train_args="--num_iters_per_epoch 22 ${train_args}"
+[[ "${fold}" != *_g* ]] || train_args="--num_iters_per_epoch 22 ${train_args}"
 
 ./mos.sh \
     --ngpu 0 \
     --nj 2 \
     --inference_nj 1 \
-    --local_data_opts "--leave ${leave}" \
     --train_set "train_${fold}" \
     --valid_set "dev_${fold}" \
-    --test_sets "test_${fold}${BVRNN:+ bvrnn}" \
+    --test_sets "test_${fold} bvrnn/test" \
     --expdir "${expdir/"{fold}"/${fold}}" \
     --dumpdir "${dumpdir/"{fold}"/${fold}}" \
     --num_clusters 100 \

@@ -1,10 +1,9 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Fabricated p835 and bvrnn corpora: every published name and row format, noise."""
+"""A fabricated p835 in both layouts: every published name and row format, noise."""
 
 import csv
-import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,20 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from ..corpora import bvrnn
+
 TALKERS = ("f1", "f2", "f3", "m1", "m2", "m3")
 SHEETS = {
     "Fullband-results per file": ("fb", "degraded_fullband_48KHz", 48000),
     "16KHzWB-results per file": ("wb", "degraded_WB_16KHz", 16000),
-}
-CODECS = {
-    "Proposed 1.38": "prop_13",
-    "Proposed 1.38 16kHz": "prop_13_16k",
-    "Proposed 5.51": "prop_55",
-    "Proposed 5.51 16kHz": "prop_55_16k",
-    "Lyra 3": "lyra_32",
-    "Lyra 6": "lyra_6",
-    "AudioDec": "audiodec_8",
-    "Reference": "ref",
 }
 
 
@@ -62,21 +53,6 @@ def write_p835_extract(folder: Path) -> Path:
                 row = [utt, f"flac/{utt}.flac", f"{band}_c{number}", round(mos, 4), 9]
                 rows.append([*row, 4, 4.5, 0.6, "P.835 OVRL 1-5", 0.25, talker])
     columns = "utt,wav,system,mos,n_votes,mos_sig,mos_bak,std,raw_scale,seconds,talker"
-    write_csv(folder / "ratings.csv", columns.split(","), rows)
-    return folder
-
-
-def write_bvrnn_extract(folder: Path) -> Path:
-    rng = np.random.default_rng(1)
-    rows = []
-    for source in range(1, 17):
-        for number, (codec, stem) in enumerate(CODECS.items()):
-            utt = f"bvrnn_stim_{source:02d}_{stem}"
-            write_audio(folder / "flac" / f"{utt}.flac", 16000, 0.1, rng)
-            votes = [10.0 * number, 10.0 * number + source, 25.0]
-            row = [utt, f"flac/{utt}.flac", codec, round(sum(votes) / 3, 3), 3]
-            rows.append([*row, " ".join(map(str, votes)), "MUSHRA 0-100", 0.25])
-    columns = "utt,wav,system,mos,n_votes,votes,raw_scale,seconds"
     write_csv(folder / "ratings.csv", columns.split(","), rows)
     return folder
 
@@ -147,45 +123,20 @@ def write_p835_toolkit(checkout: Path) -> Path:
     return checkout
 
 
-def write_bvrnn_dataset(checkout: Path) -> Path:
-    """The checkout of the codec: raw votes, anchors without audio, audio unrated."""
-    folder = checkout / "mushra_results_dataset"
-    rng = np.random.default_rng(1)
-    rows = []
-    for source in range(1, 17):
-        signal = f"VCTK_p229_{source}"
-        for number, (codec, stem) in enumerate(CODECS.items()):
-            name = f"stim_{source:02d}/{stem}.wav"
-            write_audio(folder / "audio" / name, 48000, 0.1, rng)
-            votes = json.dumps([10.0 * number, 10.0 * number + source, 25.0])
-            rows.append([signal, codec, votes, "[2, 3, 5]", name])
-        rows.append([signal, "Anchor", "[1.0, 2.0, 3.0]", "[2, 3, 5]", ""])
-        write_audio(
-            folder / "audio" / f"stim_{source:02d}/encodec_6.wav", 48000, 1, rng
-        )
-    columns = ["signal", "condition", "ratings", "participant_ids", "file"]
-    write_csv(folder / "ratings_formated_filtered.csv", columns, rows)
-    # The votes before the owners left listeners out: not to be read.
-    write_csv(folder / "ratings_formated.csv", columns, rows[:3])
-    return checkout
-
-
 @pytest.fixture(scope="session")
 def corpora(tmp_path_factory):
-    """Both corpora in both layouts; not to be changed."""
+    """Both layouts, and a folder of bvrnn; not to be changed."""
     root = tmp_path_factory.mktemp("corpora")
+    bvrnn(root / "bvrnn")
     return {
-        "p835": write_p835_extract(root / "p835"),
-        "bvrnn": write_bvrnn_extract(root / "bvrnn"),
+        "extract": write_p835_extract(root / "p835"),
         "P.808": write_p835_toolkit(root / "P.808"),
-        "codec": write_bvrnn_dataset(root / "codec"),
+        "bvrnn": root / "bvrnn",
     }
 
 
 @pytest.fixture
 def own_corpora(corpora, tmp_path):
     """A copy of them to spoil."""
-    root = tmp_path / "own"
-    return {
-        name: Path(shutil.copytree(path, root / name)) for name, path in corpora.items()
-    }
+    shutil.copytree(corpora["extract"].parent, tmp_path / "own")
+    return {n: tmp_path / "own" / path.name for n, path in corpora.items()}

@@ -142,7 +142,7 @@ def test_the_released_model_scores_every_clip_alone(tmp_path, monkeypatch, capsy
 
     package = types.SimpleNamespace(ConvTransformerSQAModel=Peer)
     monkeypatch.setitem(sys.modules, "distillmos", package)
-    for name in ("test_a", "bvrnn"):
+    for name in ("test_a", "bvrnn/test"):
         wavs = write_set(tmp_path / name, 3, seed=len(name))
         assert run(tmp_path, "distill-mos") == 0
         found = read_metric_scp(f"{tmp_path}/exp/{name}/metric.scp")

@@ -53,9 +53,7 @@ def of_clips(folder: str, function: Callable[[torch.Tensor], object]) -> Dict:
     return found
 
 
-def fit(
-    inputs: np.ndarray, labels: np.ndarray, talkers: Sequence[str]
-) -> GridSearchCV:
+def fit(inputs: np.ndarray, labels: np.ndarray, talkers: Sequence[str]) -> GridSearchCV:
     """Fit the regression, its penalty chosen by leaving training talkers out.
 
     Args:
@@ -145,9 +143,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             predict = distill_mos()
         else:
             predict = condition_mean(train)
-        for name in (f"test_{args.fold}", "bvrnn"):
+        for name in (f"test_{args.fold}", "bvrnn/test"):
             # Out of domain only where the corpus is there.
-            if name != "bvrnn" or os.path.exists(f"{args.data}/bvrnn"):
+            if name != "bvrnn/test" or os.path.exists(f"{args.data}/{name}"):
                 scores = predict(f"{args.data}/{name}")
                 path = os.path.join(args.out, name, "metric.scp")
                 write_metric_scp(path, scores, decimals=6)

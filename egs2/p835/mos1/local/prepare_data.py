@@ -1,57 +1,196 @@
 #!/usr/bin/env python3
+
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Write the data directories of all folds, of p835 as a whole, bvrnn and speech."""
+"""Data directories of the P.835 reference conditions of the P.808 toolkit, and of folds.
+
+The owner's layout, github.com/microsoft/P.808, or an extract of it::
+
+    p835_reference_conditions/CSP835_Ref_Conditions.xlsx       a sheet for each bandwidth
+    p835_reference_conditions/degraded_*/c0_f1.wav
+    ratings.csv    utt,wav,system,mos,talker
+    flac/p835fb_c0_f1.flac                                     what its column wav names
+
+All clips are the set p835. A fold f1 holds out the clips of talker f1, f1_g0 those of
+talker f1 in the conditions of group 0.
+"""
 
 import argparse
 import os
+import random
+import re
 import sys
-from collections import defaultdict
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+import zipfile
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from xml.etree import ElementTree
 
-from corpus import TALKERS, Clip, draw_speech, read_bvrnn, read_p835
+from espnet2_distilmos.data.audio import AUDIO_SUFFIXES
+from espnet2_distilmos.data.corpus import (
+    Clip,
+    ClipSet,
+    one_word,
+    read_table,
+    run_parser,
+    wanted_sets,
+)
+from espnet2_distilmos.data.datadir import DataError
 
-from espnet2_distilmos.data.datadir import (
-    DataError,
-    atomic_write,
-    write_metric_scp,
-    write_scp,
+TALKERS = ("f1", "f2", "f3", "m1", "m2", "m3")
+NUM_GROUPS = 3
+CLIPS = 156  # of 6 talkers, 13 conditions and 2 bandwidths
+NUM_SPEECH = 400  # utterances without ratings that are drawn
+WORKBOOK = "CSP835_Ref_Conditions.xlsx"
+# Sheet of the workbook, folder of its audio, and the bandwidth in our names.
+PARTS = (
+    ("Fullband-results per file", "degraded_fullband_48KHz", "fb"),
+    ("16KHzWB-results per file", "degraded_WB_16KHz", "wb"),
 )
 
-NUM_GROUPS = 3
+
+def read_workbook(path: str, sheets: Sequence[str]) -> Dict[str, List[Dict[str, str]]]:
+    """Read tables of an .xlsx file; the first row of each sheet names the columns.
+
+    Args:
+        path: The workbook.
+        sheets: Names of the sheets wanted.
+
+    Returns:
+        By sheet its rows, each a dict of texts by column name; empty cells are absent.
+
+    Raises:
+        DataError: It is not such a file or lacks a sheet.
+    """
+    main = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+    relation = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+    tables = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+
+            def tree(name):
+                return ElementTree.fromstring(archive.read(name))
+
+            shared = [
+                "".join(text.text or "" for text in item.iter(f"{main}t"))
+                for item in tree("xl/sharedStrings.xml")
+            ]
+            targets = {
+                item.get("Id"): item.get("Target")
+                for item in tree("xl/_rels/workbook.xml.rels")
+            }
+            parts = {
+                sheet.get("name"): targets[sheet.get(relation)]
+                for sheet in tree("xl/workbook.xml").iter(f"{main}sheet")
+            }
+            for sheet in sheets:
+                rows = []
+                for row in tree("xl/" + parts[sheet]).iter(f"{main}row"):
+                    cells = {}
+                    for cell in row.iter(f"{main}c"):
+                        value = cell.find(f"{main}v")
+                        if value is not None and value.text is not None:
+                            text = value.text
+                            if cell.get("t") == "s":
+                                text = shared[int(text)]
+                            cells[re.sub(r"\d", "", cell.get("r"))] = text
+                    rows.append(cells)
+                names = rows[0]
+                tables[sheet] = [
+                    {names[k]: v for k, v in row.items() if k in names}
+                    for row in rows[1:]
+                    if row
+                ]
+    except (OSError, zipfile.BadZipFile, ElementTree.ParseError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}), expected a workbook (.xlsx); "
+            "download it again."
+        ) from error
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} has not the tables {', '.join(sheets)} (looking for {error}), "
+            "expected them as in the P.808 toolkit; download it again."
+        ) from error
+    return tables
 
 
-class Fold(NamedTuple):
-    """Who and what is held out; ``group`` is None where all conditions are heard."""
-
-    name: str
-    test_talker: str
-    valid_talker: str
-    group: Optional[int]
+# Where a row stands, its clip's id, audio, condition, talker and score.
+Row = Tuple[str, str, str, str, str, object]
 
 
-def all_folds(leave: str) -> List[Fold]:
-    """List the folds: every talker is the test talker once and the validation's once.
+def workbook_rows(folder: str) -> Iterator[Row]:
+    path = os.path.join(folder, WORKBOOK)
+    tables = read_workbook(path, [sheet for sheet, _, _ in PARTS])
+    for sheet, audio, band in PARTS:
+        for number, row in enumerate(tables[sheet], 2):
+            name = row.get("short_file_name", "")
+            stem = os.path.splitext(name)[0]
+            condition, _, talker = stem.partition("_")
+            mos: object = row.get("MOS_OVRL", "")
+            if re.fullmatch(r"\d+(\.\d+)?", str(mos)):
+                mos = round(float(str(mos)), 4)
+            wav = os.path.join(folder, audio, name)
+            where = f"{path}, sheet {sheet}, row {number}"
+            system = f"{band}_{condition}"
+            yield where, f"p835{band}_{stem}", wav, system, talker, mos
+
+
+def extract_rows(folder: str, faults: List[str]) -> Iterator[Row]:
+    path = os.path.join(folder, "ratings.csv")
+    columns = ("utt", "wav", "system", "mos", "talker")
+    for where, row in read_table(path, columns, faults):
+        wav = os.path.join(folder, row["wav"])
+        system = one_word(row["system"])
+        yield where, row["utt"], wav, system, row["talker"], row["mos"]
+
+
+def read_p835(folder: str) -> ClipSet:
+    """Read the corpus: the folder of the toolkit, that checkout, or an extract."""
+    clip_set = ClipSet("p835", CLIPS, group=None)
+    inner = os.path.join(folder, "p835_reference_conditions")
+    for root in (folder, inner):
+        if os.path.isfile(os.path.join(root, WORKBOOK)):
+            rows = workbook_rows(root)
+            break
+        if os.path.isfile(os.path.join(root, "ratings.csv")):
+            rows = extract_rows(root, clip_set.faults)
+            break
+    else:
+        raise DataError(
+            f"{folder} has neither {WORKBOOK} nor ratings.csv, expected "
+            "p835_reference_conditions of github.com/microsoft/P.808; correct P835 in "
+            "db.sh."
+        )
+    for where, utt_id, wav, system, talker, mos in rows:
+        if talker not in TALKERS or not re.fullmatch(r"[fw]b_c(\d|1[0-2])", system):
+            clip_set.faults.append(
+                f"{where}: the clip {utt_id} is of condition {system!r} and talker "
+                f"{talker!r}, expected those of the published set; correct the row."
+            )
+            continue
+        place = dict(speaker=talker, source=talker)
+        clip_set.add(where, utt_id, wav, system, mos, **place)
+    return clip_set
+
+
+# Folds
+
+
+def all_folds() -> Dict[str, Tuple[str, str, Optional[int]]]:
+    """Return test talker, validation talker and held-out group of each fold.
 
     The validation talker is the one after the test talker in the order f1, f2, f3, m1,
-    m2, m3, and f1 after m3. With ``leave`` ``conditions`` each of them is split in
-    three, a group of conditions in the test set, the others in training and validation.
+    m2, m3, and f1 after m3. The group is None where all conditions are in training.
     """
-    pairs = [
-        (talker, TALKERS[(i + 1) % len(TALKERS)]) for i, talker in enumerate(TALKERS)
-    ]
-    if leave == "talkers":
-        return [Fold(test, test, valid, None) for test, valid in pairs]
-    return [
-        Fold(f"{test}_g{group}", test, valid, group)
-        for test, valid in pairs
-        for group in range(NUM_GROUPS)
-    ]
+    folds: Dict[str, Tuple[str, str, Optional[int]]] = {}
+    for test, valid in zip(TALKERS, (*TALKERS[1:], TALKERS[0])):
+        folds[test] = (test, valid, None)
+        for group in range(NUM_GROUPS):
+            folds[f"{test}_g{group}"] = (test, valid, group)
+    return folds
 
 
-def condition_group(system: str) -> int:
-    """Return the group of a system: 0, 1 or 2 by the number of its condition.
+def group_of(system: str) -> int:
+    """Return the group of a condition, its number modulo 3.
 
     Both bandwidths of a condition are in one group, as they are the same degradation.
     Every third condition makes a group, so that each has mild and severe ones.
@@ -59,103 +198,82 @@ def condition_group(system: str) -> int:
     return int(system.rpartition("c")[2]) % NUM_GROUPS
 
 
-def split(
-    clips: Sequence[Clip], fold: Fold
-) -> Tuple[List[Clip], List[Clip], List[Clip]]:
-    """Divide the clips into training, validation and test set of a fold.
+def part_of(clip: Clip, test: str, valid: str, group: Optional[int]) -> str:
+    """Return train, dev or test for a clip in a fold, or "" if it is in none.
 
-    Clips of a held-out condition by other talkers, and of a heard condition by the
-    test talker, are in no set.
+    In none are clips of a held-out condition by other talkers, and clips of another
+    condition by the test talker.
     """
-    train, valid, test = [], [], []
-    for clip in clips:
-        held_out = fold.group is None or condition_group(clip.system) == fold.group
-        if clip.source == fold.test_talker:
-            if held_out:
-                test.append(clip)
-        elif fold.group is None or not held_out:
-            (valid if clip.source == fold.valid_talker else train).append(clip)
-    return train, valid, test
+    held_out = group is None or group_of(clip.system) == group
+    if clip.speaker == test:
+        return "test" if held_out else ""
+    if group is not None and held_out:
+        return ""
+    return "dev" if clip.speaker == valid else "train"
 
 
-def write_set(folder: str, clips: Sequence[Clip], scale: str = "") -> None:
-    """Write a data directory.
+def fold_sets(clips: Sequence[Clip]) -> List[ClipSet]:
+    sets = []
+    for fold, settings in all_folds().items():
+        parts = {
+            p: ClipSet(f"{p}_{fold}", group=None) for p in ("train", "dev", "test")
+        }
+        for clip in clips:
+            part = part_of(clip, *settings)
+            if part:
+                words = (clip.utt_id, clip.path, clip.system, clip.score)
+                place = dict(speaker=clip.speaker, source=clip.source)
+                parts[part].add("p835", *words, **place)
+        sets += parts.values()
+    return sets
+
+
+def draw_speech(folder: str, count: int, seed: int = 0) -> ClipSet:
+    """Draw audio files of a folder and its sub-folders, each as likely as the others.
 
     Args:
-        folder: Directory to write.
-        clips: Its clips; their source is both speaker and bootstrap cluster.
-        scale: Lowest and highest score, where it is not the training's.
+        folder: Any folder of speech; what is no audio by its name is left alone.
+        count: How many files to draw, or all if there are fewer.
+        seed: Of the draw, which does not depend on the order of the file system.
+
+    Returns:
+        Unlabelled clips; an id is the path in the folder without its ending.
 
     Raises:
-        DataError: Nothing can be written.
+        DataError: There is no audio.
     """
-    of_source: Dict[str, List[str]] = defaultdict(list)
-    for clip in clips:
-        of_source[clip.source].append(clip.utt_id)
-    sources = {clip.utt_id: clip.source for clip in clips}
-    write_scp(f"{folder}/wav.scp", {clip.utt_id: clip.path for clip in clips})
-    write_scp(f"{folder}/utt2spk", sources)
-    write_scp(f"{folder}/spk2utt", {s: " ".join(u) for s, u in of_source.items()})
-    write_scp(f"{folder}/utt2sys", {clip.utt_id: clip.system for clip in clips})
-    write_scp(f"{folder}/utt2src", sources)
-    write_metric_scp(f"{folder}/metric.scp", {clip.utt_id: clip.mos for clip in clips})
-    if scale:
-        with atomic_write(f"{folder}/score_range") as file:
-            file.write(f"{scale}\n")
-
-
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--p835", required=True, help="folder of the P.835 clips")
-    parser.add_argument("--bvrnn", default="", help="folder of bvrnn; empty: without")
-    parser.add_argument(
-        "--speech", default="", help="folder of speech without ratings; empty: without"
+    paths = sorted(
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
     )
-    parser.add_argument(
-        "--num_speech", type=int, default=400, help="how many files of it are drawn"
-    )
-    parser.add_argument("--leave", choices=("talkers", "conditions"), default="talkers")
-    parser.add_argument("--out", default="data", help="where the directories go")
-    args = parser.parse_args(argv)
-
-    faults: List[str] = []
-    try:
-        clips, faults = read_p835(args.p835)
-        write_set(os.path.join(args.out, "p835"), clips)
-        for fold in all_folds(args.leave):
-            parts = split(clips, fold)
-            for name, part in zip(("train", "dev", "test"), parts):
-                write_set(os.path.join(args.out, f"{name}_{fold.name}"), part)
-            counts = ", ".join(map(str, map(len, parts)))
-            print(
-                f"{args.out}/{{train,dev,test}}_{fold.name}: {counts} clips",
-                file=sys.stderr,
-            )
-        if args.bvrnn:
-            clips, more = read_bvrnn(args.bvrnn)
-            faults += more
-            write_set(os.path.join(args.out, "bvrnn"), clips, scale="0 100")
-            print(f"{args.out}/bvrnn: {len(clips)} clips", file=sys.stderr)
-        if args.speech:
-            drawn = draw_speech(args.speech, args.num_speech)
-            folder = os.path.join(args.out, "speech")
-            write_scp(f"{folder}/wav.scp", drawn)
-            # Nobody asks who speaks: every utterance is a speaker of its own.
-            for name in ("utt2spk", "spk2utt"):
-                write_scp(f"{folder}/{name}", {utt_id: utt_id for utt_id in drawn})
-            print(f"{folder}: {len(drawn)} utterances", file=sys.stderr)
-    except DataError as error:
-        faults.append(str(error))
-    for fault in faults:
-        print(f"prepare_data: {fault}", file=sys.stderr)
-    if faults:
-        print(
-            f"prepare_data: {len(faults)} faults; mend them and run stage 1 again, or "
-            "go on without these clips from stage 2.",
-            file=sys.stderr,
+    if not paths:
+        raise DataError(
+            f"SPEECH is {folder}, where no audio was found, expected a folder of "
+            "speech; correct it in db.sh, or empty it to go without."
         )
-    return 1 if faults else 0
+    clip_set = ClipSet("speech", systems=False, group=None)
+    for path in sorted(random.Random(seed).sample(paths, min(count, len(paths)))):
+        utt_id = re.sub(r"[^\w.-]+", "_", os.path.splitext(path)[0])
+        # Two that would have one name are a fault.
+        clip_set.add(path, utt_id, os.path.join(folder, path), "", None)
+    return clip_set
+
+
+def read(args: argparse.Namespace) -> List[ClipSet]:
+    p835 = read_p835(args.corpus)
+    # What is missing is said of p835 alone.
+    clips = [clip for clip in p835.clips() if os.path.isfile(clip.path)]
+    sets = [p835, *fold_sets(clips)]
+    speech = os.environ.get("SPEECH")
+    if speech:
+        sets.append(draw_speech(speech, NUM_SPEECH))
+    wanted = wanted_sets(args, [clip_set.name for clip_set in sets])
+    return [clip_set for clip_set in sets if clip_set.name in wanted]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", help="p835_reference_conditions, or an extract")
+    sys.exit(run_parser(parser, read))
