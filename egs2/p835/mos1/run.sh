@@ -10,8 +10,8 @@ cd "$(dirname "$0")"
 
 fold=f1
 train_args=
-expdir=exp/{fold}
-dumpdir=dump/{fold}
+expdir="exp/{fold}"
+dumpdir="dump/{fold}"
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in

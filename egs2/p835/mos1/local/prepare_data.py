@@ -3,14 +3,14 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Data directories of the P.835 reference conditions of the P.808 toolkit, and of folds.
+"""Data directories of the P.808 toolkit's P.835 reference conditions, and of folds.
 
 The owner's layout, github.com/microsoft/P.808, or an extract of it::
 
-    p835_reference_conditions/CSP835_Ref_Conditions.xlsx       a sheet for each bandwidth
+    p835_reference_conditions/CSP835_Ref_Conditions.xlsx     a sheet for each bandwidth
     p835_reference_conditions/degraded_*/c0_f1.wav
     ratings.csv    utt,wav,system,mos,talker
-    flac/p835fb_c0_f1.flac                                     what its column wav names
+    flac/p835fb_c0_f1.flac                                   what its column wav names
 
 All clips are the set p835. A fold f1 holds out the clips of talker f1, f1_g0 those of
 talker f1 in the conditions of group 0.
