@@ -40,6 +40,9 @@ Methods = Dict[str, Dict[str, Row]]
 CONFIDENCE = 0.95
 ALPHA = 0.05
 DASH = "–"
+METRIC_KEYS = [
+    f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS
+]
 
 # Labels and predictions
 
@@ -869,15 +872,10 @@ def fold_rows(
         for fold, seeds in zip(folds, zip(*of_seeds)):
             groups.setdefault(fold.split("_")[0], []).append(seeds)
         for group, rows_of_group in groups.items():
-            row = {key: _mean_of_folds(rows_of_group, key) for key in _METRIC_KEYS}
+            row = {key: _mean_of_folds(rows_of_group, key) for key in METRIC_KEYS}
             row.update(test_set=f"{name}, within folds", over_groups=True)
             results.append({**_named(row, method, group), "model": f"{method}_{group}"})
     return results, problems
-
-
-_METRIC_KEYS = [
-    f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS
-]
 
 
 def _mean_of_folds(folds: Sequence[Sequence[Row]], key: str) -> Optional[float]:
@@ -939,11 +937,10 @@ def overview(
     Raises:
         DataError: A metric or the baseline is unknown, or ``seeds`` is no expression.
     """
-    known = [f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS]
     for metric in metrics:
-        if metric not in known:
+        if metric not in METRIC_KEYS:
             raise DataError(
-                f"--metrics has {metric}, expected some of {', '.join(known)}."
+                f"--metrics has {metric}, expected some of {', '.join(METRIC_KEYS)}."
             )
     problems = list(problems)
     rows: Dict[Tuple[str, str], Row] = {}

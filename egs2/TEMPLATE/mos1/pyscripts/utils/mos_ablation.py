@@ -42,7 +42,6 @@ from typing import NamedTuple
 import yaml
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.data.train_config import read_frontend_conf
 
 METRICS = "utt_mos_srcc,utt_mos_lcc,utt_mos_mse,sys_mos_srcc,sys_mos_lcc,sys_mos_mse"
 # Options of mos.sh that a run may have of its own: they are about its tokens, and about
@@ -165,6 +164,9 @@ def read_run(line, train_args, token_options):
         return Run(name, config, own_args, file_hash=hash_of(text))
     args = f"{train_args} {own_args}".strip()
     options = {**token_options, **own_options}
+    # Imports torch, which a help text does not need.
+    from espnet2_distilmos.mos.checkpoint import read_frontend_conf
+
     frontend = read_frontend_conf(config, without_other_runs(args))
     with open(config, encoding="utf-8") as file:
         file_hash = hash_of(yaml.safe_load(file))
