@@ -12,13 +12,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from espnet2_distilmos.cli import add_scoring_arguments, call, one_line, progress
 from espnet2_distilmos.data.datadir import DataError, read_score_range, read_scp
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
-from espnet2_distilmos.evaluation.formats import (
+from espnet2_distilmos.evaluation.formats import read_scores
+from espnet2_distilmos.evaluation.join import (
     Score,
     clusters_of,
     count,
     decode_name,
     match,
-    read_scores,
     shown,
 )
 from espnet2_distilmos.evaluation.trust import (
@@ -53,57 +53,42 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="as `distilmos predict --model` takes it")
-    add(
-        "--labels",
-        required=True,
-        metavar="DATA_DIR|FILE",
-        help="labelled clips: data directory with wav.scp and metric.scp, or labels "
-        "in any format of `distilmos convert` with the paths of the audio",
+    text = (
+        "labelled clips: data directory with wav.scp and metric.scp, or labels in any "
+        "format of `distilmos convert` with the paths of the audio"
     )
-    add(
-        "--audio",
-        nargs="+",
-        metavar="INPUT",
-        help="audio of the labelled clips, as `distilmos predict` takes it, where the "
-        "labels do not say; joined by id, path or file name",
+    add("--labels", required=True, metavar="DATA_DIR|FILE", help=text)
+    text = (
+        "audio of the labelled clips, as `distilmos predict` takes it, where the "
+        "labels do not say; joined by id, path or file name"
     )
-    add(
-        "--metric",
-        metavar="NAME",
-        help="which metric or column is the label; mos, or the only one, by default",
+    add("--audio", nargs="+", metavar="INPUT", help=text)
+    text = "which metric or column is the label; mos, or the only one, by default"
+    add("--metric", metavar="NAME", help=text)
+    text = (
+        "sentence or source of each clip, a file or a regular expression with one "
+        "group: clips of one source are not independent (default: DATA_DIR/utt2src)"
     )
-    add(
-        "--cluster",
-        metavar="UTT2SRC|REGEX",
-        help="sentence or source of each clip, a file or a regular expression with one "
-        "group: clips of one source are not independent (default: DATA_DIR/utt2src)",
-    )
-    add(
-        "--train",
-        nargs="+",
-        metavar="INPUT",
-        help="the training audio: wav.scp or directory; without it nothing is flagged",
-    )
+    add("--cluster", metavar="UTT2SRC|REGEX", help=text)
+    text = "the training audio: wav.scp or directory; without it nothing is flagged"
+    add("--train", nargs="+", metavar="INPUT", help=text)
     text = "that many training clips at most, drawn at random (%(default)s)"
     add("--max-train", type=int, default=2000, help=text)
     add("--seed", type=int, default=0, help="seed of that draw (%(default)s)")
-    add(
-        "--novelty",
-        choices=NOVELTY_METHODS,
-        default="mahalanobis",
-        help="distance from the training set: of one cloud (default), or from the "
-        "10th nearest clip, for training sets of several kinds",
+    text = (
+        "distance from the training set: of one cloud (default), or from the 10th "
+        "nearest clip, for training sets of several kinds"
     )
+    add("--novelty", choices=NOVELTY_METHODS, default="mahalanobis", help=text)
     text = "share of the labelled clips that is not flagged (%(default)s)"
     add("--novelty-quantile", type=float, default=0.99, metavar="SHARE", help=text)
     text = "fit a scale instead: linear from 10 labelled clips on, monotone from 50"
     add("--fit-scale", choices=SCALES, help=text)
-    add(
-        "--scale",
-        metavar="scale.json",
-        help="calibrate the scores on this scale; by other clips of its listening "
-        "test than it was fitted to",
+    text = (
+        "calibrate the scores on this scale; by other clips of its listening test "
+        "than it was fitted to"
     )
+    add("--scale", metavar=_SCALE, help=text)
     text = f"default: {CALIBRATION} beside the model; {_SCALE} with --fit-scale"
     add("--output", metavar="FILE", help=text)
     add_scoring_arguments(parser)
@@ -111,61 +96,45 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_labelled(
-    args: argparse.Namespace,
-) -> Tuple[List[Score], List[InputFile], List[str]]:
-    """Read the labels and find their audio.
-
-    Returns:
-        Labels, the audio file of each, and a sentence for each problem.
+    args: argparse.Namespace, problems: List[str]
+) -> List[Tuple[Score, InputFile]]:
+    """Return the labels and the audio file of each; adds to ``problems``.
 
     Raises:
         DataError: nothing could be read, or no labelled clip has audio.
     """
     labels = read_scores(args.labels, metric=args.metric)
+    problems += labels.problems
     records = [record for record in labels.records if record.score is not None]
     audio = args.audio
     if audio is None and os.path.isdir(args.labels):
         audio = [os.path.join(args.labels, "wav.scp")]
     if audio is None:
-        items: List[Optional[InputFile]] = []
+        kept = []
         for record in records:
             path = record.path or record.id
             if not os.path.exists(path):
                 path = os.path.join(os.path.dirname(args.labels), path)
-            items.append(InputFile(record.id, path))
+            kept.append((record, InputFile(record.id, path)))
     else:
         found = collect_inputs(audio)
         pairs, _ = match(
             [(record.id, record.path) for record in records],
             [(decode_name(item.id), item.path) for item in found],
         )
-        items = [found[pairs[i]] if i in pairs else None for i in range(len(records))]
-    problems = list(labels.problems)
-    without = [record.id for record, item in zip(records, items) if item is None]
-    if without:
-        problems.append(
-            f"{args.labels} has {count(without)} without audio in {' '.join(audio)}, "
-            "expected a file for each; complete --audio."
-        )
-    kept = [(r, item) for r, item in zip(records, items) if item is not None]
+        kept = [(records[i], found[j]) for i, j in sorted(pairs.items())]
+        without = [record.id for i, record in enumerate(records) if i not in pairs]
+        if without:
+            problems.append(
+                f"{args.labels} has {count(without)} without audio in "
+                f"{' '.join(audio)}, expected a file for each; complete --audio."
+            )
     if not kept:
         raise DataError(
-            " ".join(problems)
-            or f"{args.labels} has no labelled clip, expected at least one."
+            f"{args.labels} has no labelled clip with audio, expected at least one; "
+            f"correct --labels or --audio. {' '.join(problems[:1])}"
         )
-    return [record for record, _ in kept], [item for _, item in kept], problems
-
-
-def find_clusters(
-    args: argparse.Namespace, ids: Sequence[str]
-) -> Tuple[Optional[List[Any]], List[str]]:
-    """Return the source of each clip or None, and sentences on those without one."""
-    source = args.cluster or os.path.join(args.labels, "utt2src")
-    if args.cluster is None and not os.path.exists(source):
-        return None, []
-    names, problems = clusters_of(ids, source)
-    # A tuple cannot equal the name of a source.
-    return [name if name is not None else (i,) for name, i in zip(names, ids)], problems
+    return kept
 
 
 def sample_train(inputs: Sequence[str], most: int, seed: int) -> List[InputFile]:
@@ -191,9 +160,8 @@ def seen_by_training(config: Dict[str, Any], items: Sequence[InputFile]) -> List
     Where the files that the experiment's config names are not here, there are none.
     """
     ours = {os.path.realpath(item.path) for item in items}
-    parts = (("train", "trained the model"), ("valid", "chose its checkpoint"))
     sentences = []
-    for part, did in parts:
+    for part, did in (("train", "trained"), ("valid", "chose the checkpoint of")):
         for path, name, *_ in config.get(f"{part}_data_path_and_name_and_type") or []:
             if name != "speech" or not os.path.isfile(path):
                 continue
@@ -201,23 +169,23 @@ def seen_by_training(config: Dict[str, Any], items: Sequence[InputFile]) -> List
             if both:
                 sentences.append(
                     f"{len(both)} of the {len(ours)} labelled clips are in {path}, "
-                    f"which {did}: the intervals are too narrow; take others (mos.sh "
-                    "--calibration_share keeps some back)."
+                    f"which {did} the model: the intervals are too narrow; take others "
+                    "(mos.sh --calibration_share keeps some back)."
                 )
     return sentences
 
 
 def score_files(
-    predictor, items: Sequence[InputFile], jobs: int
-) -> Tuple[List[Any], List[str]]:
-    """Return a MOSResult or None for each file, and a sentence for each None."""
-    results, problems = [], []
+    predictor, items: Sequence[InputFile], jobs: int, problems: List[str]
+) -> List[Any]:
+    """Return a MOSResult for each file, or None and a sentence in ``problems``."""
+    results = []
     files = predictor.predict_files((item.path for item in items), num_threads=jobs)
     for found in progress(files, "scores", len(items), "file"):
         if found.result is None:
             problems.append(items[found.index].error or found.error)
         results.append(found.result)
-    return results, problems
+    return results
 
 
 def _base_name(path: str) -> str:
@@ -226,11 +194,10 @@ def _base_name(path: str) -> str:
 
 
 def make_scale(
-    args: argparse.Namespace, predictor, records: Sequence[Score], results: Sequence
+    args: argparse.Namespace, predictor, scores: List[float], labels: List[float]
 ) -> Tuple[Dict[str, Any], List[str]]:
     """Return a scale and a line that summarizes it."""
-    scores = [result.score for result in results]
-    scale = fit_scale(scores, [record.score for record in records], args.fit_scale)
+    scale = fit_scale(scores, labels, args.fit_scale)
     scale["model"] = predictor.model_fingerprint
     scale["labels"] = _base_name(args.labels)
     score_range = read_score_range(args.labels)
@@ -260,8 +227,11 @@ def make_calibration(
                 f"expected one on the model's scale from {low:g} to {high:g}; fit a "
                 "scale first (--fit-scale) and calibrate other clips with --scale."
             )
-    clusters, sentences = find_clusters(args, [record.id for record in records])
-    problems += sentences
+    clusters = None
+    source = args.cluster or os.path.join(args.labels, "utt2src")
+    if args.cluster or os.path.exists(source):
+        clusters, sentences = clusters_of([record.id for record in records], source)
+        problems += sentences
     scores, labels = [r.score for r in results], [r.score for r in records]
     scale = predictor.confidence.scale
     calibration: Dict[str, Any] = {
@@ -286,8 +256,7 @@ def make_calibration(
     if not args.train:
         return calibration, [*lines, "novelty: no --train; no clip will be flagged"]
     items = sample_train(args.train, args.max_train, args.seed)
-    train, failures = score_files(predictor, items, args.jobs)
-    problems += failures
+    train = score_files(predictor, items, args.jobs, problems)
     novelty = calibration["novelty"] = fit_novelty(
         [result.embedding for result in train if result is not None],
         [result.embedding for result in results],
@@ -343,7 +312,8 @@ def calibrate_model(args: argparse.Namespace) -> int:
     if args.jobs < 1 or args.max_train < 1:
         raise DataError("--jobs and --max-train are at least 1; correct them.")
     output = _output(args)
-    records, items, problems = read_labelled(args)
+    problems: List[str] = []
+    labelled = read_labelled(args, problems)
     # Only now: it takes seconds.
     from espnet2_distilmos.predictor import MOSPredictor
 
@@ -356,20 +326,24 @@ def calibrate_model(args: argparse.Namespace) -> int:
         scale=args.scale,
         corpus=args.corpus,
     )
+    items = [item for _, item in labelled]
     if not args.fit_scale:
         for sentence in seen_by_training(predictor.config, items):
-            print(sentence, file=sys.stderr)
-    results, failures = score_files(predictor, items, args.jobs)
-    problems += failures
-    records = [record for record, result in zip(records, results) if result is not None]
-    results = [result for result in results if result is not None]
-    if not results:
+            print(one_line(sentence), file=sys.stderr)
+    found = score_files(predictor, items, args.jobs, problems)
+    scored = [
+        (r, result) for (r, _), result in zip(labelled, found) if result is not None
+    ]
+    if not scored:
         raise DataError(
             f"none of the {len(items)} labelled clips could be scored: {problems[-1]}"
         )
+    records, results = zip(*scored)
     if args.fit_scale:
-        scale, lines = make_scale(args, predictor, records, results)
-        write_scale(output, scale)
+        labels = [record.score for record in records]
+        scores = [result.score for result in results]
+        content, lines = make_scale(args, predictor, scores, labels)
+        write_scale(output, content)
     else:
         content, lines = make_calibration(args, predictor, records, results, problems)
         write_calibration(output, content)

@@ -9,14 +9,10 @@ import os
 import sys
 from typing import Optional, Sequence
 
+from espnet2_distilmos.cli import call, one_line
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.evaluation.formats import (
-    FORMATS,
-    file_stem,
-    read_scores,
-    systems_of,
-    write_scores,
-)
+from espnet2_distilmos.evaluation.formats import FORMATS, read_scores, write_scores
+from espnet2_distilmos.evaluation.join import file_stem, systems_of
 
 #: Formats by the ending of the output's name.
 _ENDINGS = {
@@ -25,6 +21,12 @@ _ENDINGS = {
     ".jsonl": "distilmos-jsonl",
     ".tsv": "tsv",
     ".txt": "voicemos",
+}
+_COLUMNS = {
+    "id": "utterances",
+    "score": "scores",
+    "system": "systems",
+    "listener": "listeners; the rows of an utterance are then votes",
 }
 
 
@@ -37,58 +39,34 @@ def get_parser() -> argparse.ArgumentParser:
         epilog=f"formats:\n{formats}\n\nby the ending of OUTPUT: {endings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "input", metavar="INPUT", help="file of scores, or data directory"
+    add = parser.add_argument
+    add("input", metavar="INPUT", help="file of scores, or data directory")
+    add("output", metavar="OUTPUT", help="file to write")
+    of_formats = {"metavar": "FORMAT", "choices": list(FORMATS)}
+    text = "format of INPUT, detected from its content by default"
+    add("--from", dest="input_format", help=text, **of_formats)
+    text = "format of OUTPUT, by its ending by default"
+    add("--to", dest="output_format", help=text, **of_formats)
+    text = (
+        "which metric or column of INPUT is the score: mos, or the only one, by "
+        "default; avg_score takes the labels of SHEET's results"
     )
-    parser.add_argument("output", metavar="OUTPUT", help="file to write")
-    parser.add_argument(
-        "--from",
-        dest="input_format",
-        metavar="FORMAT",
-        choices=list(FORMATS),
-        help="format of INPUT; its content tells it by default",
+    add("--metric", metavar="NAME", help=text)
+    text = "name of the score in OUTPUT, as in INPUT by default"
+    add("--output-metric", metavar="NAME", help=text)
+    text = (
+        "file with lines `utt system`, or a regular expression with one group that "
+        "finds the system in the id"
     )
-    parser.add_argument(
-        "--to",
-        dest="output_format",
-        metavar="FORMAT",
-        choices=list(FORMATS),
-        help="format of OUTPUT; its ending tells it by default",
+    add("--systems", metavar="UTT2SYS|REGEX", help=text)
+    text = (
+        "name the utterances as their audio files, without folder and ending, as "
+        "VoiceMOS does; SHEET's sample_id of BVCC lacks the system"
     )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="which metric or column of INPUT is the score: mos, or the only one, by "
-        "default; avg_score takes the labels of SHEET's results",
-    )
-    parser.add_argument(
-        "--output-metric",
-        metavar="NAME",
-        help="name of the score in OUTPUT, as in INPUT by default",
-    )
-    parser.add_argument(
-        "--systems",
-        metavar="UTT2SYS|REGEX",
-        help="file with lines `utt system`, or a regular expression with one group "
-        "that finds the system in the id",
-    )
-    parser.add_argument(
-        "--path-ids",
-        action="store_true",
-        help="name the utterances as their audio files, without folder and ending, as "
-        "VoiceMOS does; SHEET's sample_id of BVCC lacks the system",
-    )
-    for name, text in (
-        ("id", "utterances"),
-        ("score", "scores"),
-        ("system", "systems"),
-        ("listener", "listeners; the rows of an utterance are then votes"),
-    ):
-        parser.add_argument(
-            f"--{name}-column",
-            metavar="NAME",
-            help=f"for csv and tsv, name or number of the column of {text}",
-        )
+    add("--path-ids", action="store_true", help=text)
+    for name, what in _COLUMNS.items():
+        text = f"for csv and tsv, name or number of the column of {what}"
+        add(f"--{name}-column", metavar="NAME", help=text)
     return parser
 
 
@@ -108,8 +86,7 @@ def convert(args: argparse.Namespace) -> int:
             f"{args.output} does not end like a known format, expected one of "
             f"{', '.join(_ENDINGS)}; name the format with --to."
         )
-    names = ("id", "score", "system", "listener")
-    columns = {name: getattr(args, f"{name}_column") for name in names}
+    columns = {name: getattr(args, f"{name}_column") for name in _COLUMNS}
     file = read_scores(args.input, args.input_format, args.metric, columns)
     if args.path_ids:
         for record in file.records:
@@ -123,7 +100,7 @@ def convert(args: argparse.Namespace) -> int:
     metric = args.output_metric or file.metric
     notes = write_scores(args.output, file.records, output_format, metric)
     for sentence in file.problems + file.notes + notes:
-        print(sentence, file=sys.stderr)
+        print(one_line(sentence), file=sys.stderr)
     num_scores = sum(record.score is not None for record in file.records)
     print(
         f"{args.output}: {output_format} from {file.format}, {len(file.records)} "
@@ -134,11 +111,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    try:
-        return convert(args)
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return call(lambda: convert(args))
 
 
 if __name__ == "__main__":

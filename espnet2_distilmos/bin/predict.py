@@ -20,14 +20,8 @@ from espnet2_distilmos.data.datadir import DataError, write_scp
 from espnet2_distilmos.data.frames import npy_path, write_frame_index, write_frames
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.data.journal import Journal
-from espnet2_distilmos.evaluation.formats import (
-    Score,
-    encode_name,
-    read_scores,
-    shown,
-    systems_of,
-    write_scores,
-)
+from espnet2_distilmos.evaluation.formats import encode_name, read_scores, write_scores
+from espnet2_distilmos.evaluation.join import Score, shown, systems_of
 
 # How the output is written, by the ending of its name.
 _FORMATS = {

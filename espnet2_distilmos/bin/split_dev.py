@@ -6,9 +6,9 @@
 
 import argparse
 import sys
-from typing import Dict, List, Optional
+from typing import List, Optional
 
-from espnet2_distilmos.cli import run
+from espnet2_distilmos.cli import call
 from espnet2_distilmos.data.datadir import atomic_write, read_scp
 
 
@@ -27,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def split(args: argparse.Namespace) -> Dict[str, str]:
+def split(args: argparse.Namespace) -> int:
     """Write the list; an utterance without a source stands for itself."""
     from espnet2_distilmos.evaluation.trust import split_dev
 
@@ -40,12 +40,12 @@ def split(args: argparse.Namespace) -> Dict[str, str]:
         raise ValueError(f"{args.ids}: {error}") from error
     with atomic_write(args.output) as file:
         file.writelines(f"{utt_id}\n" for utt_id in calibrating)
-    return {}
+    return 0
 
 
 def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    return run(lambda: split(args), "utterances could not be used")
+    return call(lambda: split(args))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def collect_inputs(
     stdin: Optional[BinaryIO] = None,
     null_separated: bool = False,
 ) -> List[InputFile]:
-    """Find the audio files that ``inputs`` name, in a fixed order.
+    """Find the audio files that arguments of a command line name, in a fixed order.
 
     ==================  =========================================  ====================
     input               files                                      id
@@ -58,38 +58,29 @@ def collect_inputs(
     several files with one id (equal names in two directories) get their paths as ids.
 
     Args:
-        inputs: as on the command line.
+        inputs: as in the table.
         stdin: where ``-`` reads; the process's own by default.
         null_separated: what ``-`` reads is separated by NUL characters, not lines.
 
-    Returns:
-        The files; ids are unique.
-
     Raises:
-        DataError: a list or table cannot be read, a pattern matches nothing, or there
-            is no input at all.
+        DataError: a list or table cannot be read, or there is no input at all.
     """
     found: List[InputFile] = []
     for name in inputs:
         table, _, column = name.rpartition(":")
         if name == "-":
             found += _of_stdin(stdin or sys.stdin.buffer, null_separated)
-        elif os.path.lexists(name):
-            found += _of_path(name)
-        elif os.path.splitext(table)[1].lower() in _TABLES:
+        elif os.path.splitext(table)[1].lower() in _TABLES and not os.path.lexists(
+            name
+        ):
             found += _of_table(table, column)
-        elif glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True))
-            if not matches:
-                raise DataError(
-                    f"{name} matches no file, expected a pattern of audio files; "
-                    "correct the pattern."
-                )
+        else:
+            matches = [name]
+            if glob.has_magic(name) and not os.path.lexists(name):
+                matches = sorted(glob.glob(name, recursive=True)) or [name]
+            # What is not there gets its sentence when it is opened.
             for match in matches:
                 found += _of_path(match)
-        else:
-            # Its sentence comes when it is opened, as for a file that vanishes.
-            found += _of_path(name)
     if not found:
         raise DataError(
             f"no audio file was found in {' '.join(inputs) or 'nothing'}, expected "
@@ -99,9 +90,9 @@ def collect_inputs(
 
 
 def _of_path(path: str) -> List[InputFile]:
+    suffix = os.path.splitext(path)[1].lower()
     if os.path.isdir(path):
         return _of_directory(path)
-    suffix = os.path.splitext(path)[1].lower()
     if suffix == ".scp":
         return [InputFile(utt_id, wav) for utt_id, wav in read_scp(path).items()]
     if suffix in _TABLES and os.path.isfile(path):
@@ -126,12 +117,9 @@ def _of_directory(top: str) -> List[InputFile]:
 
     for folder, folders, names in os.walk(top, onerror=refuse, followlinks=True):
         here = os.path.join(os.path.realpath(folder), "")
+        real = {n: os.path.realpath(os.path.join(folder, n)) for n in folders}
         folders[:] = sorted(
-            name
-            for name in folders
-            if not here.startswith(
-                os.path.join(os.path.realpath(os.path.join(folder, name)), "")
-            )
+            n for n in folders if not here.startswith(os.path.join(real[n], ""))
         )
         names = sorted(filter(_is_audio_name, names))
         for name in names:

@@ -1,40 +1,18 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Files of labels and predictions, read and written; ``join`` aligns them.
+"""Files of labels and predictions, read and written; ``FORMATS`` lists them.
 
-``metric-scp``
-    ``utt {"mos": 3.5}``, ours and ESPnet AQA's (``aqa_inference.py``, ``json_scp.py``);
-    ``{}`` is unlabelled. A data directory is read as its metric.scp, with utt2sys and
-    votes.scp where it has them.
-``distilmos-csv``, ``distilmos-jsonl``
-    What ``distilmos predict`` writes: ``id, path, score, error``, further values, and
-    ``system``. JSON lines can also hold ``votes``, ``[[listener, score], ...]``.
-``sheet``
-    SHEET's data CSV, one row a vote (``local/data_prep.py`` of its 20 corpora: the
-    order of columns varies; benchmark sets have ``avg_score`` for ``score``). A row
-    without listener_id holds the mean opinion score.
-``sheet-results``
-    SHEET's ``results.csv`` (``utils/calculate_metrics.py``). The score is ``answer``,
-    the prediction; ``metric="avg_score"`` takes the label.
-``voicemos``
-    ``answer.txt`` of the VoiceMOS challenges, lines ``name,score`` without quotes (the
-    2022 baseline's ``predict.py``); names of BVCC, ``sysXX-uttXX``, hold the system.
-``versa``
-    VERSA's JSON lines (``scorer_shared.py``), or Python literals with bare ``inf`` and
-    ``nan`` (``aggregate_results.py``), which are parsed and never evaluated.
-``csv``, ``tsv``
-    Two columns, a name and a score, with or without a heading; or any columns, named or
-    numbered from 1 by the caller.
-
-A name that a format cannot hold (blanks in Kaldi's files, commas in answer.txt, what is
-not UTF-8) is written as ``%:`` and the name with these characters percent-encoded
-(``%:a%20b`` for ``a b``); only names that begin with ``%:`` are decoded.
+A data directory is read as its metric.scp, with utt2sys and votes.scp. A name that a
+format cannot hold (blanks in Kaldi's files, commas in answer.txt, what is not UTF-8) is
+written as ``%:`` and the name with these characters percent-encoded (``%:a%20b`` for
+``a b``); only names that begin with ``%:`` are decoded.
 
 Tables are read by the csv module, as pandas does not say in which line a bad row is.
 """
 
 import ast
+import collections
 import csv
 import io
 import json
@@ -44,34 +22,19 @@ import re
 import sys
 import urllib.parse
 import warnings
+from statistics import fmean
 from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
 from espnet2_distilmos.evaluation.join import (
     DEFAULT_METRIC,
     ESCAPE,
-    Joined,
     Score,
     ScoreFile,
     Vote,
-    clusters_of,
-    count,
     decode_name,
-    file_stem,
-    join,
-    match,
     shown,
-    systems_of,
 )
-
-__all__ = ["FORMATS", "Format", "detect_format", "encode_name"]
-__all__ += ["read_scores", "write_scores"]
-__all__ += ["Joined", "Score", "ScoreFile", "Vote", "clusters_of", "count"]
-__all__ += ["decode_name", "file_stem", "join", "match", "shown", "systems_of"]
-
-
-# Formats
-
 
 # Lone surrogates stand for bytes of a file name that are not UTF-8.
 _UNSAFE_TEXT = r"[\x00\ud800-\udfff]"
@@ -86,8 +49,7 @@ class Format(NamedTuple):
             further value cannot have its name. The key "" is the id before an object.
             Where there is none for the score, its key is the metric's name.
         extra: Whether it can hold further values.
-        unlabelled: Whether it can hold utterances without a score, or its owner's
-            programs would survive them.
+        unlabelled: Whether it can hold utterances without a score.
         unsafe: Regular expression of what a name cannot have.
     """
 
@@ -103,6 +65,7 @@ _PLAIN = {name: name for name in ("id", "score", "system")}
 _SHEET = {"system_id": "system", "sample_id": "id"}
 _LISTENER = {"listener_id": "listener", "listener_idx": "listener_idx"}
 FORMATS: Dict[str, Format] = {
+    # aqa_inference.py and json_scp.py of ESPnet; {} is unlabelled
     "metric-scp": Format(
         'lines `utt {"mos": 3.5}`, ours and ESPnet AQA\'s',
         {"": "id"},
@@ -111,17 +74,22 @@ FORMATS: Dict[str, Format] = {
     "distilmos-csv": Format(
         "what `distilmos predict` writes, id,path,score,error,...", _OURS
     ),
+    # votes: [[listener, score], ...]
     "distilmos-jsonl": Format("the same as JSON lines", {**_OURS, "votes": "votes"}),
+    # local/data_prep.py of SHEET's corpora: the order of columns varies, benchmark sets
+    # have avg_score for score, and a row without listener_id holds the mean
     "sheet": Format(
         "SHEET's data CSV, wav_path,score,system_id,sample_id,..., a row a vote",
         {"wav_path": "path", "score": "score", **_SHEET, **_LISTENER},
         unlabelled=False,
     ),
+    # utils/calculate_metrics.py of SHEET; answer is the prediction, avg_score the label
     "sheet-results": Format(
         "SHEET's results.csv, wav_path,system_id,sample_id,avg_score,answer,...",
         {"wav_path": "path", **_SHEET, "answer": "score"},
         unlabelled=False,
     ),
+    # predict.py of the 2022 baseline, which quotes nothing
     "voicemos": Format(
         "answer.txt of the VoiceMOS challenges, lines `name,score`",
         {"id": "id", "score": "score"},
@@ -129,6 +97,7 @@ FORMATS: Dict[str, Format] = {
         unlabelled=False,
         unsafe=r"[\x00-\x1f\x7f\ud800-\udfff,]|^[\"\s]|\s$",
     ),
+    # JSON of VERSA's scorer_shared.py, or Python literals of its aggregate_results.py
     "versa": Format(
         'VERSA\'s JSON lines, {"key": "utt", "utmos": 3.5, ...}', {"key": "id"}
     ),
@@ -139,10 +108,9 @@ _JSON = ("metric-scp", "versa", "distilmos-jsonl")
 
 # A clip of BVCC names its system.
 _BVCC_NAME = re.compile(r"(?P<system>sys[0-9a-f]+)-utt[0-9a-f]+(\.wav)?")
-# Columns that SHEET and `distilmos predict` write, in their order.
+# Further values in their order. All but novel are numbers, however spelt (2.50).
 _ORDER = ["avg_score", "answer", "logvar", "lower", "upper", "novelty", "novel"]
 _ORDER += ["seconds"]
-# They hold numbers, however these are spelt (2.50).
 _NUMERIC = {"score", *_ORDER} - {"novel"}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -152,9 +120,6 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 def encode_name(name: str, format: str) -> str:
     """Return an id, system, path or listener as the format can hold it.
-
-    Raises:
-        DataError: The name holds half of a surrogate pair, which is no text.
 
     >>> encode_name("a b", "metric-scp"), encode_name("a b", "csv")
     ('%:a%20b', 'a b')
@@ -166,13 +131,7 @@ def encode_name(name: str, format: str) -> str:
     def quote(found: "re.Match") -> str:
         return urllib.parse.quote(found[0].encode("utf-8", "surrogateescape"), safe="")
 
-    try:
-        return ESCAPE + re.sub(f"%|{unsafe}", quote, name)
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"the name {name!r} holds half of a surrogate pair, expected text; rename "
-            "the utterance."
-        ) from error
+    return ESCAPE + re.sub(f"%|{unsafe}", quote, name)
 
 
 def _short(value: Any) -> str:
@@ -189,14 +148,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _cell_number(cell: str) -> Any:
-    """Return the finite number that a cell spells, else the cell."""
-    number = float(cell) if _NUMBER.fullmatch(cell.strip()) else math.inf
-    return number if math.isfinite(number) else cell
+def _cell_value(text: str, is_number: bool = False) -> Any:
+    """Return the JSON value of which a cell is the very spelling, else the text.
 
-
-def _cell_value(text: str) -> Any:
-    """Return the JSON value of which a cell is the very spelling, else the text."""
+    Of a number any spelling will do.
+    """
+    if is_number and _NUMBER.fullmatch(text.strip()) and math.isfinite(float(text)):
+        return float(text)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -221,11 +179,7 @@ class _InfAndNan(ast.NodeTransformer):
 
 
 def _json_or_literal(line: str) -> Any:
-    """Parse JSON, or a Python dict of literals in which inf and nan may stand bare.
-
-    Returns:
-        None where the line is neither.
-    """
+    """Parse JSON, or a Python dict of literals and bare inf and nan, else None."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -246,17 +200,15 @@ def _read_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}), expected a file of scores in UTF-8; "
-            "check path and encoding."
-        ) from error
-    if not text.strip(" \t\r\n,"):
-        raise DataError(
-            f"{path} is empty, expected a file of scores; run the command that writes "
-            "it again."
-        )
-    return text
+        if text.strip(" \t\r\n,"):
+            return text
+        error: Exception = ValueError("it is empty")
+    except (OSError, UnicodeDecodeError) as found:
+        error = found
+    raise DataError(
+        f"{path} cannot be read ({error}), expected a file of scores in UTF-8; check "
+        "path and encoding, or write it again."
+    ) from error
 
 
 def _cells(path: str, text: str, format: str) -> List[Tuple[int, List[str]]]:
@@ -282,12 +234,17 @@ def _cells(path: str, text: str, format: str) -> List[Tuple[int, List[str]]]:
 
 
 def _can_be_score(cell: str) -> bool:
-    """Tell whether a cell is empty, a number or nan: no name of a column."""
+    """Whether a cell is empty, a number or nan: no name of a column."""
     try:
         float(cell.strip() or "0")
     except ValueError:
         return False
     return True
+
+
+def _has_heading(rows: Sequence[Sequence[str]]) -> bool:
+    """Guess whether the first row of a table names the columns."""
+    return len(rows) > 1 and not any(map(_can_be_score, rows[0]))
 
 
 def _plain_format(text: str) -> str:
@@ -296,10 +253,7 @@ def _plain_format(text: str) -> str:
 
 
 def detect_format(path: str) -> str:
-    """Find the format of a file or data directory from its content, not its name.
-
-    Returns:
-        A key of ``FORMATS``.
+    """Return the key in ``FORMATS`` of what a file or data directory holds.
 
     Raises:
         DataError: The file cannot be read, is empty, fits no format or more than one.
@@ -338,17 +292,13 @@ def detect_format(path: str) -> str:
     )
 
 
-def _has_heading(rows: Sequence[Sequence[str]]) -> bool:
-    """Guess whether the first row of a table names the columns."""
-    return len(rows) > 1 and not any(map(_can_be_score, rows[0]))
-
-
 class _Row(NamedTuple):
-    """A row of a table or an object of JSON lines, without its id."""
+    """A row of a table or an object of JSON lines."""
 
     line: int
     id: str
-    values: Dict[str, Any]
+    fields: Dict[str, Any]  # of Score or Vote
+    extra: Dict[str, Any]
 
 
 def read_scores(
@@ -384,19 +334,26 @@ def read_scores(
     text = _read_text(path)
     if format is None:
         format = _plain_format(text) if named else detect_format(path)
-    if format not in FORMATS or (named and format not in ("csv", "tsv")):
+    allowed = ["csv", "tsv"] if named else list(FORMATS)
+    if format not in allowed:
         raise DataError(
             f"{path} cannot be read as {format}{' with named columns' if named else ''}"
-            f", expected {'csv or tsv' if named else _list(list(FORMATS))}; correct "
-            "--from."
+            f", expected {_list(allowed)}; correct --from."
         )
     file = ScoreFile(path=path, format=format)
     if format in _JSON:
-        layout, rows = _read_objects(file, text, metric)
+        rows, layout = _read_objects(file, text, metric)
     else:
-        layout, rows = _read_table(file, text, metric, named)
+        rows, layout = _read_table(file, text, metric, named)
+    columns = {column: name for name, column in layout.items()}
     utterances: Dict[str, List[_Row]] = {}
-    for row in rows:
+    for line, utt_id, values in rows:
+        row = _Row(line, decode_name(utt_id), {}, {})
+        for name, value in values.items():
+            if name in columns:
+                row.fields[columns[name]] = value
+            elif value is not None:
+                row.extra[name] = value
         known = utterances.setdefault(row.id, [])
         if known and "listener" not in layout:
             file.problems.append(
@@ -405,7 +362,7 @@ def read_scores(
             )
         else:
             known.append(row)
-    file.records = [_record(file, layout, of_one) for of_one in utterances.values()]
+    file.records = [_record(file, rows) for rows in utterances.values()]
     if not file.records:
         raise DataError(
             f"{path} has no utterance that could be read, expected at least one. "
@@ -419,11 +376,6 @@ def read_scores(
     if directory:
         _add_data_directory(file)
     return file
-
-
-def _layout(format: str) -> Dict[str, str]:
-    """Return column or key by the field that it holds."""
-    return {field: column for column, field in FORMATS[format].columns.items()}
 
 
 def _choose_score(
@@ -448,9 +400,16 @@ def _choose_score(
     return metric
 
 
-def _read_objects(
-    file: ScoreFile, text: str, metric: Optional[str]
-) -> Tuple[Dict[str, str], List[_Row]]:
+def _layout(format: str) -> Dict[str, str]:
+    """Return column or key by the field that it holds."""
+    return {field: column for column, field in FORMATS[format].columns.items()}
+
+
+# Line, id and values by column or key of each row, and column by field
+_Rows = Tuple[List[Tuple[int, str, Dict[str, Any]]], Dict[str, str]]
+
+
+def _read_objects(file: ScoreFile, text: str, metric: Optional[str]) -> _Rows:
     """Read the lines of metric.scp, VERSA's and our JSON lines."""
     layout = _layout(file.format)
     key = layout["id"]
@@ -466,23 +425,23 @@ def _read_objects(
             else:
                 utt_id, value = content.split(maxsplit=1)
                 item = json.loads(value)
-            if not all(isinstance(name, str) for name in (utt_id, *item.keys())):
-                raise ValueError("a name is no text")
-            rows.append(_Row(line, decode_name(utt_id), item))
+            for name in (utt_id, *item.keys()):
+                name.encode("utf-8", "surrogateescape")  # half a surrogate is no text
+            rows.append((line, utt_id, item))
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             example = f'{{"{key}": "utt1", ...}}' if key else 'utt1 {"mos": 3.5}'
             file.problems.append(
                 f"{file.path}:{line}: the line is {_short(content)}, expected one such "
                 f"as {example}; correct it."
             )
-    numeric = {n: None for row in rows for n, v in row.values.items() if _is_number(v)}
+    numeric = {n: None for *_, item in rows for n, v in item.items() if _is_number(v)}
     layout["score"] = _choose_score(file, list(numeric), layout.get("score"), metric)
-    return layout, rows
+    return rows, layout
 
 
 def _read_table(
     file: ScoreFile, text: str, metric: Optional[str], named: Mapping[str, str]
-) -> Tuple[Dict[str, str], List[_Row]]:
+) -> _Rows:
     """Read CSV, TSV and answer.txt of any owner."""
     table = _cells(file.path, text, file.format)
     line, first = table[0]
@@ -490,21 +449,20 @@ def _read_table(
     layout = _layout(file.format)
     if file.format in ("csv", "tsv", "voicemos"):
         by_name = not all(column.isdecimal() for column in named.values())
-        if {"id", "score"} <= set(header) or by_name:
-            pass
-        elif _has_heading([cells for _, cells in table]):
-            row = _short(",".join(first))
-            file.notes.append(f"{file.path}:{line}: {row} was taken for the heading.")
-        else:
-            header = [str(i + 1) for i in range(len(first))]
-            table.insert(0, (0, header))
+        if not by_name and not {"id", "score"} <= set(header):
+            if _has_heading([cells for _, cells in table]):
+                row = _short(",".join(first))
+                file.notes.append(f"{file.path}:{line}: {row} was taken as heading.")
+            else:
+                header = [str(i + 1) for i in range(len(first))]
+                table.insert(0, (0, header))
         for name, column in named.items():
             if column.isdecimal() and 1 <= int(column) <= len(header):
                 column = header[int(column) - 1]
             layout[name] = column
         rest = [name for name in header if name not in layout.values()]
         for name in ("id", "score") if len(header) == 2 else ():
-            if name not in named and layout[name] not in header:
+            if name not in named and layout[name] not in header and rest:
                 layout[name] = rest.pop(0)
         if len(header) == 2 or "score" in named:  # the caller may name the only score
             file.metric, metric = metric or DEFAULT_METRIC, None
@@ -526,76 +484,60 @@ def _read_table(
     texts = [layout.get(name) for name in ("path", "system", "error", "listener")]
     rows = []
     for line, cells in table[1:]:
-        values: Dict[str, Any] = {n: cell for n, cell in zip(header, cells) if cell}
+        values: Dict[str, Any] = {n: c for n, c in zip(header, cells) if c.strip()}
         utt_id = values.pop(layout["id"], "")
-        if len(cells) != len(header) or not utt_id.strip():
+        if len(cells) != len(header) or not utt_id:
             file.problems.append(
                 f"{file.path}:{line}: the row is {_short(','.join(cells))}, expected "
                 f"{len(header)} cells and a name in {layout['id']}; correct it."
             )
             continue
         for name, cell in values.items():
-            if name == layout["score"]:
-                values[name] = _cell_number(cell) if cell.strip() else None
-            elif name not in texts:
-                number = _cell_number(cell) if name in _NUMERIC else None
-                values[name] = number if _is_number(number) else _cell_value(cell)
+            if name not in texts:
+                is_number = name in _NUMERIC or name == layout["score"]
+                values[name] = _cell_value(cell, is_number)
         utt_id = utt_id.strip() if file.format == "voicemos" else utt_id
-        rows.append(_Row(line, decode_name(utt_id), values))
-    return layout, rows
+        rows.append((line, utt_id, values))
+    return rows, layout
 
 
-def _record(file: ScoreFile, layout: Mapping[str, str], rows: List[_Row]) -> Score:
+def _record(file: ScoreFile, rows: Sequence[_Row]) -> Score:
     """Make an utterance of its row or object, or of the rows of its votes."""
     first = rows[0]
-    record = Score(first.id)
-    fields = set(layout.values())
-    for name, value in first.values.items():
-        if name not in fields and value is not None:
-            record.extra[name] = value
-    of_vote = {layout.get(name) for name in ("score", "listener", "listener_idx")}
+    record = Score(first.id, extra=first.extra)
     for row in rows:
         where = f"{file.path}:{row.line}: utterance {shown(row.id)}"
-        others = {**first.values, **row.values}
-        differing = [
-            name
-            for name in others
-            if name not in of_vote and row.values.get(name) != first.values.get(name)
-        ]
-        if differing and row is not first:
+        one, other = (
+            (r.extra, r.fields.get("path"), r.fields.get("system"))
+            for r in (first, row)
+        )
+        if row is not first and one != other:
             file.problems.append(
-                f"{where} has another {_list(differing)} than line {first.line}, "
-                "expected the same in all rows of an utterance; the first was used, "
-                "correct the line."
+                f"{where} differs from line {first.line} in more than the vote; the "
+                "first was used, correct the line."
             )
-        value = row.values.get(layout["score"])
+        value = row.fields.get("score")
         # metric.scp says {} of the unlabelled; null is refused there
-        is_null = file.format == "metric-scp" and layout["score"] in row.values
-        score = None
-        if value is not None or is_null:
-            score = _finite(file, value, where)
-        listener = row.values.get(layout.get("listener"))
+        is_null = file.format == "metric-scp" and "score" in row.fields
+        score = _finite(file, value, where) if value is not None or is_null else None
+        listener = row.fields.get("listener")
         if listener is None and len(rows) == 1:
             record.score = score
         elif score is not None:
-            index = row.values.get(layout.get("listener_idx"))
+            index = row.fields.get("listener_idx")
             record.votes.append(Vote(score, listener and decode_name(listener), index))
     for name in ("path", "system", "error"):
-        value = first.values.get(layout.get(name)) or None
-        if value is not None and not isinstance(value, str):
+        value = first.fields.get(name) or None
+        if isinstance(value, str):
+            setattr(record, name, value if name == "error" else decode_name(value))
+        elif value is not None:
             file.problems.append(
                 f"{where} has the {name} {_short(value)}, expected text; correct it."
             )
-        elif value is not None:
-            setattr(record, name, value if name == "error" else decode_name(value))
-    record.votes += _votes(file, where, first.values.get(layout.get("votes")))
+    record.votes += _votes(file, where, first.fields.get("votes"))
     if record.score is None and record.votes:
-        record.score = _mean(record.votes)
+        record.score = fmean(vote.score for vote in record.votes)
     return record
-
-
-def _mean(votes: Sequence[Vote]) -> float:
-    return math.fsum(vote.score for vote in votes) / len(votes)
 
 
 def _finite(file: ScoreFile, value: Any, where: str) -> Optional[float]:
@@ -659,7 +601,7 @@ def write_scores(
             ``avg_score`` makes the score the label and not the answer.
 
     Returns:
-        Sentences on what the format cannot hold.
+        Sentences on what the format cannot hold, with the number of utterances.
 
     Raises:
         DataError: An id occurs twice, a score is not finite, or no utterance has a
@@ -672,7 +614,7 @@ def write_scores(
         del columns["answer"]
     if "score" not in columns.values():
         columns[metric] = "score"
-    lost: Dict[str, List[str]] = {}
+    lost: Dict[str, int] = collections.Counter()
     seen = set()
     rows: List[Dict[str, Any]] = []
     for record in records:
@@ -684,12 +626,11 @@ def write_scores(
             )
         seen.add(record.id)
         if record.score is None and not FORMATS[format].unlabelled:
-            lost.setdefault("a missing score", []).append(record.id)
+            lost["a missing score"] += 1
             continue
         of_one, lost_here = _rows(record, format, columns)
         rows += of_one
-        for what in lost_here:
-            lost.setdefault(what, []).append(record.id)
+        lost.update(lost_here)
     if not rows:
         raise DataError(
             f"{path}: none of the {len(records)} utterances has a score, which {format}"
@@ -697,16 +638,12 @@ def write_scores(
         )
     with atomic_write(path) as file:
         _write_rows(file, rows, format, columns)
-    # one sentence on all that the same utterances lose
-    together: Dict[Tuple[str, ...], List[str]] = {}
-    for what, ids in lost.items():
-        together.setdefault(tuple(ids), []).append(what)
-    notes = [
-        f"{path}: {format} cannot hold {_list(what)} of {count(ids)}; left out."
-        for ids, what in together.items()
-    ]
     if metric != DEFAULT_METRIC and columns.get(metric) != "score":
-        notes.append(f"{path}: {format} cannot hold the score's name, {metric}.")
+        lost[f"the score's name {metric}"] = len(records)
+    notes = []
+    if lost:
+        what = _list([f"{name} ({number})" for name, number in lost.items()])
+        notes = [f"{path}: {format} cannot hold {what} of {len(records)} utterances."]
     for column in ("wav_path", "system_id"):
         if column in columns and not all(row[column] for row in rows):
             notes.append(f"{path}: {column}, which SHEET wants, has empty cells.")
@@ -714,7 +651,7 @@ def write_scores(
 
 
 def _fits(name: str, value: Any, format: str, columns: Mapping[str, str]) -> bool:
-    """Tell whether the format can hold a further value."""
+    """Whether the format can hold a further value."""
     # a results.csv with a column score would be SHEET's data
     reserved = {*columns, "score"} if format == "sheet-results" else columns
     if not FORMATS[format].extra or name in reserved:
@@ -754,13 +691,10 @@ def _rows(
         rows.append({**{c: fields.get(name) for c, name in columns.items()}, **extra})
 
     held = {*columns.values(), *(["votes"] if format == "sheet" else [])}
-    named = _BVCC_NAME.fullmatch(record.id) if format == "voicemos" else None
-    if named and named["system"] == record.system:
-        held.add("system")
     fields = {name: fields[name] for name in ("system", "path", "votes", "error")}
     lost = [f"the {name}" for name, v in fields.items() if v and name not in held]
     if format == "sheet" and votes:
-        if not math.isclose(_mean(record.votes), record.score, rel_tol=1e-9):
+        if not math.isclose(fmean(v[1] for v in votes), record.score, rel_tol=1e-9):
             lost.append("a score that is not the mean of the votes")
     return rows, lost + [n for n in record.extra if n not in extra]
 
@@ -771,17 +705,18 @@ def _write_rows(
     format: str,
     columns: Mapping[str, str],
 ) -> None:
+    if format == "voicemos":
+        file.writelines(f"{row['id']},{row['score']!r}\n" for row in rows)
+        return
     names = dict.fromkeys(name for row in rows for name in row)
     for name in ("system", "votes", "listener_id", "listener_idx"):
         if all(row.get(name) is None for row in rows):
             names.pop(name, None)
-    order = [*(name for name in columns if name not in _ORDER), *_ORDER]
-    place = {name: i for i, name in enumerate(order)}
-    place.update(system=len(names) + len(place), votes=len(names) + len(place))
-    header = sorted(names, key=lambda name: place.get(name, len(order)))
-    if format == "voicemos":
-        file.writelines(f"{row['id']},{row['score']!r}\n" for row in rows)
-    elif format in _JSON:
+    last = ["system", "votes"]
+    start = [name for name in columns if name not in (*_ORDER, *last)] + _ORDER
+    further = [name for name in names if name not in (*start, *last)]
+    header = [name for name in (*start, *further, *last) if name in names]
+    if format in _JSON:
         # `distilmos predict` says null of what it lacks, the others leave it out
         keep_null = _OURS if format == "distilmos-jsonl" else ()
         for row in rows:
@@ -792,22 +727,22 @@ def _write_rows(
             if re.search(_UNSAFE_TEXT, text):
                 text = json.dumps(item, allow_nan=False)
             file.write(f"{prefix}{text}\n")
-    else:
-        texts = {c for c, name in columns.items() if name != "listener_idx"}
+        return
+    texts = {c for c, name in columns.items() if name != "listener_idx"}
 
-        def cell(name: str, value: Any) -> str:
-            if value is None:
-                return ""
-            is_text = name in texts and isinstance(value, str)
-            text = (value if is_text else _cell_text(value)).replace("\0", "\\x00")
-            return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    def cell(name: str, value: Any) -> str:
+        if value is None:
+            return ""
+        is_text = name in texts and isinstance(value, str)
+        text = (value if is_text else _cell_text(value)).replace("\0", "\\x00")
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
-        table = [header] + [[cell(n, row.get(n)) for n in header] for row in rows]
-        # some versions of csv leave a lone carriage return without quotes
-        careful = any("\r" in text for row in table for text in row)
-        csv.writer(
-            file,
-            delimiter="\t" if format == "tsv" else ",",
-            lineterminator="\n",
-            quoting=csv.QUOTE_ALL if careful else csv.QUOTE_MINIMAL,
-        ).writerows(table)
+    table = [header] + [[cell(n, row.get(n)) for n in header] for row in rows]
+    # some versions of csv leave a lone carriage return without quotes
+    careful = any("\r" in text for row in table for text in row)
+    csv.writer(
+        file,
+        delimiter="\t" if format == "tsv" else ",",
+        lineterminator="\n",
+        quoting=csv.QUOTE_ALL if careful else csv.QUOTE_MINIMAL,
+    ).writerows(table)

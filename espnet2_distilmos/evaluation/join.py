@@ -8,7 +8,7 @@ import os
 import re
 import urllib.parse
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -44,10 +44,10 @@ class Score:
 
 @dataclass
 class ScoreFile:
-    """A file of scores, in the order of the file.
+    """A file of scores.
 
     Attributes:
-        records: One an utterance, every id once.
+        records: In the order of the file, every id once.
         metric: Name of the score, for formats that name it.
         path: Where it was read.
         format: How it was read, a key of ``FORMATS``.
@@ -113,7 +113,7 @@ def match(
     left: Sequence[Tuple[str, Optional[str]]],
     right: Sequence[Tuple[str, Optional[str]]],
 ) -> Tuple[Dict[int, int], List[str]]:
-    """Find which utterance is which: by id, else by path, else by file name.
+    """Match utterances by id, else by path, else by file name.
 
     Equal ids always match. What is left is matched by equal paths, then by ids without
     the ending of an audio file, then by the names of the files without folders and
@@ -210,34 +210,22 @@ def join(reference: ScoreFile, prediction: ScoreFile) -> Joined:
             pairs.append((record, partner))
     known = set(matched.values())
     unknown = [p.id for j, p in enumerate(prediction.records) if j not in known]
+    true, found = reference.path, prediction.path
     problems = [
         f"{start} {count(ids)}; left out, {mend}."
         for ids, start, mend in (
-            (
-                ambiguous,
-                f"{reference.path} and {prediction.path} have file names that fit "
-                "several:",
-                "give both the same ids",
-            ),
-            (missing, f"{prediction.path} has no prediction for", "predict them too"),
-            (
-                unscored,
-                f"{prediction.path} has no score for",
-                "see the errors of the prediction",
-            ),
-            (
-                unknown,
-                f"{reference.path} does not have",
-                "check that both are of the same test set",
-            ),
+            (ambiguous, f"{true} and {found} do not match uniquely in", "use one id"),
+            (missing, f"{found} has no prediction for", "predict them too"),
+            (unscored, f"{found} has no score for", "see the errors of the prediction"),
+            (unknown, f"{true} does not have", "check that it is the same test set"),
         )
         if ids
     ]
     if not pairs:
         raise DataError(
             " ".join(problems)
-            or f"{reference.path} has no labelled utterance, expected at least one; "
-            "correct the labels."
+            or f"{true} has no labelled utterance, expected at least one; correct the "
+            "labels."
         )
     return Joined(
         ids=[record.id for record, _ in pairs],
@@ -250,10 +238,9 @@ def join(reference: ScoreFile, prediction: ScoreFile) -> Joined:
     )
 
 
-_Groups = Tuple[List[Optional[str]], List[str]]
-
-
-def systems_of(ids: Sequence[str], source: str) -> _Groups:
+def systems_of(
+    ids: Sequence[str], source: str
+) -> Tuple[List[Optional[str]], List[str]]:
     """Find the systems of utterances.
 
     Args:
@@ -271,21 +258,24 @@ def systems_of(ids: Sequence[str], source: str) -> _Groups:
     >>> systems_of(["sysA-1", "sysB-1"], "^(sys.)-")
     (['sysA', 'sysB'], [])
     """
-    return _groups_of(ids, source, "system", "utt2sys", "--systems")
+    return _groups_of(ids, source, "system", "--systems")
 
 
-def clusters_of(ids: Sequence[str], source: str) -> _Groups:
+def clusters_of(ids: Sequence[str], source: str) -> Tuple[List[Hashable], List[str]]:
     """Find the sentences or sources that utterances were made of.
 
     Clips of one source are not independent; intervals resample the sources. As
-    ``systems_of``, with a file utt2src or a group ``source``.
+    ``systems_of``, with a file utt2src or a group ``source``; an utterance without a
+    source is a cluster of its own.
     """
-    return _groups_of(ids, source, "source", "utt2src", "--cluster")
+    found, problems = _groups_of(ids, source, "source", "--cluster")
+    # A tuple cannot equal the name of a source.
+    return [(i,) if name is None else name for i, name in zip(ids, found)], problems
 
 
 def _groups_of(
-    ids: Sequence[str], source: str, what: str, file_name: str, option: str
-) -> _Groups:
+    ids: Sequence[str], source: str, what: str, option: str
+) -> Tuple[List[Optional[str]], List[str]]:
     if os.path.exists(source):
         values = {decode_name(k): decode_name(v) for k, v in read_scp(source).items()}
         names, unique = list(values), list(dict.fromkeys(ids))
@@ -301,12 +291,12 @@ def _groups_of(
         except (re.error, ValueError, OverflowError, RecursionError) as error:
             raise DataError(
                 f"{option} {source} is neither a file nor a regular expression with "
-                f"one group ({error}), expected a file {file_name}, or an expression "
-                f"such as '^([^-]+)-' or one with a group '(?P<{what}>...)'."
+                f"one group ({error}), expected a file of lines `utt {what}`, or an "
+                f"expression such as '^([^-]+)-' or one with '(?P<{what}>...)'."
             ) from error
         matches = [pattern.search(utt_id) for utt_id in ids]
         groups = [(m[group] or None) if m else None for m in matches]
-    without = [utt_id for utt_id, found in zip(ids, groups) if found is None]
+    without = [utt_id for utt_id, name in zip(ids, groups) if name is None]
     if not without:
         return groups, []
     sentence = (

@@ -22,8 +22,9 @@ import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION, __version__
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_score_range
-from espnet2_distilmos.evaluation import formats
 from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
+from espnet2_distilmos.evaluation.formats import read_scores
+from espnet2_distilmos.evaluation.join import clusters_of, count, join, systems_of
 from espnet2_distilmos.evaluation.metrics import ALL_METRICS, METRICS, evaluate
 from espnet2_distilmos.evaluation.paired import compare_models
 from espnet2_distilmos.evaluation.seeds import compare_methods, compare_values
@@ -96,27 +97,27 @@ def read_scored(
         reference: Labels, a file or a data directory. Of a directory also utt2sys,
             votes.scp, utt2src and score_range are read, where it has them.
         prediction: Predictions, a file or a directory.
-        systems, cluster: As of ``formats.systems_of`` and ``clusters_of``; None takes
+        systems, cluster: As of ``systems_of`` and ``clusters_of``; None takes
             what the files say.
-        metric, reference_metric, format: As of ``formats.read_scores``; ``metric``
+        metric, reference_metric, format: As of ``read_scores``; ``metric``
             holds for both files unless ``reference_metric`` is given.
         score_range: Scale of the predictions; None is that of the labels.
 
     Raises:
         DataError: A file cannot be read or no utterance has both.
     """
-    labels = formats.read_scores(reference, format, reference_metric or metric)
-    scores = formats.read_scores(prediction, format, metric)
-    joined = formats.join(labels, scores)
+    labels = read_scores(reference, format, reference_metric or metric)
+    scores = read_scores(prediction, format, metric)
+    joined = join(labels, scores)
     ids, found = joined.ids, joined.systems
     problems = [*labels.problems, *scores.problems, *joined.problems]
     if systems is not None:
-        found, sentences = formats.systems_of(ids, systems)
+        found, sentences = systems_of(ids, systems)
         problems += sentences
     without = [utt_id for utt_id, system in zip(ids, found) if system is None]
     if systems is None and 0 < len(without) < len(ids):
         problems.append(
-            f"{reference} has no system for {formats.count(without)}, expected one for "
+            f"{reference} has no system for {count(without)}, expected one for "
             "each; they count at utterance level only, complete utt2sys."
         )
     utt2src = os.path.join(reference, "utt2src")
@@ -124,12 +125,8 @@ def read_scored(
         cluster = utt2src
     clusters: Optional[List[Hashable]] = None
     if cluster is not None:
-        sources, sentences = formats.clusters_of(ids, cluster)
+        clusters, sentences = clusters_of(ids, cluster)
         problems += sentences
-        # Its own cluster: a tuple cannot equal the name of a source.
-        clusters = [
-            (i,) if source is None else source for i, source in zip(ids, sources)
-        ]
     two_scales = None
     label_range = read_score_range(reference)
     if None not in (label_range, score_range) and label_range != tuple(score_range):

@@ -64,19 +64,13 @@ def _check_stored(stored: Mapping[str, Any], what: str) -> None:
         )
 
 
-def _check_pairs(pred: Sequence[float], true: Sequence[float]) -> Tuple:
-    """Return predictions and labels as float64 arrays (n,)."""
-    x, y = np.asarray(pred), np.asarray(true)
-    if x.ndim != 1 or x.shape != y.shape or not len(x):
-        raise ValueError(
-            f"predictions have the shape {x.shape} and labels {y.shape}, expected one "
-            "prediction for every label, and at least one."
-        )
-    return _finite(x, "predictions"), _finite(y, "labels")
-
-
-def _finite(values: Any, what: str) -> np.ndarray:
+def _array(values: Any, what: str, shape: Sequence[Optional[int]]) -> np.ndarray:
+    """Return finite float64 values of a shape in which None is any size but 0."""
     array = np.asarray(values, dtype=np.float64)
+    sizes = [size or max(n, 1) for n, size in zip(array.shape, shape)]
+    if array.ndim != len(shape) or list(array.shape) != sizes:
+        wanted = " x ".join(str(size or "1 or more") for size in shape)
+        raise ValueError(f"{what} have the shape {array.shape}, expected {wanted}.")
     if not np.isfinite(array).all():
         raise ValueError(f"{what} are NaN or infinite, expected numbers.")
     return array
@@ -85,6 +79,11 @@ def _finite(values: Any, what: str) -> np.ndarray:
 def _check_share(share: float, name: str) -> None:
     if not 0 < share < 1:
         raise ValueError(f"the {name} is {share}, expected one between 0 and 1.")
+
+
+def _check_choice(name: str, choices: Sequence[str]) -> None:
+    if name not in choices:
+        raise ValueError(f"found {name}, expected one of {', '.join(choices)}.")
 
 
 def _clusters_of(items: Sequence, clusters: Optional[Sequence]) -> Sequence:
@@ -159,7 +158,7 @@ def conformal_quantile(
     3.0
     """
     _check_share(level, "level")
-    values = _finite(residuals, "residuals")
+    values = _array(residuals, "residuals", [None])
     unit = "residuals" if clusters is None else "clusters of residuals"
     clusters = _clusters_of(range(len(values)), clusters)
     sizes = collections.Counter(clusters)
@@ -184,18 +183,17 @@ def fit_intervals(
     """Keep what is needed for intervals of any level.
 
     Args:
-        pred: Predictions of the calibrating clips (n,), finite.
-        true: Their labels (n,), finite.
+        pred: Predictions of the calibrating clips (n,).
+        true: Their labels (n,).
         clusters: Cluster of each clip (n,), such as its source.
 
     Returns:
         A JSON-ready dict: ``what``, ``format_version``, ``scores``, the absolute
         residuals (n,) in ascending order, ``clusters``, theirs as numbers (no name of
-        the dev set is given away) or None, ``num_clips``, ``num_clusters``, and
-        ``scaled``, which is False.
+        the dev set is given away) or None, ``num_clips``, and ``num_clusters``.
     """
-    x, y = _check_pairs(pred, true)
-    residuals = np.abs(y - x)
+    x = _array(pred, "predictions", [None])
+    residuals = np.abs(_array(true, "labels", x.shape) - x)
     order = np.argsort(residuals, kind="stable")
     of = _clusters_of(range(len(x)), clusters)
     number = {cluster: i for i, cluster in enumerate(dict.fromkeys(of))}
@@ -204,26 +202,12 @@ def fit_intervals(
         "format_version": FORMAT_VERSION,
         "scores": residuals[order].tolist(),
         "clusters": None if clusters is None else [number[of[i]] for i in order],
-        "scaled": False,
         "num_clips": len(x),
         "num_clusters": len(number),
     }
 
 
 # Novelty
-
-
-def _embeddings(
-    embeddings: Any, name: str, dimension: Optional[int] = None, least: int = 0
-) -> np.ndarray:
-    array = _finite(embeddings, f"{name} embeddings")
-    good = array.ndim == 2 and dimension in (None, array.shape[1])
-    if not good or len(array) < least:
-        raise ValueError(
-            f"the {name} embeddings have the shape {array.shape}, expected (clips, "
-            f"{dimension or 'dimension'}), at least {least} clips."
-        )
-    return array
 
 
 def _unit_length(embeddings: np.ndarray) -> np.ndarray:
@@ -255,16 +239,15 @@ def fit_novelty(
         ValueError: An option or a shape is wrong, a value is not finite, or the
             training embeddings are too few or all the same.
     """
-    if method not in NOVELTY_METHODS:
-        raise ValueError(f"the method is {method}, expected one of {NOVELTY_METHODS}.")
+    _check_choice(method, NOVELTY_METHODS)
     _check_share(quantile, "quantile")
+    train = _array(train_embeddings, "training embeddings", [None, None])
+    dev = _array(dev_embeddings, "dev embeddings", [None, train.shape[1]])
     least = 2 if method == "mahalanobis" else NUM_NEIGHBOURS
-    train = _embeddings(train_embeddings, "training", least=least)
-    dev = _embeddings(dev_embeddings, "dev", train.shape[1], least=1)
-    if (train == train[0]).all():
+    if len(train) < least or (train == train[0]).all():
         raise ValueError(
-            "all training embeddings are the same, so every clip would be novel; check "
-            "the model that made them."
+            f"{len(train)} training embeddings are too few or all the same, expected "
+            f"at least {least} different ones; add clips or check the model."
         )
     stored = {
         "what": np.array("novelty"),
@@ -304,10 +287,10 @@ def novelty_distance(novelty: Mapping[str, Any], embeddings: Any) -> np.ndarray:
     """
     _check_stored(novelty, "novelty")
     if str(novelty["method"]) == "mahalanobis":
-        array = _embeddings(embeddings, "clips'", len(novelty["mean"]))
+        array = _array(embeddings, "embeddings", [None, len(novelty["mean"])])
         return np.linalg.norm((array - novelty["mean"]) @ novelty["whitening"], axis=1)
     train = np.asarray(novelty["neighbours"], dtype=np.float64)
-    array = _unit_length(_embeddings(embeddings, "clips'", train.shape[1]))
+    array = _unit_length(_array(embeddings, "embeddings", [None, train.shape[1]]))
     k = int(novelty["num_neighbours"])
     # squared distances of unit vectors, for some clips at a time to save memory
     nearest = [
@@ -326,8 +309,8 @@ def fit_scale(
     """Fit the map from a model's scores to a listening test's scale.
 
     Args:
-        pred: Predictions of the labelled clips (n,), finite.
-        true: Their labels in the new test (n,), finite.
+        pred: Predictions of the labelled clips (n,).
+        true: Their labels in the new test (n,).
         kind: ``linear``: least squares with a rising line, from about 10 clips on.
             ``monotone``: isotonic regression (Barlow et al., 1972), constant beyond the
             lowest and the highest prediction, from about 50 clips on the whole scale.
@@ -339,22 +322,16 @@ def fit_scale(
         ``slope``, or ``x`` and ``y``, the corners of the monotone map.
 
     Raises:
-        ValueError: The kind is unknown, the clips are too few or have one prediction,
-            a value is not finite, or the labels do not rise with the predictions.
+        ValueError: The kind is unknown, a value is not finite, the lengths differ, or
+            the labels do not rise with the predictions.
 
     >>> scale = fit_scale([1, 2, 4], [20, 40, 80])
     >>> apply_scale(scale, [1, 5]).round(6).tolist()
     [20.0, 100.0]
     """
-    if kind not in SCALES:
-        raise ValueError(f"the kind is {kind}, expected one of {', '.join(SCALES)}.")
-    x, y = _check_pairs(pred, true)
-    if x.min() == x.max():
-        raise ValueError(
-            f"the model predicts {x[0]:g} for all of the {len(x)} labelled clips, "
-            "which says nothing about its scale; label at least 2 clips, better 10, of "
-            "different quality."
-        )
+    _check_choice(kind, SCALES)
+    x = _array(pred, "predictions", [None])
+    y = _array(true, "labels", x.shape)
     stored: Dict[str, Any] = {
         "what": "scale",
         "format_version": FORMAT_VERSION,
@@ -364,7 +341,7 @@ def fit_scale(
     }
     if kind == "linear":
         centred = x - x.mean()
-        slope = float(centred @ (y - y.mean()) / (centred @ centred))
+        slope = float(centred @ (y - y.mean()) / ((centred @ centred) or np.inf))
         stored["intercept"] = float(y.mean() - slope * x.mean())
         stored["slope"] = slope
     else:
@@ -377,8 +354,8 @@ def fit_scale(
     if not lowest < highest:
         raise ValueError(
             f"the labels of the {len(x)} clips do not rise with the model's "
-            "predictions, so no scale can mend them; check that both belong to the "
-            "same clips, or label more clips."
+            f"predictions, from {x.min():g} to {x.max():g}; check that both belong to "
+            "the same clips, or label more clips of different quality."
         )
     error = apply_scale(stored, x) - y
     stored["residual_sd"] = float(np.sqrt(np.mean(error**2)))
@@ -419,6 +396,8 @@ class Confidence:
         calibration: Of this model, or None.
         scale: The scale that scores are given on, or None for the model's own.
         score_range: Lowest and highest label on the model's own scale, or None.
+
+    Attributes:
         missing: Why there is no calibration, one sentence.
 
     Raises:
@@ -432,11 +411,10 @@ class Confidence:
         calibration: Optional[Mapping[str, Any]] = None,
         scale: Optional[Mapping[str, Any]] = None,
         score_range: Optional[Sequence[float]] = None,
-        missing: str = "the model has no calibration, run `distilmos calibrate`.",
     ):
         self.scale = scale
         self.score_range = score_range
-        self.missing = missing
+        self.missing = "the model has no calibration, run `distilmos calibrate`."
         self.calibration = calibration
         self._half_widths: Dict[float, float] = {}
         for what, fitted in (("scale", scale), ("calibration", calibration)):
@@ -526,14 +504,14 @@ class Confidence:
         Raises:
             ValueError: As ``half_width``.
         """
-        half = self.half_width(level)
+        half = np.array([-1, 1]) * self.half_width(level)
         if self.calibration.get("scale") is None:
-            ends = np.array([score - half, score + half])
+            ends = score + half
             if self.score_range is not None:
                 ends = np.clip(ends, *self.score_range)
             ends = self.rescale(ends)
         else:
-            ends = float(self.rescale(score)) + np.array([-half, half])
+            ends = self.rescale(score) + half
         if self.scale is not None and self.scale.get("score_range"):
             ends = np.clip(ends, *self.scale["score_range"])
         return float(ends[0]), float(ends[1])

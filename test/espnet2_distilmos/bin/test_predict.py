@@ -21,7 +21,8 @@ from espnet2_distilmos.bin.predict import get_parser, main, summarize
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
 from espnet2_distilmos.data.frames import npy_path
-from espnet2_distilmos.evaluation.formats import Score, decode_name, read_scores
+from espnet2_distilmos.evaluation.formats import read_scores
+from espnet2_distilmos.evaluation.join import Score, decode_name
 
 COLUMNS = ["id", "path", "score", "error", "seconds", "note", "scorer"]
 NUM_FILES = int(os.environ.get("DISTILMOS_STRESS_FILES", 60))

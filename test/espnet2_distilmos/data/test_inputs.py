@@ -16,14 +16,8 @@ DEEP = ["10.FLAC", "2.wav", "sub/x.mp3", "sub/deep/y.opus"]
 def tree(tmp_path, monkeypatch):
     """Empty files: nothing is read here."""
     monkeypatch.chdir(tmp_path)
-    for name in (
-        *(f"a/{name}" for name in DEEP),
-        "a/notes.txt",
-        "a/._2.wav",
-        "b/2.wav",
-        "b/z.m4a",
-        "one.ogg",
-    ):
+    others = ["a/notes.txt", "a/._2.wav", "b/2.wav", "b/z.m4a", "one.ogg"]
+    for name in [f"a/{name}" for name in DEEP] + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -36,7 +30,7 @@ def ids(*inputs, **options):
 def test_files_directories_and_patterns(tree):
     assert ids("one.ogg", "b/2.wav") == ["one.ogg", "b/2.wav"]
     # what is not there gets its sentence when it is opened
-    assert collect_inputs(["none.wav"]) == [InputFile("none.wav", "none.wav")]
+    assert ids("none.wav", "*.mp4") == ["none.wav", "*.mp4"]
     assert collect_inputs(["a"]) == [InputFile(name, f"a/{name}") for name in DEEP]
     assert ids("a/") == ids("a") == ids(str(tree / "a")) == DEEP
     assert ids("*/2.wav") == ["a/2.wav", "b/2.wav"]
@@ -53,12 +47,12 @@ def test_ids_are_unique(tree):
     (tree / "y.scp").write_text("u a/2.wav\nb/2.wav a/10.FLAC\n")
     (tree / "z.scp").write_text("a/10.FLAC one.ogg\n")
     found = collect_inputs(["x.scp", "y.scp", "z.scp"])
-    assert [(item.id, item.path) for item in found] == [
-        ("u", "a/2.wav"),
-        ("b/2.wav", "b/2.wav"),
-        ("a/10.FLAC", "a/10.FLAC"),
-        ("a/10.FLAC#2", "one.ogg"),
+    assert [item.id for item in found] == [
+        "u",
+        "b/2.wav",
+        *(f"a/10.FLAC{n}" for n in ("", "#2")),
     ]
+    assert [item.path for item in found[2:]] == ["a/10.FLAC", "one.ogg"]
 
 
 def test_directories_named_like_files_and_links(tree):
@@ -132,9 +126,7 @@ def test_odd_names(tree):
     "inputs, found",
     [
         (["void"], "no audio file was found in void"),
-        ([], "no audio file was found"),
         (["-"], "no audio file was found"),
-        (["*.mp4"], r"\*.mp4 matches no file"),
         (["t.csv"], "t.csv has no column '', .* score, wav"),
         (["t.csv:wave"], "t.csv has no column 'wave', .* score, wav"),
         (["none.csv:wav"], "none.csv cannot be read"),

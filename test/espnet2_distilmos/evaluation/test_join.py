@@ -64,47 +64,43 @@ def test_what_either_side_lacks_is_a_sentence():
 
 
 @pytest.mark.parametrize(
-    "left, right, pairs, ambiguous",
+    "left, right, expected",
     [
-        (["foo.wav"], ["foo"], {"foo.wav": "foo"}, []),
-        (["foo"], ["dir/foo.FLAC"], {"foo": "dir/foo.FLAC"}, []),
+        ("foo.wav", "foo", "foo.wav=foo"),
+        ("foo", "dir/foo.FLAC", "foo=dir/foo.FLAC"),
         # only the endings of audio files are endings
-        (["sys.v1-utt"], ["sys"], {}, []),
+        ("sys.v1-utt", "sys", ""),
         # equal names in two folders stay apart
-        (
-            ["x/a.wav", "y/a.wav"],
-            ["y/a", "x/a"],
-            {"x/a.wav": "x/a", "y/a.wav": "y/a"},
-            [],
-        ),
-        (["a"], ["x/a.wav", "y/a.wav"], {}, ["a", "x/a.wav", "y/a.wav"]),
-        (["a.wav", "a.flac"], ["a"], {}, ["a.wav", "a.flac", "a"]),
+        ("x/a.wav y/a.wav", "y/a x/a", "x/a.wav=x/a y/a.wav=y/a"),
+        ("a", "x/a.wav y/a.wav", "? a x/a.wav y/a.wav"),
         # although each side has but one left
-        (["x/a", "z/a"], ["x/a", "y/a"], {"x/a": "x/a"}, ["z/a", "y/a"]),
+        ("x/a z/a", "x/a y/a", "x/a=x/a ? z/a y/a"),
         # an equal id is equal whatever else there is
-        (["a", "a.wav"], ["a.wav", "a"], {"a": "a", "a.wav": "a.wav"}, []),
+        ("a a.wav", "a.wav a", "a=a a.wav=a.wav"),
         # the path is narrower than the name
-        (
-            [("1", "/x/a.wav"), ("2", "/y/a.wav")],
-            [("p", "/y//a.wav"), ("q", "/x/../x/a.wav")],
-            {"1": "q", "2": "p"},
-            [],
-        ),
+        ("1:/x/a.wav 2:/y/a.wav", "p:/y//a.wav q:/x/../x/a.wav", "1=q 2=p"),
         # SHEET's BVCC against answer.txt
-        ([("1", "/w/A-1.wav"), ("2", "/w/B-2.wav")], ["B-2"], {"2": "B-2"}, []),
+        ("1:/w/A-1.wav 2:/w/B-2.wav", "B-2", "2=B-2"),
         # id and path of one fit two others
-        ([("a", "b.wav")], ["x/a", "x/b"], {}, ["a", "x/a", "x/b"]),
+        ("a:b.wav", "x/a x/b", "? a x/a x/b"),
     ],
 )
-def test_match(left, right, pairs, ambiguous):
-    left, right = (
-        [(i, None) if isinstance(i, str) else i for i in side] for side in (left, right)
+def test_match(left, right, expected):
+    def items(text):
+        return [
+            (i, path or None) for i, _, path in (t.partition(":") for t in text.split())
+        ]
+
+    one, other = items(left), items(right)
+    found, unclear = match(one, other)
+    pairs, _, ambiguous = expected.partition("?")
+    assert {f"{one[i][0]}={other[j][0]}" for i, j in found.items()} == set(
+        pairs.split()
     )
-    for one, other in ((left, right), (right, left)):
-        found, unclear = match(one, other)
-        assert {one[i][0]: other[j][0] for i, j in found.items()} == pairs
-        assert sorted(unclear) == sorted(ambiguous)
-        pairs = {j: i for i, j in pairs.items()}
+    assert sorted(unclear) == sorted(ambiguous.split())
+    turned, unclear = match(other, one)
+    assert {i: j for j, i in turned.items()} == found
+    assert sorted(unclear) == sorted(ambiguous.split())
 
 
 def test_many_clips_of_one_name_do_not_multiply():
@@ -120,12 +116,11 @@ def test_systems_and_clusters_from_a_file(tmp_path):
     (tmp_path / "utt2sys").write_text("a sys one\nb.wav B\n%:c%20d %:C%20D\nunused x\n")
     source = str(tmp_path / "utt2sys")
     expected = ["B", "sys one", "C D", "sys one"]
-    for function, option in ((systems_of, "--systems"), (clusters_of, "--cluster")):
+    for function, alone in ((systems_of, None), (clusters_of, ("z",))):
         assert function(["b", "a", "c d", "a"], source) == (expected, [])
-        groups, (problem,) = function(["z", "a", "y"], source)
-        assert groups == [None, "sys one", None]
-        assert problem.startswith(f"{option} {source} has no ")
-        assert "for 2 utterances (the first is z)" in problem
+        groups, (problem,) = function(["z", "a"], source)
+        assert groups == [alone, "sys one"]
+        assert source in problem and "for 1 utterance (the first is z)" in problem
         with pytest.raises(DataError, match="for 1 utterance .the first is z. of 1"):
             function(["z"], source)
     (tmp_path / "utt2sys").write_text("x/a 1\ny/a 2\nb 3\n")
