@@ -6,16 +6,15 @@
 """CPU time of a training step under several configurations, on random audio."""
 
 import argparse
-import statistics
 import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
 import yaml
 
-from espnet2_distilmos.mos.build import build_frontend, build_losses, build_model
+from espnet2_distilmos.mos.build import build_frontend, build_model
 from espnet2_distilmos.train.views import NoisyView
 
 
@@ -59,7 +58,7 @@ class Training:
         if options is not None:
             self.view = NoisyView(**{**options, "speech_prob": 0.0})
 
-    def step(self, batch_size: int, seconds: float, seed: int) -> Dict[str, float]:
+    def step(self, batch_size: int, seconds: float, seed: int) -> Tuple[float, float]:
         """CPU seconds of one step, and of the noisy view alone."""
         generator = np.random.default_rng(seed)
         samples = int(16000 * seconds)
@@ -83,41 +82,26 @@ class Training:
         self.model(**batch)["loss"].backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"step": time.process_time() - start, "view": view}
-
-
-def read_config(path: str) -> Dict[str, Any]:
-    """Read a training configuration whose losses can be built, or raise ValueError."""
-    with open(path, encoding="utf-8") as file:
-        config = yaml.safe_load(file)
-    build_losses(config["losses"])
-    return config
+        return time.process_time() - start, view
 
 
 def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
     torch.set_num_threads(1)
-    trainings = [Training(read_config(path), args.clusters) for path in args.configs]
-    found: List[List[Dict[str, float]]] = [[] for _ in trainings]
-    for step in range(-1, args.steps):
+    trainings = []
+    for path in args.configs:
+        with open(path, encoding="utf-8") as file:
+            trainings.append(Training(yaml.safe_load(file), args.clusters))
+    rounds = []
+    for seed in range(args.steps + 1):
         # In turns, so that a change of the machine's pace meets all alike.
-        for training, times in zip(trainings, found):
-            times.append(training.step(args.batch_size, args.seconds, step + 1))
-    base = None
-    print(
-        "| configuration | s a step | of it noisy view | ratio |\n|---|---:|---:|---:|"
-    )
-    for path, times in zip(args.configs, found):
-        # The first step warms up.
-        median = {
-            key: statistics.median(entry[key] for entry in times[1:])
-            for key in ("step", "view")
-        }
-        base = base or median["step"]
-        print(
-            f"| {path} | {median['step']:.3f} | {median['view']:.3f} | "
-            f"{median['step'] / base:.2f} |"
-        )
+        rounds.append([t.step(args.batch_size, args.seconds, seed) for t in trainings])
+    # (configurations, 2); the first step warms up
+    medians = np.median(rounds[1:], axis=0)
+    print("| configuration | s a step | of it noisy view | ratio |")
+    print("|---|---:|---:|---:|")
+    for path, (step, view) in zip(args.configs, medians):
+        print(f"| {path} | {step:.3f} | {view:.3f} | {step / medians[0, 0]:.2f} |")
     return 0
 
 

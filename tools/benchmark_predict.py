@@ -14,14 +14,14 @@ change nothing about the time.
 First score: a fresh process that imports, loads the model and scores a file of 3 s,
 against one that imports torch and the transformers model class and does nothing.
 
-Rounds are interleaved, and the least of each side counts: other work on the machine
-only adds. With one thread, CPU time of the process (all threads of it, decoding too)
-is hardly changed by others; both it and the clock on the wall are given.
+Times are CPU seconds of the process (all threads of it, decoding too), with one thread
+for torch: other work on the machine hardly changes them. Rounds are interleaved, and
+the least of each side counts.
 
 Example:
 
-    % python tools/benchmark_predict.py
-    % python tools/benchmark_predict.py --model_type wavlm --audio_seconds 120
+    % OMP_NUM_THREADS=1 python tools/benchmark_predict.py
+    % OMP_NUM_THREADS=1 python tools/benchmark_predict.py --model_type wavlm
 """
 
 import argparse
@@ -31,15 +31,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 CLASSES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
 # Padded seconds of the bare upstream's batches; 0 is one utterance at a time.
 BATCH_SECONDS = (0, 6, 12, 24)
-SHORT_SECONDS = 3.0
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -49,34 +51,32 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model_type", choices=CLASSES, default="hubert")
     parser.add_argument(
-        "--upstream_config", default="{}", help="JSON; changes to the base size"
+        "--upstream_config",
+        type=json.loads,
+        default={},
+        help="JSON; changes to the base size",
     )
-    parser.add_argument("--head", default="distilmos")
     parser.add_argument("--audio_seconds", type=float, default=60)
     parser.add_argument(
         "--lengths", type=float, nargs=2, default=(1.0, 12.0), help="seconds"
     )
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--num_threads", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="decoding threads")
-    parser.add_argument("--output", help="JSON file for the figures")
     return parser
 
 
-def make_model(folder: Path, args: argparse.Namespace) -> None:
+def make_model(folder: Path, upstream_config: Dict[str, Any]) -> None:
     """Write an experiment directory with random weights."""
     import torch
     import yaml
 
     from espnet2_distilmos.mos.build import build_frontend, build_model
 
-    conf = {"model_type": args.model_type, **json.loads(args.upstream_config)}
-    frontend = build_frontend("hf", {"upstream_config": conf})
+    frontend = build_frontend("hf", {"upstream_config": upstream_config})
     config = {
         "mos_format_version": 1,
         "frontend": "hf",
         "frontend_conf": frontend.resolved_conf(),
-        "head": args.head,
+        "head": "distilmos",
         "head_conf": {},
         "losses": {"mos_l1": {"weight": 1.0}},
         "token_info": None,
@@ -87,14 +87,17 @@ def make_model(folder: Path, args: argparse.Namespace) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def make_audio(folder: Path, args: argparse.Namespace) -> List[np.ndarray]:
+def make_audio(
+    folder: Path, audio_seconds: float, lengths: Sequence[float]
+) -> List[np.ndarray]:
     """Write noises of many lengths, in no order, and return them."""
     import soundfile
 
+    folder.mkdir()
     generator = np.random.default_rng(0)
-    low, high = np.log(args.lengths)
+    low, high = np.log(lengths)
     waves: List[np.ndarray] = []
-    while sum(map(len, waves)) < args.audio_seconds * 16000:
+    while sum(map(len, waves)) < audio_seconds * 16000:
         n = int(16000 * np.exp(generator.uniform(low, high)))
         wave = (0.1 * generator.normal(size=n)).clip(-1, 1)
         soundfile.write(folder / f"{len(waves):05d}.wav", wave, 16000)
@@ -119,21 +122,18 @@ def bare_batches(waves: Sequence[np.ndarray], batch_seconds: float):
         yield speech, None if bool(mask.all()) else mask
 
 
-def measure(work: Callable[[], None]) -> Dict[str, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
+def cpu_seconds(work: Callable[[], None]) -> float:
+    start = time.process_time()
     work()
-    return {
-        "wall": time.perf_counter() - wall,
-        "cpu": time.process_time() - cpu,
-    }
+    return time.process_time() - start
 
 
-def least(times: Sequence[Dict[str, float]]) -> Dict[str, float]:
-    return {key: min(t[key] for t in times) for key in times[0]}
+def throughput(folder: Path, waves: List[np.ndarray], rounds: int) -> Dict[Any, float]:
+    """Measure ``predict`` on ``folder``/wav, and the bare upstream on ``waves``.
 
-
-def throughput(folder: Path, args: argparse.Namespace) -> Dict[str, object]:
-    """Measure both sides, interleaved."""
+    Returns:
+        CPU seconds of "predict", and of the bare upstream by seconds of its batches.
+    """
     import torch
     import transformers
 
@@ -141,14 +141,11 @@ def throughput(folder: Path, args: argparse.Namespace) -> Dict[str, object]:
     from espnet2_distilmos.data.inputs import collect_inputs
     from espnet2_distilmos.predictor import MOSPredictor
 
-    torch.set_num_threads(args.num_threads)
-    (folder / "wav").mkdir()
-    waves = make_audio(folder / "wav", args)
-    seconds = sum(map(len, waves)) / 16000
+    torch.set_num_threads(1)
     predictor = MOSPredictor.from_pretrained(str(folder))
-    upstream = getattr(transformers, CLASSES[args.model_type])(
-        predictor.model.frontend.model.config
-    ).eval()
+    upstream_config = predictor.model.frontend.model.config
+    upstream = getattr(transformers, CLASSES[upstream_config.model_type])
+    upstream = upstream(upstream_config).eval()
 
     def bare(batch_seconds: float) -> None:
         with torch.inference_mode():
@@ -157,7 +154,7 @@ def throughput(folder: Path, args: argparse.Namespace) -> Dict[str, object]:
 
     def command() -> None:
         options = predict.get_parser().parse_args(
-            [str(folder / "wav"), "--model", str(folder), "--jobs", str(args.jobs)]
+            [str(folder / "wav"), "--model", str(folder)]
             + ["--output", str(folder / "scores.csv")]
         )
         items = collect_inputs(options.inputs)
@@ -170,97 +167,60 @@ def throughput(folder: Path, args: argparse.Namespace) -> Dict[str, object]:
     with torch.inference_mode():
         upstream(torch.zeros(1, 32000))
     predictor(np.zeros(32000), 16000)
-    times: Dict[object, List[Dict[str, float]]] = {}
-    for _ in range(args.rounds):
+    times = defaultdict(list)
+    for _ in range(rounds):
         for batch_seconds in BATCH_SECONDS:
-            found = measure(lambda: bare(batch_seconds))
-            times.setdefault(batch_seconds, []).append(found)
-        times.setdefault("predict", []).append(measure(command))
-    best = {key: least(found) for key, found in times.items()}
-    ours = best.pop("predict")
-    result: Dict[str, object] = {"audio_seconds": seconds, "files": len(waves)}
-    for kind in ("cpu", "wall"):
-        batch = min(best, key=lambda key: best[key][kind])
-        result[kind] = {
-            "predict": ours[kind],
-            "upstream": best[batch][kind],
-            "upstream_batch_seconds": batch,
-            "ratio": best[batch][kind] / ours[kind],
-            "times_real_time": seconds / ours[kind],
-        }
-    return result
+            times[batch_seconds].append(cpu_seconds(lambda: bare(batch_seconds)))
+        times["predict"].append(cpu_seconds(command))
+    return {key: min(found) for key, found in times.items()}
 
 
-_FIRST_SCORE = """
-import resource, sys, time
-start = time.perf_counter()
-{body}
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime)
-"""
-
-
-def first_score(folder: Path, args: argparse.Namespace) -> Dict[str, object]:
-    """Time of two fresh processes, from the start of Python."""
+def first_score(folder: Path, model_class: str, rounds: int) -> Dict[str, float]:
+    """CPU seconds of two fresh processes, from the start of Python."""
     import soundfile
 
-    n = int(SHORT_SECONDS * 16000)
-    noise = 0.1 * np.random.default_rng(1).normal(size=n)
-    soundfile.write(folder / "short.wav", noise, 16000)
+    path = str(folder / "short.wav")
+    soundfile.write(path, 0.1 * np.random.default_rng(1).normal(size=48000), 16000)
     bodies = {
-        "imports": f"import torch\nfrom transformers import {CLASSES[args.model_type]}",
+        "imports": f"import torch\nfrom transformers import {model_class}",
         "first_score": "from espnet2_distilmos import MOSPredictor\n"
         f"predictor = MOSPredictor.from_pretrained({str(folder)!r})\n"
-        f"next(predictor.predict_files([{str(folder / 'short.wav')!r}]))",
+        f"next(predictor.predict_files([{path!r}]))",
     }
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.num_threads)}
-    times: Dict[str, List[Dict[str, float]]] = {name: [] for name in bodies}
-    for _ in range(args.rounds):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    times = defaultdict(list)
+    for _ in range(rounds):
         for name, body in bodies.items():
-            done = subprocess.run(
-                [sys.executable, "-c", _FIRST_SCORE.format(body=body)],
-                check=True,
-                capture_output=True,
-                text=True,
-                env=environment,
+            code = f"{body}\nimport time\nprint(time.process_time())"
+            output = subprocess.check_output(
+                [sys.executable, "-c", code], text=True, env=environment
             )
-            wall, cpu = map(float, done.stdout.split())
-            times[name].append({"wall": wall, "cpu": cpu})
-    return {name: least(found) for name, found in times.items()}
-
-
-def report(result: Dict[str, Dict]) -> str:
-    lines = []
-    throughput, first = result["throughput"], result["first_score"]
-    for kind in ("cpu", "wall"):
-        t = throughput[kind]
-        batch = t["upstream_batch_seconds"]
-        batch = f"{batch} s" if batch else "one"
-        lines.append(
-            f"{kind:4}: predict {t['predict']:.2f} s ({t['times_real_time']:.1f} x "
-            f"real time), bare upstream {t['upstream']:.2f} s (batches of {batch}): "
-            f"{100 * t['ratio']:.0f} %"
-        )
-        lines.append(
-            f"{kind:4}: first score after {first['first_score'][kind]:.2f} s, torch "
-            f"and the model class alone {first['imports'][kind]:.2f} s"
-        )
-    head = f"{throughput['files']} files, {throughput['audio_seconds']:.0f} s of audio"
-    return "\n".join([head, *lines])
+            times[name].append(float(output))
+    return {name: min(found) for name, found in times.items()}
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
+    upstream_config = {"model_type": args.model_type, **args.upstream_config}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_model(folder, args)
-        result = {
-            "first_score": first_score(folder, args),
-            "throughput": throughput(folder, args),
-        }
-    print(report(result))
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+        make_model(folder, upstream_config)
+        waves = make_audio(folder / "wav", args.audio_seconds, args.lengths)
+        first = first_score(folder, CLASSES[args.model_type], args.rounds)
+        times = throughput(folder, waves, args.rounds)
+    seconds = sum(map(len, waves)) / 16000
+    predict = times.pop("predict")
+    best = min(times, key=times.__getitem__)
+    print(f"{len(waves)} files, {seconds:.0f} s of audio; CPU seconds")
+    print(
+        f"predict {predict:.3g} ({seconds / predict:.1f} x real time), bare upstream "
+        f"{times[best]:.3g} ({best} s a batch): "
+        f"{100 * times[best] / predict:.0f} %"
+    )
+    print(
+        f"first score {first['first_score']:.2f}, torch and the model class alone "
+        f"{first['imports']:.2f}"
+    )
     return 0
 
 

@@ -120,57 +120,46 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    try:
-        return measure(args)
-    # Of audio, data and models, all in one sentence.
-    except (OSError, ValueError) as error:
-        say(error)
-        return 1
+    from espnet2_distilmos.cli import run
+
+    return run(lambda: measure(args), "models were left out")
 
 
-def say(error: Exception) -> None:
-    """Print an error in one line."""
-    print(f"measure_drift: {' '.join(str(error).split())}", file=sys.stderr)
-
-
-def measure(args: argparse.Namespace) -> int:
+def measure(args: argparse.Namespace) -> Dict[str, str]:
     """Compare the models and print the table.
 
-    A model that cannot be loaded is said and left out.
-
     Returns:
-        The exit code: 1 if a model was left out.
+        A sentence for each model that cannot be loaded.
 
     Raises:
         OSError, ValueError: the audio or its list cannot be read, or the table written.
     """
-    from tqdm import tqdm
-
+    from espnet2_distilmos.cli import progress
     from espnet2_distilmos.data.audio import read_audio
     from espnet2_distilmos.data.datadir import atomic_write, read_scp
     from espnet2_distilmos.mos.build import build_frontend
     from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
 
     paths = read_scp(args.wav_scp)
-    if min(len(paths), args.clips) < 2:
-        raise ValueError(
-            f"found {len(paths)} clips in {args.wav_scp} and --clips {args.clips}, "
-            "expected two at least: half of them fits, the other is measured"
-        )
     step = max(1, len(paths) // args.clips)
     ids = list(paths)[::step][: args.clips]
+    if len(ids) < 2:
+        raise ValueError(
+            f"{args.wav_scp} and --clips {args.clips} give {len(ids)} clips, expected "
+            "two at least: one half of them fits, the other is measured."
+        )
     clips: List[np.ndarray] = []
     of_pretrained: Dict[str, List[List[np.ndarray]]] = {}
     rows: Dict[str, List[Drift]] = {}
-    faults: List[Exception] = []
-    for path in tqdm(args.models, unit="model"):
+    failures: Dict[str, str] = {}
+    for path in progress(args.models, "measure_drift", unit="model"):
         try:
             with open_trained_model(path) as (train_config, model_file):
                 model, config = load_model(train_config, model_file)
-            # What it would start from: the same network before the training.
+            # The same network before the training.
             frontend = build_frontend(config["frontend"], config["frontend_conf"])
         except (OSError, ValueError) as error:
-            faults.append(error)  # said after the progress bar
+            failures[path] = " ".join(str(error).split())
             continue
         frontend.eval()
         if not clips:
@@ -180,11 +169,7 @@ def measure(args: argparse.Namespace) -> int:
             of_pretrained[key] = hidden_states(frontend, clips)
         rows[path] = compare(hidden_states(model.frontend, clips), of_pretrained[key])
 
-    for fault in faults:
-        say(fault)
-    if not rows:
-        return 1
-    layers = max(map(len, rows.values()))
+    layers = max(map(len, rows.values()), default=0)
     titles = [f"layer {layer}" for layer in range(layers)]
     print(f"Recovered / CKA, {len(clips)} clips of {args.wav_scp}\n")
     print(f"| model | {' | '.join(titles)} |")
@@ -198,7 +183,7 @@ def measure(args: argparse.Namespace) -> int:
             writer.writerow(["model", "layer", *Drift._fields])
             for path, drifts in rows.items():
                 writer.writerows([path, n, *drift] for n, drift in enumerate(drifts))
-    return 1 if faults else 0
+    return failures
 
 
 if __name__ == "__main__":

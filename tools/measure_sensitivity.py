@@ -50,10 +50,10 @@ def summarise(before: Sequence[float], after: Sequence[float]) -> Dict[str, floa
     rank = srcc(after, before).value
     return {
         "clips": len(change),
-        "mean": float(change.mean()) if len(change) else float("nan"),
-        "sd": float(change.std()) if len(change) else float("nan"),
-        "largest": float(np.abs(change).max(initial=0.0)),
-        "srcc": float("nan") if rank is None else rank,
+        "mean": change.mean(),
+        "sd": change.std(),
+        "largest": np.abs(change).max(),
+        "srcc": np.nan if rank is None else rank,
     }
 
 
@@ -66,7 +66,7 @@ def measure(score: Callable, clips: List[np.ndarray], fs: int) -> Dict[str, Dict
         fs: their rate in Hz.
 
     Returns:
-        ``summarise`` by the name of the change.
+        ``summarise`` by the name of the change; one that fits no clip is left out.
     """
     plain = score(clips)
     changes = {
@@ -78,8 +78,9 @@ def measure(score: Callable, clips: List[np.ndarray], fs: int) -> Dict[str, Dict
     rows = {}
     for name, changed in changes.items():
         kept = [i for i, speech in enumerate(changed) if speech is not None]
-        after = score([changed[i] for i in kept]) if kept else []
-        rows[name] = summarise([plain[i] for i in kept], after)
+        if kept:
+            after = score([changed[i] for i in kept])
+            rows[name] = summarise([plain[i] for i in kept], after)
     return rows
 
 

@@ -12,12 +12,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from espnet2.utils.types import str2bool
 
+from espnet2_distilmos.cli import call
 from espnet2_distilmos.data.audio import AudioError, read_header
 from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
     parse_metric,
     parse_votes,
+    scan_scp,
 )
 
 MIN_SECONDS = 0.1  # as scripts/audio/format_wav_scp.sh wants it
@@ -72,7 +74,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _system(text: str, utt_id: str, source: str, score_range: Any) -> str:
+def _one_word(text: str, utt_id: str, source: str, score_range: Any) -> str:
     if len(text.split()) > 1:
         raise DataError(
             f"{source}: utterance {utt_id} has the system '{text}', expected one word; "
@@ -81,122 +83,51 @@ def _system(text: str, utt_id: str, source: str, score_range: Any) -> str:
     return text
 
 
-# By file the parser of a value, which raises a DataError, and an example of a value.
-FILES: Dict[str, Tuple[Callable[..., Any], str]] = {
-    "metric.scp": (parse_metric, '{"mos": 3.5}` or `{}'),
-    "utt2sys": (_system, "system"),
-    "votes.scp": (parse_votes, '[["listener1", 4]]'),
-    "utt2src": (lambda text, *_: text, "source"),
-    "utt2domain": (lambda text, *_: text, "corpus"),
+# Parsers of the values by file; they raise a DataError.
+PARSERS: Dict[str, Callable[..., Any]] = {
+    "metric.scp": parse_metric,
+    "utt2sys": _one_word,
+    "votes.scp": parse_votes,
+    "utt2src": lambda text, *_: text,
+    "utt2domain": lambda text, *_: text,
 }
 # If these are there, they must have a line for every utterance.
 COMPLETE = ("utt2src", "utt2domain")
 
 
-def read_lines(path: str, faults: List[Fault]) -> Dict[str, Tuple[int, str]]:
-    """Read lines ``id value``: number and value by id, the first of a repeated id.
-
-    Lines without a value and ids that repeat become faults.
-    """
-    entries: Dict[str, Tuple[int, str]] = {}
+def read_lines(path: str, faults: List[Fault]) -> Dict[str, str]:
+    """Read lines ``id value``; what is wrong with the file is added to ``faults``."""
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        sentence = f"{path} cannot be read ({reason}); run stage 1 again or write it."
-        faults.append(Fault(None, sentence))
-        return entries
-    for number, line in enumerate(lines, 1):
-        fields = line.split(maxsplit=1)
-        if not fields:
-            continue
-        utt_id, value = fields[0], fields[1].strip() if len(fields) > 1 else ""
-        where = f"{path}:{number}: utterance {utt_id}"
-        if utt_id in entries:
-            sentence = (
-                f"{where} has a second line (the first is line {entries[utt_id][0]}), "
-                "expected one; remove or rename one."
-            )
-            faults.append(Fault(utt_id, sentence))
-            continue
-        if not value:
-            sentence = f"{where} has no value, expected `id value`; complete it."
-            faults.append(Fault(utt_id, sentence))
-        entries[utt_id] = (number, value)
-    return entries
+        values, found = scan_scp(path)
+    except DataError as error:
+        faults.append(Fault(None, str(error)))
+        return {}
+    faults += [Fault(utt_id, sentence) for utt_id, sentence in found.items()]
+    return values
 
 
-def check_file(
-    data_dir: str, name: str, utterances: Dict[str, Any], score_range, complete: bool
-) -> Tuple[Dict[str, Any], List[Fault]]:
-    """Check one file against wav.scp.
-
-    Args:
-        data_dir: Data directory.
-        name: Key of ``FILES``.
-        utterances: Ids of wav.scp.
-        score_range: Lowest and highest label.
-        complete: Whether every utterance must have a line.
-
-    Returns:
-        The values that could be parsed by id, and the faults.
-    """
-    path = os.path.join(data_dir, name)
-    faults: List[Fault] = []
-    parse, example = FILES[name]
-    values = {}
-    entries = read_lines(path, faults)
-    for utt_id, (number, text) in entries.items():
-        source = f"{path}:{number}"
-        if utt_id not in utterances:
-            sentence = (
-                f"{source}: utterance {utt_id} is not in wav.scp; add its audio or "
-                "remove the line."
-            )
-            faults.append(Fault(utt_id, sentence))
-        elif text:
-            try:
-                values[utt_id] = parse(text, utt_id, source, score_range)
-            except DataError as error:
-                faults.append(Fault(utt_id, str(error)))
-    if complete:
-        faults += [
-            Fault(
-                utt_id,
-                f"{path}: utterance {utt_id} has no line, expected `{utt_id} "
-                f"{example}`; add it.",
-            )
-            for utt_id in utterances
-            if utt_id not in entries
-        ]
-    return values, faults
-
-
-def check_audio(data_dir: str, utterances: Dict[str, Tuple[int, str]]) -> List[Fault]:
+def check_audio(wav_scp: str, paths: Dict[str, str]) -> List[Fault]:
     """Find files that cannot be opened, are too short, or occur twice."""
     faults: List[Fault] = []
     owner: Dict[str, str] = {}
-    for utt_id, (number, path) in utterances.items():
+    for utt_id, path in paths.items():
         if not path:
             continue  # a fault of the line already
-        where = f"{os.path.join(data_dir, 'wav.scp')}:{number}: utterance {utt_id}"
+        where = f"{wav_scp}: utterance {utt_id}: {path}"
         first = owner.setdefault(os.path.abspath(path), utt_id)
-        if first != utt_id:
-            sentence = f"{where} has the audio of {first}, {path}; remove one of them."
-            faults.append(Fault(utt_id, sentence))
-            continue
         try:
+            if first != utt_id:
+                raise AudioError(
+                    f"{where} is the audio of {first}; remove one of them."
+                )
             samples, rate, _ = read_header(path, utt_id)
+            if samples < MIN_SECONDS * rate:
+                raise AudioError(
+                    f"{where} is {samples / rate:.3f} s long, expected at least "
+                    f"{MIN_SECONDS} s; remove it."
+                )
         except AudioError as error:
             faults.append(Fault(utt_id, str(error)))
-            continue
-        if samples < MIN_SECONDS * rate:
-            sentence = (
-                f"{where}: {path} is {samples / rate:.3f} s long, expected at least "
-                f"{MIN_SECONDS} s; remove it."
-            )
-            faults.append(Fault(utt_id, sentence))
     return faults
 
 
@@ -212,7 +143,8 @@ def check_data(
     Args:
         data_dir: Data directory.
         score_range: Lowest and highest label.
-        need_labels: Whether labels are demanded.
+        need_labels: Whether every utterance must have a line in metric.scp, and one of
+            them a label.
         need_systems: Whether every utterance must have a system.
         audio: Whether the headers of the audio are read.
 
@@ -230,28 +162,47 @@ def check_data(
         sentence = f"{wav_scp} has no utterance, expected lines `id path`; write it."
         faults.append(Fault(None, sentence))
     needed = {"metric.scp": need_labels, "utt2sys": need_systems}
-    for name in FILES:
-        exists = os.path.exists(os.path.join(data_dir, name))
-        if not exists and not needed.get(name, False):
+    for name, parse in PARSERS.items():
+        path = os.path.join(data_dir, name)
+        if not os.path.exists(path) and not needed.get(name, False):
             continue
-        complete = needed.get(name, name in COMPLETE)
-        values, found = check_file(data_dir, name, utterances, score_range, complete)
-        faults += found
+        lines = read_lines(path, faults)
+        values = {}
+        for utt_id, text in lines.items():
+            try:
+                if utt_id not in utterances:
+                    raise DataError(
+                        f"{path}: utterance {utt_id} is not in wav.scp; add its audio "
+                        "or remove the line."
+                    )
+                if text:
+                    values[utt_id] = parse(text, utt_id, path, score_range)
+            except DataError as error:
+                faults.append(Fault(utt_id, str(error)))
+        if needed.get(name, name in COMPLETE):
+            for utt_id in utterances:
+                if utt_id not in lines:
+                    sentence = f"{path}: utterance {utt_id} has no line; add it."
+                    faults.append(Fault(utt_id, sentence))
         unlabelled = all(value is None for value in values.values())
         if name == "metric.scp" and need_labels and utterances and unlabelled:
             sentence = (
-                f"{os.path.join(data_dir, name)} has no usable label, expected some; "
-                "this set cannot be trained on or scored."
+                f"{path} has no usable label, expected some; this set cannot be "
+                "trained on or scored."
             )
             faults.append(Fault(None, sentence))
     if audio:
-        faults += check_audio(data_dir, utterances)
+        faults += check_audio(wav_scp, utterances)
     bad = {fault.utt_id for fault in faults}
     return [utt_id for utt_id in utterances if utt_id not in bad], faults
 
 
 def main(cmd=None) -> int:
     args = get_parser().parse_args(cmd)
+    return call(lambda: check_and_report(args))
+
+
+def check_and_report(args: argparse.Namespace) -> int:
     good, faults = check_data(
         args.data_dir,
         tuple(args.score_range),
@@ -262,12 +213,8 @@ def main(cmd=None) -> int:
     for fault in faults:
         print(f"check_data: {fault.sentence}", file=sys.stderr)
     if args.good_list is not None:
-        try:
-            with atomic_write(args.good_list) as file:
-                file.writelines(f"{utt_id}\n" for utt_id in good)
-        except DataError as error:
-            print(f"check_data: {error}", file=sys.stderr)
-            return 1
+        with atomic_write(args.good_list) as file:
+            file.writelines(f"{utt_id}\n" for utt_id in good)
     print(
         f"check_data: {args.data_dir}: {len(good)} utterances are good, "
         f"{len(faults)} faults",

@@ -14,10 +14,9 @@ import sys
 import tempfile
 from typing import Dict, Iterator, NamedTuple, Optional, Tuple
 
-import numpy as np
 import soundfile
-from tqdm import tqdm
 
+from espnet2_distilmos.cli import call, progress
 from espnet2_distilmos.data.audio import AudioError, read_audio
 from espnet2_distilmos.data.datadir import (
     DataError,
@@ -25,8 +24,6 @@ from espnet2_distilmos.data.datadir import (
     read_scp,
     write_scp,
 )
-
-_SUBTYPES = {"flac": "PCM_16", "wav": "PCM_16"}
 
 
 class Piece(NamedTuple):
@@ -50,8 +47,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--audio_dir", help="Where the audio is written; OUTPUT_DIR/data if not given."
     )
-    parser.add_argument("--fs", type=parse_rate, default=16000, help="Hz, also '16k'.")
-    parser.add_argument("--audio_format", choices=sorted(_SUBTYPES), default="flac")
+    parser.add_argument("--fs", type=int, default=16000, help="Hz")
+    parser.add_argument("--audio_format", choices=("flac", "wav"), default="flac")
     parser.add_argument(
         "--segments", help="Lines 'id recording start end' in seconds, as in Kaldi."
     )
@@ -71,18 +68,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_rate(text: str) -> int:
-    """Return a rate in Hz from '16000' or '16k'."""
-    number = text[:-1] if text[-1:] in ("k", "K") else text
-    try:
-        rate = round(float(number) * (1 if number == text else 1000))
-    except ValueError:
-        rate = 0
-    if rate <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a rate such as 16000 or 16k")
-    return rate
-
-
 def read_pieces(
     wav_scp: str, segments: Optional[str]
 ) -> Tuple[Dict[str, Piece], Dict[str, str]]:
@@ -95,59 +80,30 @@ def read_pieces(
         DataError: A file is missing or has an id twice.
     """
     recordings = read_scp(wav_scp, need_value=False)
-    pieces, errors = {}, {}
     if segments is None:
-        for utt_id, path in recordings.items():
-            if path:
-                pieces[utt_id] = Piece(path)
-            else:
-                errors[utt_id] = (
-                    f"utterance {utt_id}: {wav_scp} has no path for it, expected "
-                    "'id path'; complete or remove the line."
-                )
+        pieces = {utt_id: Piece(path) for utt_id, path in recordings.items() if path}
+        errors = {
+            utt_id: f"utterance {utt_id}: {wav_scp} has no path for it, expected "
+            "'id path'; complete or remove the line."
+            for utt_id, path in recordings.items()
+            if not path
+        }
         return pieces, errors
+    pieces, errors = {}, {}
     for utt_id, text in read_scp(segments).items():
-        fields = text.split()
         try:
-            recording, start, end = fields[0], float(fields[1]), float(fields[2])
-        except (IndexError, ValueError):
+            recording, start, end = text.split()
+            piece = Piece(recordings[recording], float(start), float(end))
+            if piece.start < 0 or 0 <= piece.end <= piece.start:
+                raise ValueError
+            pieces[utt_id] = piece
+        except (KeyError, ValueError):
             errors[utt_id] = (
                 f"utterance {utt_id}: {segments} has '{text}', expected 'recording "
-                "start end' in seconds; correct the line."
+                f"start end' of a recording in {wav_scp}, in seconds and 0 <= start < "
+                "end; correct the line."
             )
-            continue
-        if start < 0 or 0 <= end <= start:
-            errors[utt_id] = (
-                f"utterance {utt_id}: {segments} has a start of {start:g} s and an end "
-                f"of {end:g} s, expected 0 <= start < end; correct the line."
-            )
-        elif not recordings.get(recording):
-            errors[utt_id] = (
-                f"utterance {utt_id}: {segments} names the recording {recording}, "
-                f"which {wav_scp} does not have; correct the line."
-            )
-        else:
-            pieces[utt_id] = Piece(recordings[recording], start, end)
     return pieces, errors
-
-
-class Recordings:
-    """Decodes recordings and keeps the last one, for segments that follow."""
-
-    def __init__(self, fs: int):
-        self.fs = fs
-        self._last: Tuple[Optional[str], Optional[np.ndarray]] = (None, None)
-
-    def read(self, path: str, utt_id: str) -> np.ndarray:
-        """Return samples (N,) at ``fs``; ``path`` may be a command ending in '|'.
-
-        Raises:
-            AudioError: As ``read_audio``, or the command fails.
-        """
-        if self._last[0] != path:
-            with _as_file(path, utt_id) as file:
-                self._last = (path, read_audio(file, self.fs, utt_id))
-        return self._last[1]
 
 
 @contextlib.contextmanager
@@ -197,28 +153,6 @@ def samples_if_current(path: str, source: str) -> Optional[int]:
         return None
 
 
-def file_name(utt_id: str, extension: str) -> str:
-    """Return a file name for any id: '/' is legal in an id and not in a name."""
-    if "/" not in utt_id and "%" not in utt_id:
-        return f"{utt_id}.{extension}"
-    return utt_id.replace("%", "%25").replace("/", "%2F") + f".{extension}"
-
-
-def write_audio(path: str, samples: np.ndarray, fs: int, source: str) -> None:
-    """Write samples (N,) so that ``path`` is whole or not there at all.
-
-    Raises:
-        DataError: The directory cannot be written.
-    """
-    extension = os.path.splitext(path)[1][1:]
-    with atomic_write(path, "wb") as f:
-        with soundfile.SoundFile(
-            f, "w", fs, 1, _SUBTYPES[extension], format=extension.upper()
-        ) as audio:
-            audio.comment = source
-            audio.write(samples)
-
-
 def format_audio(
     wav_scp: str,
     output_dir: str,
@@ -249,24 +183,32 @@ def format_audio(
     """
     audio_dir = audio_dir or os.path.join(output_dir, "data")
     pieces, errors = read_pieces(wav_scp, segments)
-    recordings = Recordings(fs)
     paths, lengths, written = {}, {}, 0
-    for utt_id, piece in tqdm(pieces.items(), desc="format_audio", mininterval=10):
-        path = os.path.join(audio_dir, file_name(utt_id, audio_format))
+    decoded = None  # the recording in ``whole``, kept for segments that follow
+    for utt_id, piece in progress(pieces.items(), "format_audio", unit="utterance"):
+        # "/" is legal in an id and not in the name of a file.
+        name = utt_id.replace("%", "%25").replace("/", "%2F")
+        path = os.path.join(audio_dir, f"{name}.{audio_format}")
         source = source_of(piece, fs)
         length = samples_if_current(path, source)
         if length is None:
             try:
-                samples = recordings.read(piece.recording, utt_id)
+                if piece.recording != decoded:
+                    with _as_file(piece.recording, utt_id) as file:
+                        whole = read_audio(file, fs, utt_id)
+                    decoded = piece.recording
             except AudioError as error:
                 errors[utt_id] = str(error)
                 continue
-            begin = round(piece.start * fs)
-            end = len(samples) if piece.end < 0 else round(piece.end * fs)
-            samples = samples[begin:end]
+            end = None if piece.end < 0 else round(piece.end * fs)
+            samples = whole[round(piece.start * fs) : end]
             length = len(samples)
             if length >= min_seconds * fs:
-                write_audio(path, samples, fs, source)
+                with atomic_write(path, "wb") as file, soundfile.SoundFile(
+                    file, "w", fs, 1, "PCM_16", format=audio_format.upper()
+                ) as audio:
+                    audio.comment = source
+                    audio.write(samples)
                 written += 1
         if length < min_seconds * fs:
             errors[utt_id] = (
@@ -284,13 +226,12 @@ def format_audio(
 
 
 def main(cmd=None) -> int:
-    args = vars(get_parser().parse_args(cmd))
-    bad_exit_code = args.pop("bad_exit_code")
-    try:
-        written, errors = format_audio(**args)
-    except DataError as error:
-        print(f"format_audio: {error}", file=sys.stderr)
-        return 1
+    args = get_parser().parse_args(cmd)
+    return call(lambda: format_and_report(**vars(args)))
+
+
+def format_and_report(bad_exit_code: int, **options) -> int:
+    written, errors = format_audio(**options)
     for utt_id in sorted(errors):
         print(f"format_audio: {errors[utt_id]}", file=sys.stderr)
     print(

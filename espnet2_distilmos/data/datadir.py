@@ -7,11 +7,57 @@ import contextlib
 import json
 import math
 import os
-from typing import IO, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+import sys
+from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+
+# Lowest and highest allowed score; None is any finite number.
+ScoreRange = Optional[Tuple[float, float]]
 
 
 class DataError(ValueError):
     """A data file that cannot be used or written; the message is one sentence."""
+
+
+def scan_scp(
+    path: str, need_value: bool = True
+) -> Tuple[Dict[str, str], Dict[str, str]]:
+    """Read a text file of lines ``id value`` with its faults; see :func:`read_scp`.
+
+    Returns:
+        Values by id, the first of an id that repeats; a sentence by faulty id.
+
+    Raises:
+        DataError: The file is missing or not UTF-8 text.
+    """
+    values: Dict[str, str] = {}
+    faults: Dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                fields = line.strip().split(maxsplit=1)
+                if not fields:
+                    continue
+                utt_id, value = fields[0], "".join(fields[1:])
+                where = f"{path}:{number}: the id {utt_id}"
+                if utt_id in values:
+                    faults[utt_id] = (
+                        f"{where} occurs a second time, expected every id once; "
+                        "remove or rename one."
+                    )
+                    continue
+                values[utt_id] = value
+                if need_value and not value:
+                    faults[utt_id] = (
+                        f"{where} has no value, expected `id value`; complete or "
+                        "remove the line."
+                    )
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or f"not UTF-8 text: {error}"
+        raise DataError(
+            f"{path} cannot be read ({reason}), expected a text file with lines of "
+            "`id value`; run the stage that writes it."
+        ) from error
+    return values, faults
 
 
 def read_scp(path: str, need_value: bool = True) -> Dict[str, str]:
@@ -28,43 +74,29 @@ def read_scp(path: str, need_value: bool = True) -> Dict[str, str]:
         DataError: The file is missing or not UTF-8 text, an id occurs twice, or a
             value is missing; names the file and the line.
     """
-    values: Dict[str, str] = {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                fields = line.strip().split(maxsplit=1)
-                if not fields:
-                    continue
-                utt_id = fields[0]
-                if utt_id in values:
-                    raise DataError(
-                        f"{path}:{number}: the id {utt_id} occurs a second time, "
-                        "expected every id once; remove one of the lines."
-                    )
-                if need_value and len(fields) == 1:
-                    raise DataError(
-                        f"{path}:{number}: the id {utt_id} has no value, "
-                        "expected `id value`; complete or remove the line."
-                    )
-                values[utt_id] = fields[1] if len(fields) == 2 else ""
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}), "
-            "expected lines of `id value`; write the file again."
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}), expected a text file with "
-            "lines of `id value`; run the stage that writes it."
-        ) from error
+    values, faults = scan_scp(path, need_value)
+    for sentence in faults.values():
+        raise DataError(sentence)
     return values
+
+
+def _is_score(value: Any, score_range: ScoreRange) -> bool:
+    low, high = score_range or (-sys.float_info.max, sys.float_info.max)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and low <= value <= high  # NaN is not
+
+
+def _on_scale(score_range: ScoreRange) -> str:
+    if score_range is None:
+        return ""
+    return f" from {score_range[0]:g} to {score_range[1]:g} (--score_range)"
 
 
 def parse_metric(
     text: str,
     utt_id: str,
     source: str,
-    score_range: Optional[Tuple[float, float]] = None,
+    score_range: ScoreRange = None,
     name: str = "mos",
 ) -> Optional[float]:
     """Parse the label of one utterance, a JSON object such as ``{"mos": 3.5}``.
@@ -82,48 +114,29 @@ def parse_metric(
     Raises:
         DataError: The text is not a JSON object, or the label is not a finite number
             within ``score_range``.
+
+    Example:
+        >>> parse_metric('{"mos": 3.5}', "utt1", "metric.scp", (1, 5))
+        3.5
     """
-    example = '{"' + name + '": 3.5}'
-    where = f"{source}: utterance {utt_id}"
     try:
         metrics = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{where} has the label {text!r}, which is not JSON, "
-            f"expected an object such as {example}; correct the line."
-        ) from error
-    if not isinstance(metrics, dict):
-        raise DataError(
-            f"{where} has the label {text!r}, "
-            f"expected a JSON object such as {example}; correct the line."
-        )
-    if name not in metrics:
-        return None
-    value = metrics[name]
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    try:
-        value = float(value) if is_number else math.nan
-    except OverflowError:  # an integer of hundreds of digits
-        value = math.inf
-    if not math.isfinite(value):
-        raise DataError(
-            f"{where} has the {name} {json.dumps(metrics[name])}, expected a finite "
-            "number, or {} for an unlabelled utterance; correct the line."
-        )
-    if score_range is not None and not score_range[0] <= value <= score_range[1]:
-        raise DataError(
-            f"{where} has the {name} {value:g}, expected a number from "
-            f"{score_range[0]:g} to {score_range[1]:g}; correct the line "
-            "or give the scale with --score_range."
-        )
-    return value
+    except (ValueError, RecursionError):
+        metrics = None
+    if isinstance(metrics, dict):
+        if name not in metrics:
+            return None
+        if _is_score(metrics[name], score_range):
+            return float(metrics[name])
+    raise DataError(
+        f"{source}: utterance {utt_id} has the label {text!r}, expected a JSON object "
+        f'such as {{"{name}": 3.5}} with a finite number{_on_scale(score_range)}, or '
+        "{} for an unlabelled utterance; correct the line."
+    )
 
 
 def parse_votes(
-    text: str,
-    utt_id: str,
-    source: str,
-    score_range: Optional[Tuple[float, float]] = None,
+    text: str, utt_id: str, source: str, score_range: ScoreRange = None
 ) -> List[Tuple[str, float]]:
     """Parse the votes of one utterance, a JSON list such as ``[["listener1", 4]]``.
 
@@ -140,7 +153,6 @@ def parse_votes(
         DataError: The text is not a list of such pairs, or a score is not a finite
             number within ``score_range``.
     """
-    low, high = score_range or (-math.inf, math.inf)
     try:
         votes = json.loads(text)
         good = isinstance(votes, list) and all(
@@ -148,34 +160,24 @@ def parse_votes(
             and len(vote) == 2
             and isinstance(vote[0], str)
             and vote[0] != ""
-            and isinstance(vote[1], (int, float))
-            and not isinstance(vote[1], bool)
-            and math.isfinite(vote[1])
-            and low <= vote[1] <= high
+            and _is_score(vote[1], score_range)
             for vote in votes
         )
-    except (ValueError, OverflowError, RecursionError):
+    except (ValueError, RecursionError):
         good = False
     if not good:
-        scale = "" if score_range is None else f" from {low:g} to {high:g}"
         raise DataError(
-            f"{source}: utterance {utt_id} has {text}, expected a list of listeners "
-            f'and their scores{scale} such as [["listener1", 4]]; correct the line.'
+            f"{source}: utterance {utt_id} has the votes {text!r}, expected a list of "
+            'listeners and their scores such as [["listener1", 4]], each a finite '
+            f"number{_on_scale(score_range)}; correct the line."
         )
     return [(listener, float(score)) for listener, score in votes]
 
 
 def read_metric_scp(
-    path: str,
-    name: str = "mos",
-    score_range: Optional[Tuple[float, float]] = None,
+    path: str, name: str = "mos", score_range: ScoreRange = None
 ) -> Dict[str, Optional[float]]:
     """Read the labels of a set, lines such as ``utt1 {"mos": 3.5}``.
-
-    Args:
-        path: Text file.
-        name: Key of the label in the JSON objects.
-        score_range: Lowest and highest allowed label, or None for any number.
 
     Returns:
         Labels by utterance id in the order of the file; None where there is none.
@@ -212,27 +214,20 @@ def atomic_write(path: str, mode: str = "w") -> Iterator[IO]:
     temporary = os.path.join(directory, f".{os.path.basename(path)}.tmp{os.getpid()}")
     try:
         os.makedirs(directory, exist_ok=True)
-        file = open(temporary, mode, encoding=None if "b" in mode else "utf-8")
-    except OSError as error:
-        raise DataError(_cannot_write(path, error)) from error
-    try:
-        with file:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        # A full disk shows here; an error of the caller's own passes unchanged.
-        if isinstance(error, OSError) and error.filename in (None, temporary, path):
-            raise DataError(_cannot_write(path, error)) from error
+        # Of the file or a directory above it, or a full disk, which has no name; an
+        # OSError of the caller's own passes unchanged.
+        if isinstance(error, OSError) and temporary.startswith(error.filename or ""):
+            raise DataError(
+                f"{path} cannot be written ({error.strerror or error}), expected a "
+                "writable directory with space left; choose another output directory."
+            ) from error
         raise
-
-
-def _cannot_write(path: str, error: OSError) -> str:
-    return (
-        f"{path} cannot be written ({error.strerror or error}), expected a writable "
-        "directory with space left; choose another output directory."
-    )
 
 
 def write_scp(
@@ -288,7 +283,7 @@ def write_metric_scp(
     write_scp(path, lines, sort=sort)
 
 
-def read_score_range(ref_dir: str) -> Optional[Tuple[float, float]]:
+def read_score_range(ref_dir: str) -> ScoreRange:
     """Read the scale of a set, ``low up`` in its file score_range; None without one.
 
     Raises:
@@ -299,10 +294,9 @@ def read_score_range(ref_dir: str) -> Optional[Tuple[float, float]]:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            text = " ".join(file.read().split())
-        low, up = map(float, text.split())
+            low, up = map(float, file.read().split())
         if not low < up:
-            raise ValueError(f"found {text}")
+            raise ValueError(f"{low:g} is not below {up:g}")
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} does not hold two numbers ({error}), expected the lowest and the "

@@ -1,8 +1,6 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""The measurement of level and silence in tools/."""
-
 import importlib.util
 from pathlib import Path
 

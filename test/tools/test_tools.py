@@ -47,41 +47,27 @@ def find(environment, **extra):
     )
 
 
-def test_nothing_found_says_in_one_sentence_what_to_install(bare):
+def test_the_first_python_that_works_is_found(bare, tmp_path):
     result = find(bare)
     assert result.returncode == 1 and result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert "install one" in result.stderr and "python3.12-venv" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and "install one" in result.stderr
 
+    def expect(python, **extra):
+        assert find(bare, **extra).stdout.strip() == str(python)
 
-def test_order_and_that_candidates_are_really_run(bare, tmp_path):
-    pyenv = fake_python(tmp_path / "home/.pyenv/versions/3.12.1/bin/python3")
+    # From the last choice to the first; neither a shim of a version that is not
+    # installed nor an old Python is taken.
+    expect(fake_python(tmp_path / "home/miniconda3/envs/mos/bin/python3"))
     fake_python(tmp_path / "home/.pyenv/versions/3.11.7/bin/python3", "3.11")
-    # A shim of a version that is not installed, and an old python3.
     fake_python(tmp_path / "bin" / "python3.13", works=False)
     fake_python(tmp_path / "bin" / "python3", "3.11")
-    assert find(bare).stdout.strip() == str(pyenv)
-    newest = fake_python(tmp_path / "home/.pyenv/versions/3.13.0/bin/python3", "3.13")
-    assert find(bare).stdout.strip() == str(newest)
-    on_path = fake_python(tmp_path / "bin" / "python3.12")
-    assert find(bare).stdout.strip() == str(on_path)
-
-
-def test_pyenv_root_and_conda(bare, tmp_path):
-    conda = fake_python(tmp_path / "home/miniconda3/envs/mos/bin/python3")
-    assert find(bare).stdout.strip() == str(conda)
-    active = fake_python(tmp_path / "conda" / "bin" / "python3")
-    found = find(bare, CONDA_PREFIX=str(tmp_path / "conda"))
-    assert found.stdout.strip() == str(active)
+    expect(fake_python(tmp_path / "home/.pyenv/versions/3.12.1/bin/python3"))
+    expect(fake_python(tmp_path / "home/.pyenv/versions/3.13.0/bin/python3", "3.13"))
     pyenv = fake_python(tmp_path / "elsewhere/versions/3.13.1/bin/python3", "3.13")
-    found = find(bare, PYENV_ROOT=str(tmp_path / "elsewhere"))
-    assert found.stdout.strip() == str(pyenv)
-
-
-def test_a_python_that_is_given_is_used_or_refused(bare, tmp_path):
-    fake_python(tmp_path / "bin" / "python3.12")
+    expect(pyenv, PYENV_ROOT=str(tmp_path / "elsewhere"))
+    expect(fake_python(tmp_path / "bin" / "python3.12"))
     mine = fake_python(tmp_path / "mine", "3.13")
-    assert find(bare, PYTHON=str(mine)).stdout.strip() == str(mine)
+    expect(mine, PYTHON=str(mine))
     old = fake_python(tmp_path / "old", "3.9")
     result = find(bare, PYTHON=str(old))
     assert result.returncode == 1 and result.stdout == ""
@@ -126,22 +112,18 @@ def set_up(checkout, venv=None, code=0):
 
 
 def test_set_up_installs_once_and_again_when_setup_py_changes(checkout):
-    calls, _ = set_up(checkout)
-    assert "-m venv" in calls and "-m pip install" in calls
-    calls, _ = set_up(checkout)
-    assert "-m venv" not in calls and "-m pip" not in calls
-    (checkout / "repo" / "setup.py").write_text("# two\n")
-    calls, _ = set_up(checkout)
-    assert "-m venv" not in calls and "-m pip install" in calls
-
-
-def test_an_installation_that_failed_is_not_taken_as_done(checkout):
+    # One that failed is not taken as done.
     (checkout / "offline").write_text("")
     _, output = set_up(checkout, code=1)
     assert "then run make again" in output
     (checkout / "offline").unlink()
     calls, _ = set_up(checkout)
     assert "-m pip install" in calls
+    calls, _ = set_up(checkout)
+    assert "-m venv" not in calls and "-m pip" not in calls
+    (checkout / "repo" / "setup.py").write_text("# two\n")
+    calls, _ = set_up(checkout)
+    assert "-m venv" not in calls and "-m pip install" in calls
 
 
 def test_a_directory_of_the_user_is_left_alone(checkout):
@@ -157,37 +139,28 @@ def test_a_directory_of_the_user_is_left_alone(checkout):
     assert not (mine / ".unfinished").exists()
 
 
-def test_an_environment_elsewhere_is_recorded_and_activated(checkout):
-    mine = checkout / "my venv"
-    set_up(checkout, mine)
-    tools = checkout / "repo" / "tools"
-    assert (tools / "venv_path").read_text().strip() == str(mine)
-    show = f'set -eu; . {tools}/activate_python.sh; command -v python; echo "$PATH"'
-    result = subprocess.run(["bash", "-c", show], capture_output=True, text=True)
-    assert result.stdout.startswith(f"{mine}/bin/python\n"), result.stderr
-    set_up(checkout)
-    assert not (tools / "venv_path").exists()
-    result = subprocess.run(["bash", "-c", show], capture_output=True, text=True)
-    assert result.stdout.startswith(f"{tools}/venv/bin/python\n")
-
-
-def test_the_active_environment_is_used_when_there_is_no_other(checkout):
-    tools = checkout / "repo" / "tools"
-    show = f"set -eu; . {tools}/activate_python.sh; command -v python3"
-    mine = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(
-        ["bash", "-c", show], capture_output=True, text=True, env=mine
-    )
-    assert Path(result.stdout.strip()).parent == Path(sys.executable).parent
-    # One without ESPnet is refused.
-    empty = fake_python(checkout / "empty" / "python3", works=False)
-    result = subprocess.run(
+def activated(checkout, path):
+    """Source activate_python.sh with ``path`` in front of PATH."""
+    show = f"set -eu; . {checkout}/repo/tools/activate_python.sh; command -v python3"
+    return subprocess.run(
         ["bash", "-c", show],
         capture_output=True,
         text=True,
-        env={"PATH": f"{empty.parent}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}"},
     )
+
+
+def test_what_is_activated(checkout):
+    """The recorded environment, else tools/venv, else the active one with ESPnet."""
+    active = Path(sys.executable).parent
+    assert Path(activated(checkout, active).stdout.strip()).parent == active
+    empty = fake_python(checkout / "empty" / "python3", works=False)
+    result = activated(checkout, empty.parent)
     assert result.returncode == 1 and "run 'make -C" in result.stderr
+    for venv in (checkout / "my venv", checkout / "repo" / "tools" / "venv"):
+        set_up(checkout, venv)
+        (venv / "bin" / "python3").symlink_to("python")
+        assert activated(checkout, active).stdout == f"{venv}/bin/python3\n"
 
 
 def test_link_espnet_adds_what_is_not_there_and_restores(tmp_path):

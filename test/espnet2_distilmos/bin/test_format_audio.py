@@ -2,13 +2,12 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import os
-import stat
 
 import numpy as np
 import pytest
 import soundfile
 
-from espnet2_distilmos.bin.format_audio import get_parser, main, parse_rate
+from espnet2_distilmos.bin.format_audio import main
 from espnet2_distilmos.data.datadir import read_scp
 
 
@@ -25,8 +24,7 @@ def run(tmp_path, paths, *options):
     return code, out
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (16000, 2), (44100, 2)])
 def test_every_rate_and_channel_count_becomes_16k_mono(tmp_path, rate, channels):
     path = tmp_path / "a.wav"
     # The channels differ, so that taking one of them is not the mean.
@@ -45,59 +43,34 @@ def test_every_rate_and_channel_count_becomes_16k_mono(tmp_path, rate, channels)
     np.testing.assert_allclose(written[inner], expected[inner], atol=2e-3)
 
 
-def bad_files(tmp_path):
-    """Every kind of bad audio: id -> (path, words of its sentence)."""
+def test_bad_audio_gets_a_sentence_each_and_the_good_is_written(tmp_path):
     good = tone(0.5, 16000)
     nan = good.copy()
     nan[100] = np.nan
     soundfile.write(tmp_path / "nan.wav", nan, 16000, subtype="FLOAT")
-    soundfile.write(tmp_path / "none.wav", good[:0], 16000)
     soundfile.write(tmp_path / "short.wav", good[:800], 16000)
-    (tmp_path / "empty.wav").write_bytes(b"")
-    (tmp_path / "text.wav").write_text("no audio at all")
-    (tmp_path / "folder.wav").mkdir()
-    return {
+    soundfile.write(tmp_path / "good.wav", good, 16000)
+    bad = {
         "missing": (tmp_path / "missing.wav", "does not exist"),
-        "folder": (tmp_path / "folder.wav", "is a directory"),
-        "empty": (tmp_path / "empty.wav", "is empty"),
-        "none": (tmp_path / "none.wav", "has 0 samples"),
-        "text": (tmp_path / "text.wav", "cannot be read as audio"),
         "nan": (tmp_path / "nan.wav", "samples that are NaN"),
         "short": (tmp_path / "short.wav", "is 0.050 s long, expected at least 0.1 s"),
         "failing": ("false |", "the command 'false' in wav.scp ended with code 1"),
         "nothing": ("true |", "the output of 'true' is empty"),
+        "pathless": ("", "has no path"),
     }
-
-
-def test_bad_audio_gets_a_sentence_each_and_the_good_is_written(tmp_path):
-    bad = bad_files(tmp_path)
-    soundfile.write(tmp_path / "good.wav", tone(0.5, 16000), 16000)
     paths = {key: path for key, (path, _) in bad.items()}
-    paths = {"good1": tmp_path / "good.wav", **paths, "good2": tmp_path / "good.wav"}
+    command = f"cat {tmp_path}/good.wav |"
+    paths = {"good1": tmp_path / "good.wav", **paths, "good2": command}
     code, out = run(tmp_path, paths)
     assert code == 1
     assert list(read_scp(str(out / "wav.scp"))) == ["good1", "good2"]
+    assert read_scp(str(out / "utt2num_samples")) == {"good1": "8000", "good2": "8000"}
     sentences = (out / "errors.txt").read_text().splitlines()
     assert len(sentences) == len(bad)
     for key, (_, words) in bad.items():
         (sentence,) = [s for s in sentences if s.startswith(f"utterance {key}:")]
         assert words in sentence
     assert run(tmp_path, paths, "--bad_exit_code", "0")[0] == 0
-
-
-def test_a_line_without_a_path_is_one_bad_utterance(tmp_path):
-    soundfile.write(tmp_path / "good.wav", tone(0.5, 16000), 16000)
-    code, out = run(tmp_path, {"a": "", "b": tmp_path / "good.wav"})
-    assert code == 1
-    assert "utterance a: " in (out / "errors.txt").read_text()
-    assert list(read_scp(str(out / "wav.scp"))) == ["b"]
-
-
-def test_a_duplicate_id_is_refused(tmp_path, capsys):
-    (tmp_path / "wav.scp").write_text("a x.wav\na y.wav\n")
-    command = ["--wav_scp", str(tmp_path / "wav.scp"), "--output_dir", str(tmp_path)]
-    assert main(command) == 1
-    assert "the id a occurs a second time" in capsys.readouterr().err
 
 
 def test_segments_cut_the_recordings(tmp_path):
@@ -114,15 +87,7 @@ def test_segments_cut_the_recordings(tmp_path):
     np.testing.assert_allclose(written["a"], samples[1600:9600], atol=1e-4)
     np.testing.assert_allclose(written["b"], samples[8000:], atol=1e-4)
     errors = (out / "errors.txt").read_text()
-    assert "utterance c" in errors and "0 <= start < end" in errors
-    assert "names the recording other" in errors
-
-
-def test_a_command_is_run_for_its_output(tmp_path):
-    soundfile.write(tmp_path / "a.wav", tone(0.5, 16000), 16000)
-    code, out = run(tmp_path, {"u": f"cat {tmp_path}/a.wav |"})
-    assert code == 0
-    assert read_scp(str(out / "utt2num_samples")) == {"u": "8000"}
+    assert "utterance c" in errors and "utterance d" in errors
 
 
 def test_a_repeat_keeps_files_and_a_change_makes_them_again(tmp_path, capsys):
@@ -139,17 +104,12 @@ def test_a_repeat_keeps_files_and_a_change_makes_them_again(tmp_path, capsys):
     assert os.stat(out / "data" / "a.flac").st_mtime_ns == before
     assert read_scp(str(out / "utt2num_samples")) == {"a": "8000", "b": "4000"}
     # Another rate is another file as well.
-    run(tmp_path, paths, "--fs", "8k")
+    run(tmp_path, paths, "--fs", "8000")
     assert read_scp(str(out / "utt2num_samples")) == {"a": "4000", "b": "2000"}
-
-
-def test_a_file_cut_off_by_a_killed_run_is_made_again(tmp_path):
-    soundfile.write(tmp_path / "a.wav", tone(0.5, 16000), 16000)
-    _, out = run(tmp_path, {"u": tmp_path / "a.wav"})
-    flac = out / "data" / "u.flac"
-    flac.write_bytes(b"")
-    assert run(tmp_path, {"u": tmp_path / "a.wav"})[0] == 0
-    assert soundfile.info(flac).frames == 8000
+    # A file that a killed run cut off is made again.
+    (out / "data" / "a.flac").write_bytes(b"")
+    assert run(tmp_path, paths, "--fs", "8000")[0] == 0
+    assert soundfile.info(out / "data" / "a.flac").frames == 4000
 
 
 def test_ids_with_a_slash_have_their_own_files(tmp_path):
@@ -162,33 +122,16 @@ def test_ids_with_a_slash_have_their_own_files(tmp_path):
     assert len(list((out / "data").iterdir())) == 2
 
 
-def test_a_directory_that_cannot_be_written_is_named(tmp_path, capsys):
+def test_what_ends_the_run_is_named(tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", tone(0.5, 16000), 16000)
     # A file in the way stops root too, whom permissions do not stop.
     (tmp_path / "out").write_text("")
     assert run(tmp_path, {"u": tmp_path / "a.wav"})[0] == 1
     error = capsys.readouterr().err
     assert "cannot be written" in error and "out" in error
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
-def test_a_read_only_directory_is_named(tmp_path, capsys):
-    soundfile.write(tmp_path / "a.wav", tone(0.5, 16000), 16000)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    assert run(tmp_path, {"u": tmp_path / "a.wav"})[0] == 1
-    assert "cannot be written" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text, rate", [("16000", 16000), ("16k", 16000), ("44.1k", 44100)]
-)
-def test_rates(text, rate):
-    assert parse_rate(text) == rate
-
-
-def test_parser_has_a_description_and_refuses_a_wrong_rate(capsys):
-    assert get_parser().description
-    with pytest.raises(SystemExit):
-        main(["--wav_scp", "a", "--output_dir", "b", "--fs", "fast"])
-    assert "fast is not a rate" in capsys.readouterr().err
+    (tmp_path / "out").unlink()
+    # so is a list that has an id twice
+    (tmp_path / "twice.scp").write_text("a x.wav\na y.wav\n")
+    command = ["--wav_scp", str(tmp_path / "twice.scp"), "--output_dir", str(tmp_path)]
+    assert main(command) == 1
+    assert "twice.scp:2: the id a" in capsys.readouterr().err
