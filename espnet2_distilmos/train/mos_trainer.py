@@ -102,10 +102,13 @@ def _set_averages(
     """
     means = {}
     for name, (total, count) in totals.items():
-        entries = reporter.stats.pop(name, [])
+        entries = reporter.stats.get(name, [])
         if count > 0 and entries:
             means[name] = total / count if math.isfinite(total) else math.inf
+            # In its place: the log keeps its order.
             reporter.stats[name] = [Average(means[name])] * len(entries)
+        else:
+            reporter.stats.pop(name, None)
     return means
 
 
