@@ -39,7 +39,7 @@ if ! mkdir -p "${logdir}" 2> /dev/null || ! [ -w "${out_dir}" ]; then
 fi
 rm -rf "${logdir}"/output.*
 
-# An id that occurs twice cannot be told apart later: neither of its lines is taken.
+# An id that occurs twice is ambiguous: neither of its lines is taken.
 keys=${segments:-${wav_scp}}
 awk -v file="${keys}" '
     { if ($1 in first) { repeated[$1] = repeated[$1] " and " NR } else first[$1] = NR }
