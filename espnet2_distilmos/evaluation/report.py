@@ -790,7 +790,7 @@ def pool_folds(folds: Sequence[Scored]) -> Scored:
     twice = [utt_id for utt_id, n in collections.Counter(ids).items() if n > 1]
     if twice:
         raise DataError(
-            f"{folds[0].test_set}: {formats.count(twice)} predicted by two folds, "
+            f"{folds[0].test_set}: {count(twice)} predicted by two folds, "
             "expected one; leave the experiments of other folds out."
         )
     order = sorted(range(len(ids)), key=lambda i: ids[i].encode("utf-8"))
