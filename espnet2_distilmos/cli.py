@@ -173,6 +173,17 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     add_corpus_argument(parser)
 
 
+def load_predictor(args: argparse.Namespace):
+    """Load ``args.model`` with the options of ``add_scoring_arguments`` and others."""
+    # Takes seconds.
+    from espnet2_distilmos.predictor import MOSPredictor
+
+    names = ["device", "channel", "max_seconds", "batch_seconds", "corpus"]
+    names += [name for name in ("scale", "calibration") if name in args]
+    options = {name: getattr(args, name) for name in names}
+    return MOSPredictor.from_pretrained(args.model, **options)
+
+
 def add_corpus_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option of whatever scores or exports with a trained model."""
     parser.add_argument(

@@ -9,7 +9,13 @@ import os
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from espnet2_distilmos.cli import add_scoring_arguments, call, one_line, progress
+from espnet2_distilmos.cli import (
+    add_scoring_arguments,
+    call,
+    load_predictor,
+    one_line,
+    progress,
+)
 from espnet2_distilmos.data.datadir import DataError, read_score_range, read_scp
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.evaluation.formats import read_scores
@@ -263,15 +269,9 @@ def make_calibration(
         quantile=args.novelty_quantile,
         method=args.novelty,
     )
-    threshold = float(novelty["threshold"])
-    if not threshold > 0:
-        raise DataError(
-            f"{args.labels}: all clips lie where the training set lies to the last "
-            "digit, expected some distance; calibrate on other clips."
-        )
     lines.append(
         f"novelty: {int(novelty['num_train'])} clips of {calibration['train']}; "
-        f"{args.novelty} distance above {threshold:.3g} is flagged "
+        f"{args.novelty} distance above {float(novelty['threshold']):.3g} is flagged "
         f"({args.novelty_quantile:.0%} of the labelled clips are not)"
     )
     return calibration, lines
@@ -309,23 +309,10 @@ def calibrate_model(args: argparse.Namespace) -> int:
             "--fit-scale fits a scale and nothing else, expected neither --scale nor "
             "--train with it; run the command twice."
         )
-    if args.jobs < 1 or args.max_train < 1:
-        raise DataError("--jobs and --max-train are at least 1; correct them.")
     output = _output(args)
     problems: List[str] = []
     labelled = read_labelled(args, problems)
-    # Only now: it takes seconds.
-    from espnet2_distilmos.predictor import MOSPredictor
-
-    predictor = MOSPredictor.from_pretrained(
-        args.model,
-        device=args.device,
-        channel=args.channel,
-        max_seconds=args.max_seconds,
-        batch_seconds=args.batch_seconds,
-        scale=args.scale,
-        corpus=args.corpus,
-    )
+    predictor = load_predictor(args)
     items = [item for _, item in labelled]
     if not args.fit_scale:
         for sentence in seen_by_training(predictor.config, items):

@@ -15,7 +15,13 @@ import sys
 import warnings
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
-from espnet2_distilmos.cli import add_scoring_arguments, call, one_line, progress
+from espnet2_distilmos.cli import (
+    add_scoring_arguments,
+    call,
+    load_predictor,
+    one_line,
+    progress,
+)
 from espnet2_distilmos.data.datadir import DataError, write_scp
 from espnet2_distilmos.data.frames import npy_path, write_frame_index, write_frames
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
@@ -402,21 +408,9 @@ def predict(args: argparse.Namespace) -> int:
     if args.systems:
         systems, notes = systems_of([item.id for item in items], args.systems)
         print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
-    # Only now: it takes seconds.
-    from espnet2_distilmos.predictor import MOSPredictor
-
     # Of torch about transformers' WavLM, once a run; nothing a user could mend.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-    predictor = MOSPredictor.from_pretrained(
-        args.model,
-        device=args.device,
-        channel=args.channel,
-        max_seconds=args.max_seconds,
-        batch_seconds=args.batch_seconds,
-        scale=args.scale,
-        calibration=args.calibration,
-        corpus=args.corpus,
-    )
+    predictor = load_predictor(args)
     _check_confidence(predictor.confidence, args)
     work = predict_to_file if args.output else predict_to_screen
     records = work(predictor, items, args, systems)

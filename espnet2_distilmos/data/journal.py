@@ -21,8 +21,7 @@ class Journal:
     """Rows appended to a JSON-lines file as they are made.
 
     The first line says what made the rows. Each row is handed to the system as one
-    line at once, so that a killed process loses at most the row that it was writing
-    (a power cut can lose more; only whole lines are read again).
+    line at once, so that a killed process loses at most the row that it was writing.
 
     Args:
         path: the file.
@@ -81,11 +80,7 @@ class Journal:
         self._file.truncate(len(whole))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row.
-
-        Raises:
-            DataError: the disk is full, say.
-        """
+        """Append a row, or raise DataError: the disk is full, say."""
         with self._writing():
             self._file.write(json.dumps(row).encode("ascii") + b"\n")
             self._file.flush()

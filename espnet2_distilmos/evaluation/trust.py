@@ -4,13 +4,12 @@
 """How far a score can be trusted: prediction intervals, novelty, and the scale.
 
 **Prediction intervals** by split-conformal calibration (Vovk, Gammerman & Shafer,
-Algorithmic Learning in a Random World, 2005; Lei et al., JASA 113, 2018, algorithm 2).
-The model scores n labelled clips that neither trained it nor chose its checkpoint. With
-q the ceil((n + 1) level)-th smallest absolute residual, the label of a new clip lies
-within q of its score with probability at least ``level`` (at most level + 1 / (n + 1)
-without ties), whatever the model and the distribution, as long as the new clip is
-exchangeable with the n: for another kind of system nothing is promised. The probability
-is over clips and calibration sets.
+Algorithmic Learning in a Random World, 2005; Lei et al., JASA 113, 2018, algorithm 2):
+with q the ceil((n + 1) level)-th smallest absolute error on n labelled clips that
+neither trained the model nor chose its checkpoint, the label of a new clip lies within
+q of its score with probability at least ``level`` (at most level + 1 / (n + 1) without
+ties), whatever the model and the distribution, as long as the new clip is exchangeable
+with the n. The probability is over clips and calibration sets.
 
 **Novelty** is the distance of a clip's embedding e from those of the training set:
 ``mahalanobis``, sqrt((e - m)^T S^-1 (e - m)) with their mean m and covariance S (Lee et
@@ -20,13 +19,12 @@ al., NeurIPS 2018, with one class), S shrunk after Ledoit & Wolf (J. Multivar. A
 several clusters. Beyond a quantile of the distances of held-out clips the score is not
 to be trusted; a smaller distance promises nothing.
 
-**Scale**: listening tests differ in anchors and listeners, and a model speaks the scale
-of its training test. A few labelled clips of another test are enough to map one scale
-to the other, by a line or a monotone function; both keep the order of the clips.
+**Scale**: a line or a monotone function, fitted to a few labelled clips, from the scale
+of the listening test that trained the model to that of another.
 
 A *calibration* (``calibration.npz``) is a dict of ``model``, the fingerprint of the
-model that made the residuals; ``scale``, that of the scale that they are on, None for
-the model's own; ``intervals`` of ``fit_intervals``; ``novelty`` of ``fit_novelty``, or
+model that made the errors; ``scale``, that of the scale that they are on, None for the
+model's own; ``intervals`` of ``fit_intervals``; ``novelty`` of ``fit_novelty``, or
 None; ``labels`` and ``train``, base names of what it was fitted to. A *scale*
 (``scale.json``) is the dict of ``fit_scale``, possibly with ``model`` and
 ``score_range``, the lowest and highest label of the other test.
@@ -113,9 +111,6 @@ def split_dev(
         clusters: Cluster of each utterance (n,), such as its source; they stay whole.
         calibration_share: Expected share of the calibrating part, in (0, 1).
 
-    Returns:
-        Ids of the choosing and of the calibrating part, in the order given.
-
     Raises:
         ValueError: The share is not in (0, 1), the lengths differ, or a part is empty.
 
@@ -180,7 +175,7 @@ def fit_intervals(
     true: Sequence[float],
     clusters: Optional[Sequence] = None,
 ) -> Dict[str, Any]:
-    """Keep what is needed for intervals of any level.
+    """Keep what ``conformal_quantile`` needs for intervals of any level.
 
     Args:
         pred: Predictions of the calibrating clips (n,).
@@ -188,9 +183,8 @@ def fit_intervals(
         clusters: Cluster of each clip (n,), such as its source.
 
     Returns:
-        A JSON-ready dict: ``what``, ``format_version``, ``scores``, the absolute
-        residuals (n,) in ascending order, ``clusters``, theirs as numbers (no name of
-        the dev set is given away) or None, ``num_clips``, and ``num_clusters``.
+        A JSON-ready dict; the clusters are numbers, so that no name of the dev set is
+        given away.
     """
     x = _array(pred, "predictions", [None])
     residuals = np.abs(_array(true, "labels", x.shape) - x)
@@ -231,9 +225,7 @@ def fit_novelty(
         method: ``mahalanobis`` or ``knn``.
 
     Returns:
-        Arrays without objects: ``what``, ``format_version``, ``method``,
-        ``threshold``, ``quantile``, ``num_train``, ``num_dev``, and ``mean`` (D,) and
-        ``whitening`` (D, D), or ``neighbours`` (N, D) float32 and ``num_neighbours``.
+        Arrays without objects, ``threshold`` among them.
 
     Raises:
         ValueError: An option or a shape is wrong, a value is not finite, or the
@@ -274,7 +266,8 @@ def fit_novelty(
     ordered = np.sort(novelty_distance(stored, dev))
     # the tolerance keeps 0.9 of 10 at the 9th
     index = math.ceil(quantile * len(ordered) - 1e-9) - 1
-    stored["threshold"] = ordered[max(index, 0)]
+    # above 0, as distances are divided by it
+    stored["threshold"] = np.maximum(ordered[max(index, 0)], np.finfo(np.float64).tiny)
     return stored
 
 
@@ -316,10 +309,8 @@ def fit_scale(
             lowest and the highest prediction, from about 50 clips on the whole scale.
 
     Returns:
-        A JSON-ready dict: ``what``, ``format_version``, ``kind``, ``num_clips``,
-        ``pred_range`` (predictions outside it are extrapolated), ``residual_sd`` (root
-        mean squared error on the clips that were fitted), and ``intercept`` and
-        ``slope``, or ``x`` and ``y``, the corners of the monotone map.
+        A JSON-ready dict, with ``pred_range`` (predictions outside it are extrapolated)
+        and ``residual_sd`` (root mean squared error on the clips that were fitted).
 
     Raises:
         ValueError: The kind is unknown, a value is not finite, the lengths differ, or
@@ -533,6 +524,7 @@ class Confidence:
 
 @contextlib.contextmanager
 def _reading(path: str, what: str) -> Iterator[None]:
+    """Raise DataError where it is something else, cut off, or of a newer format."""
     try:
         yield
     # NumPy, zipfile, zlib and json have a dozen errors for a damaged file
@@ -559,21 +551,14 @@ def write_calibration(path: str, calibration: Mapping[str, Any]) -> None:
 
 
 def read_calibration(path: str) -> Dict[str, Any]:
-    """Read what ``write_calibration`` wrote; nothing is unpickled.
-
-    Raises:
-        DataError: It is something else, cut off, or of a newer format.
-    """
+    """Read what ``write_calibration`` wrote; nothing is unpickled."""
     with _reading(path, "calibration"):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         _check_stored(arrays, "calibration")
         info = json.loads(str(arrays["info"]))
-    novelty = {
-        name[len(_PREFIX) :]: array
-        for name, array in arrays.items()
-        if name.startswith(_PREFIX)
-    }
+    names = [name for name in arrays if name.startswith(_PREFIX)]
+    novelty = {name[len(_PREFIX) :]: arrays[name] for name in names}
     return {**info, "novelty": novelty or None}
 
 
@@ -584,11 +569,7 @@ def write_scale(path: str, scale: Mapping[str, Any]) -> None:
 
 
 def read_scale(path: str) -> Dict[str, Any]:
-    """Read what ``write_scale`` wrote.
-
-    Raises:
-        DataError: It is something else, cut off, or of a newer format.
-    """
+    """Read what ``write_scale`` wrote."""
     with _reading(path, "scale"):
         with open(path, encoding="utf-8") as file:
             scale = json.load(file)
