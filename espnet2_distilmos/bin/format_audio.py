@@ -18,12 +18,7 @@ import soundfile
 
 from espnet2_distilmos.cli import call, progress
 from espnet2_distilmos.data.audio import AudioError, read_audio
-from espnet2_distilmos.data.datadir import (
-    DataError,
-    atomic_write,
-    read_scp,
-    write_scp,
-)
+from espnet2_distilmos.data.datadir import atomic_write, read_scp, write_scp
 
 
 class Piece(NamedTuple):

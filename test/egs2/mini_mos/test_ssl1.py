@@ -14,7 +14,7 @@ import soundfile
 import torch
 import yaml
 
-from espnet2_distilmos.data.datadir import read_scp
+from espnet2_distilmos.data.datadir import DataError, read_scp
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
@@ -58,13 +58,10 @@ def write_speech(root, speakers=3, utterances=4, seconds=1.2):
 
 
 def test_speakers_are_folders_or_what_the_manifest_says(prepare_speech, tmp_path):
-    write_speech(tmp_path, utterances=2)
+    write_speech(tmp_path, utterances=1)
     found = prepare_speech.find_speech(str(tmp_path))
-    assert {u.speaker for u in found} == {"speaker0", "speaker1", "speaker2"}
-    assert {u.utt_id for u in found if u.speaker == "speaker1"} == {
-        "speaker1_utt0",
-        "speaker1_utt1",
-    }
+    ids = {(f"speaker{s}_utt0", f"speaker{s}") for s in range(3)}
+    assert {(u.utt_id, u.speaker) for u in found} == ids
     (tmp_path / "manifest.csv").write_text(
         "utt,wav,speaker\na,speaker0/utt0.wav,Ann B\nb,speaker1/utt0.wav,Bob\n"
     )
@@ -73,55 +70,39 @@ def test_speakers_are_folders_or_what_the_manifest_says(prepare_speech, tmp_path
         ("Ann_B_utt0", "Ann_B"),
         ("Bob_utt0", "Bob"),
     ]
-    (tmp_path / "manifest.csv").write_text("wav,speaker\nno.wav,Ann\n")
-    with pytest.raises(ValueError, match="names 1 files that are not there.*no.wav"):
-        prepare_speech.find_speech(str(tmp_path))
+    for manifest, words in (("wav,speaker\nno.wav,Ann\n", "no.wav"), ("wav\n", "wav")):
+        (tmp_path / "manifest.csv").write_text(manifest)
+        with pytest.raises(DataError, match=f"manifest.csv .*{words}"):
+            prepare_speech.find_speech(str(tmp_path))
 
 
-def test_speakers_of_the_corpora_known_by_name(prepare_speech, tmp_path):
+LIBRISPEECH = "dev-clean/LibriSpeech/dev-clean/1272/128104/1272-128104-0000.flac"
+PROMPTS = "usr/share/asterisk/sounds/ru_RU_f"
+
+
+@pytest.mark.parametrize(
+    "name, path, speaker, utterance",
+    [
+        ("speechocean762", "WAVE/SPEAKER0001/01.WAV", "SPEAKER0001", "_01"),
+        ("librispeech", LIBRISPEECH, "1272", "_128104_1272-128104-0000"),
+        ("ljspeech", "LJSpeech-1.1/wavs/LJ001-0001.wav", "LJ", "_001-0001"),
+        ("asterisk", f"{PROMPTS}/digits/1.wav", "ru_RU_f", "_digits_1"),
+    ],
+)
+def test_speakers_of_known_corpora(
+    prepare_speech, tmp_path, name, path, speaker, utterance
+):
     """The owners' folders, with files that are no speech."""
-    layouts = {
-        "speechocean762": ["speechocean762/WAVE/SPEAKER0001/000010011.WAV"],
-        "librispeech": [
-            "dev-clean/LibriSpeech/dev-clean/1272/128104/1272-128104-0000.flac",
-            "dev-clean/LibriSpeech/dev-clean/1272/135031/1272-135031-0000.flac",
-        ],
-        "ljspeech": [
-            "LJSpeech-1.1/wavs/LJ001-0001.wav",
-            "LJSpeech-1.1/wavs/LJ002-0001.wav",
-        ],
-        "asterisk": [
-            "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU/digits/1.wav",
-            "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU/letters/1.wav",
-            "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU/silence/1.wav",
-        ],
-    }
-    found = {}
-    for name, paths in layouts.items():
-        for path in [*paths, "README.txt", "elsewhere.wav"]:
-            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / path).touch()
-        utterances = prepare_speech.find_corpus(name, str(tmp_path / name))
-        found[name] = [(u.speaker, u.utt_id) for u in utterances]
-    ru = "asterisk-ru_RU_f_IvrvoiceRU"
-    assert found == {
-        "speechocean762": [
-            (f"speechocean762-{s}", f"speechocean762-{s}_000010011")
-            for s in ["SPEAKER0001"]
-        ],
-        "librispeech": [
-            ("librispeech-1272", f"librispeech-1272_{c}_1272-{c}-0000")
-            for c in (128104, 135031)
-        ],
-        "ljspeech": [
-            ("ljspeech-LJ", f"ljspeech-LJ_{u}") for u in ("001-0001", "002-0001")
-        ],
-        "asterisk": [(ru, f"{ru}_{kind}_1") for kind in ("digits", "letters")],
-    }
-    with pytest.raises(ValueError, match="has vctk, expected some of speechocean762"):
-        prepare_speech.find_corpus("vctk", str(tmp_path))
-    with pytest.raises(ValueError, match="has no audio of ljspeech"):
-        prepare_speech.find_corpus("ljspeech", str(tmp_path / "asterisk"))
+    for file in (path, "README.txt", "elsewhere.wav", f"{PROMPTS}/silence/1.wav"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (found,) = prepare_speech.find_corpus(name, str(tmp_path))
+    assert found.speaker == f"{name}-{speaker}"
+    assert found.utt_id == found.speaker + utterance
+    (tmp_path / path).unlink()
+    for wanted in (name, "vctk"):
+        with pytest.raises(DataError):
+            prepare_speech.find_corpus(wanted, str(tmp_path))
 
 
 def test_corpora_are_downloaded_once(recipe, tmp_path):
@@ -135,46 +116,27 @@ def test_corpora_are_downloaded_once(recipe, tmp_path):
     programs.mkdir()
     for name, script in {
         "curl": 'while [ "$1" != --output ]; do shift; done\n'
-        'echo "$3" >> "$CALLS"\ncp "$ARCHIVE" "$2"',
-        "apt-get": 'echo "$*" >> "$CALLS"\ntouch a.deb',
-        "dpkg-deb": 'cp -r "$SOUNDS" "$3"',
+        f'echo "$3" >> {tmp_path}/calls\ncp {tmp_path}/archive "$2"',
+        "apt-get": f'echo "$1" >> {tmp_path}/calls\ntouch a.deb',
+        "dpkg-deb": f'cp -r {tmp_path}/sounds "$3"',
     }.items():
         (programs / name).write_text(f"#!/bin/sh\nset -eu\n{script}\n")
         (programs / name).chmod(0o755)
-    environment = dict(
-        os.environ,
-        PATH=f"{programs}:{os.environ['PATH']}",
-        PYTHONPATH=str(ROOT),
-        CALLS=str(tmp_path / "calls"),
-        ARCHIVE=str(tmp_path / "archive"),
-        SOUNDS=str(tmp_path / "sounds"),
-    )
     command = ["local/data.sh", "--corpora", "speechocean762 asterisk"]
-    command += ["--downloads", str(tmp_path / "downloads")]
-    command += ["--out", str(tmp_path / "data")]
+    command += ["--downloads", f"{tmp_path}/downloads", "--out", f"{tmp_path}/data"]
+    path = f"{programs}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     for _ in range(2):
-        result = subprocess.run(
-            command, cwd=recipe, env=environment, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
+        subprocess.run(command, cwd=recipe, env=environment, check=True)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [call.rsplit("/", 1)[-1] for call in calls] == [
         "speechocean762.tar.gz",
-        "download -qq "
-        + " ".join(f"asterisk-core-sounds-{k}-wav" for k in "en es fr it ru".split()),
+        "download",
     ]
     speakers = [
         set(read_scp(tmp_path / "data" / name / "spk2utt")) for name in ("train", "dev")
     ]
     assert set.union(*speakers) == {"speechocean762-SPEAKER0001", "asterisk-it"}
-    refused = subprocess.run(
-        ["local/data.sh", "--corpora", "vctk"],
-        cwd=recipe,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert refused.returncode == 1 and "--corpora has vctk" in refused.stderr
 
 
 def test_held_out_speakers_are_whole_and_drawn(prepare_speech):
@@ -185,7 +147,7 @@ def test_held_out_speakers_are_whole_and_drawn(prepare_speech):
     assert held_out != prepare_speech.hold_out(names, 0.1, 1)
     assert len(prepare_speech.hold_out(["a", "b"], 0.01, 0)) == 1
     assert len(prepare_speech.hold_out(["a", "b"], 1.0, 0)) == 1
-    with pytest.raises(ValueError, match="the only speaker a"):
+    with pytest.raises(DataError, match="the only speaker a"):
         prepare_speech.hold_out(["a"], 0.5, 0)
 
 
@@ -229,17 +191,6 @@ def test_ridge_never_sees_the_talker_that_it_is_scored_on(probe):
     assert 0.6 < held_out < 0.95 and zero_shot > held_out - 0.1
     # A label that only the talker decides cannot be told of a new talker.
     assert probe.ridge_srcc(own, None, 0)[0] < 0.5
-
-
-def test_mutual_information_of_tokens(probe):
-    generator = np.random.default_rng(0)
-    centres = 20 * generator.normal(size=(4, 3))
-    labels = generator.integers(4, size=600)
-    states = (centres[labels] + generator.normal(size=(600, 3))).astype(np.float32)
-    tokens = probe.tokens_like(states[:300], states[300:], 4, 0)
-    share = np.bincount(labels[300:]) / 300
-    entropy = -(share * np.log(share)).sum()
-    assert probe.mutual_information(tokens, labels[300:]) == pytest.approx(entropy)
 
 
 # --- the recipe -----------------------------------------------------------------------
@@ -292,9 +243,10 @@ def recipe(tmp_path):
 def run(recipe, *options, **variables):
     """Run ssl.sh; what it makes stays out of the repository's own folders."""
     top = recipe.parents[2]
-    command = ["./ssl.sh", "--nj", "1", "--train_threads", "1", *options]
+    command = ["./ssl.sh", "--nj", "1", "--train_threads", "1"]
     command += ["--train_config", str(top / "toy.yaml"), "--num_clusters", "5"]
     command += ["--dumpdir", str(top / "dump"), "--expdir", str(top / "exp")]
+    command += ["--python", sys.executable, *options]
     environment = dict(os.environ, PYTHONPATH=str(ROOT), **variables)
     return subprocess.run(
         command, cwd=recipe, env=environment, capture_output=True, text=True
@@ -305,8 +257,7 @@ def run(recipe, *options, **variables):
 def test_from_speech_to_an_upstream(recipe, tmp_path):
     write_speech(tmp_path / "speech")
     opts = f"--speech_dir {tmp_path}/speech"
-    options = ["--python", sys.executable, "--local_data_opts", opts]
-    result = run(recipe, *options, "--stop_stage", "5")
+    result = run(recipe, "--local_data_opts", opts, "--stop_stage", "5")
     logs = [*tmp_path.glob("dump/*/*/*.log"), *tmp_path.glob("exp/*/*.log")]
     tails = "".join(path.read_text()[-2000:] for path in logs)
     assert result.returncode == 0, result.stdout + result.stderr + tails
@@ -374,8 +325,9 @@ def test_the_second_iteration_goes_on_from_the_first(recipe, tmp_path):
 def test_options_are_checked(recipe):
     result = run(recipe, "--help")
     assert result.returncode == 0 and "--token_layer (3)" in result.stdout
-    result = run(recipe, "--nj", "many")
-    assert result.returncode == 1 and "not a whole number" in result.stderr
-    options = ["--stage", "3", "--stop_stage", "3", "--python", sys.executable]
-    result = run(recipe, *options)
-    assert result.returncode == 1 and "run stage 2 first" in result.stderr
+    for options, words in (
+        (["--nj", "many"], "not a whole number"),
+        (["--stage", "3", "--stop_stage", "3"], "run stage 2 first"),
+    ):
+        result = run(recipe, *options)
+        assert result.returncode == 1 and words in result.stderr

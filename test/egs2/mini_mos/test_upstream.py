@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
@@ -43,16 +46,7 @@ def test_it_is_small_and_says_where_it_is_from():
     size = sum(path.stat().st_size for path in UPSTREAM.iterdir())
     assert size < 6e6
     card = (UPSTREAM / "README.md").read_text()
-    for words in (
-        "speechocean762",
-        "CC BY 4.0",
-        "Asterisk",
-        "CC BY-SA 3.0",
-        "CC BY 3.0",
-        "LJSpeech",
-        "public domain",
-        "./run.sh",
-    ):
+    for words in ("CC BY 4.0", "CC BY-SA 3.0", "CC BY 3.0", "public domain"):
         assert words in card, words
 
 
@@ -81,10 +75,7 @@ def test_it_infers_what_hidden_frames_sound_like(shipped):
     correlation = {}
     for name in networks:
         x, test = [np.concatenate(states[name, accent]) for accent in "ab"]
-        mean, std = x.mean(0), x.std(0)
-        x, test = (x - mean) / std, (test - mean) / std
-        gram = x.T @ x + 100 * np.eye(x.shape[1])
-        predicted = test @ np.linalg.solve(gram, x.T @ (y - y.mean()))
-        correlation[name] = np.corrcoef(predicted, z)[0, 1]
+        ridge = make_pipeline(StandardScaler(), Ridge(100)).fit(x, y)
+        correlation[name] = np.corrcoef(ridge.predict(test), z)[0, 1]
     # 0.65 and 0.28.
     assert correlation["shipped"] > max(0.5, correlation["random"] + 0.2), correlation

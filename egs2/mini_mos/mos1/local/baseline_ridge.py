@@ -8,7 +8,6 @@ spectrum would not tell. Predictions are written as ``metric.scp``, as a model's
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -19,7 +18,11 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from espnet2_distilmos.data.datadir import atomic_write, read_scp
+from espnet2_distilmos.data.datadir import (
+    read_metric_scp,
+    read_scp,
+    write_metric_scp,
+)
 
 BANDS = 40
 
@@ -53,10 +56,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     utterances, inputs = read_set(args.train)
-    labels = {
-        utterance: json.loads(text).get("mos")
-        for utterance, text in read_scp(args.train / "metric.scp").items()
-    }
+    labels = read_metric_scp(args.train / "metric.scp")
     labelled = [i for i, name in enumerate(utterances) if labels.get(name) is not None]
     targets = np.array([labels[utterances[i]] for i in labelled])
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13)))
@@ -64,14 +64,10 @@ def main(argv=None):
 
     for folder in args.test:
         utterances, inputs = read_set(folder)
-        lines = [
-            f"{name} {json.dumps({'mos': round(float(score), 4)})}\n"
-            for name, score in zip(utterances, model.predict(inputs))
-        ]
+        scores = dict(zip(utterances, model.predict(inputs)))
         path = args.out / folder.name / "metric.scp"
-        with atomic_write(path) as f:
-            f.writelines(lines)
-        print(f"{path}: {len(lines)} predictions", file=sys.stderr)
+        write_metric_scp(path, scores, decimals=4)
+        print(f"{path}: {len(scores)} predictions", file=sys.stderr)
 
 
 if __name__ == "__main__":

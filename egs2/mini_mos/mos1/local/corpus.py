@@ -6,12 +6,13 @@
 """
 
 import csv
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile as sf
+
+from espnet2_distilmos.data.datadir import DataError, atomic_write
 
 SAMPLE_RATE = 16000
 DATA_DIRS = {"train": "train", "dev": "dev", "test": "test", "ood": "test_ood"}
@@ -36,7 +37,7 @@ def read_labels(corpus):
     """Return the rows of ``labels.tsv`` as a list of ``Clip``.
 
     Raises:
-        ValueError: A row is not what ``Clip`` says.
+        DataError: A row is not what ``Clip`` says.
     """
     path = Path(corpus) / "labels.tsv"
     clips = []
@@ -44,12 +45,12 @@ def read_labels(corpus):
         rows = csv.reader(f, delimiter="\t")
         header = tuple(next(rows, ()))
         if header != COLUMNS:
-            raise ValueError(f"{path}: columns are {header}, expected {COLUMNS}")
+            raise DataError(f"{path}: columns are {header}, expected {COLUMNS}")
         for row in rows:
             try:
                 clips.append(Clip(*row[:-1], float(row[-1])))
             except (TypeError, ValueError):
-                raise ValueError(
+                raise DataError(
                     f"{path}, line {rows.line_num}: expected {len(COLUMNS)} columns, "
                     f"the last a number, found {row}"
                 ) from None
@@ -58,14 +59,11 @@ def read_labels(corpus):
 
 def write_labels(corpus, clips):
     """Write ``labels.tsv`` whole, or leave the old one."""
-    path = Path(corpus) / "labels.tsv"
-    beside = path.with_suffix(".tmp")
-    with open(beside, "w", encoding="utf-8", newline="") as f:
+    with atomic_write(Path(corpus) / "labels.tsv") as f:
         rows = csv.writer(f, delimiter="\t", lineterminator="\n")
         rows.writerow(COLUMNS)
         for clip in sorted(clips, key=lambda clip: (clip.dataset, clip.utterance)):
             rows.writerow([*clip[:-1], f"{clip.mos_lqo:.3f}"])
-    os.replace(beside, path)
 
 
 def read_clean(corpus, source):
@@ -74,13 +72,19 @@ def read_clean(corpus, source):
     It is rounded to 16 bits first, as the reference of P.862.2 is.
 
     Raises:
-        ValueError: The file is not 16 kHz mono.
+        DataError: The file is not 16 kHz mono.
     """
     path = Path(corpus) / source
-    audio, rate = sf.read(path, dtype="float64", always_2d=True)
-    if rate != SAMPLE_RATE or audio.shape[1] != 1:
-        raise ValueError(
-            f"{path}: {rate} Hz and {audio.shape[1]} channels, expected "
-            f"{SAMPLE_RATE} Hz mono; the corpus is damaged, check it out again"
+    expected = f"{SAMPLE_RATE} Hz, 1 channels"
+    try:
+        with sf.SoundFile(path) as file:
+            found = f"{file.samplerate} Hz, {file.channels} channels"
+            audio = file.read(dtype="float64")
+    except sf.LibsndfileError as error:
+        found = str(error)
+    if found != expected:
+        raise DataError(
+            f"{path}: found {found}, expected {expected}; the corpus is damaged, check "
+            "it out again."
         )
-    return np.rint(np.clip(audio[:, 0], -1, 1) * 32767) / 32767
+    return np.rint(np.clip(audio, -1, 1) * 32767) / 32767

@@ -12,7 +12,8 @@ import sys
 import torch
 from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
-from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.cli import call
+from espnet2_distilmos.data.datadir import atomic_write
 from espnet2_distilmos.mos.checkpoint import initial_model, read_config
 
 
@@ -21,16 +22,15 @@ def main(cmd=None) -> int:
     parser.add_argument("exp", help="The experiment, with its config.yaml.")
     parser.add_argument("out", help="The .pth to write.")
     args = parser.parse_args(cmd)
-    path = os.path.join(args.exp, "config.yaml")
-    try:
-        config = read_config(path)
-        # As the training does before it builds the model.
-        set_all_random_seed(config["seed"])
-        with initial_model(config) as model, atomic_write(args.out, "wb") as f:
-            torch.save(model.state_dict(), f)
-    except (OSError, ValueError, DataError) as error:
-        print(f"make_untrained: {path}: {error}", file=sys.stderr)
-        return 1
+    return call(lambda: make_untrained(args.exp, args.out))
+
+
+def make_untrained(exp: str, out: str) -> int:
+    config = read_config(os.path.join(exp, "config.yaml"))
+    # As the training does before it builds the model.
+    set_all_random_seed(config["seed"])
+    with initial_model(config) as model, atomic_write(out, "wb") as f:
+        torch.save(model.state_dict(), f)
     return 0
 
 

@@ -7,8 +7,9 @@
 
 import argparse
 import sys
-from typing import Dict
+from typing import Dict, List
 
+from espnet2_distilmos.cli import call
 from espnet2_distilmos.data.datadir import atomic_write
 from espnet2_distilmos.train.mos_trainer import read_history
 
@@ -28,16 +29,16 @@ def main() -> int:
     parser.add_argument("experiments", nargs="+", metavar="EXPERIMENT")
     parser.add_argument("--output", required=True, help="PNG file")
     args = parser.parse_args()
-    try:
-        histories = [read_history(folder) for folder in args.experiments]
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return call(lambda: plot(args.experiments, args.output))
+
+
+def plot(experiments: List[str], output: str) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    histories = [read_history(folder) for folder in experiments]
     figure, axes = pyplot.subplots(1, 2, figsize=(7, 2.8))
     titles = {"masked_token_ce": "cross-entropy, nats", "masked_token_acc": "accuracy"}
     for axis, (prefix, title) in zip(axes, titles.items()):
@@ -51,7 +52,7 @@ def main() -> int:
         axis.tick_params(labelsize=8)
     axes[0].legend(fontsize=7)
     figure.tight_layout()
-    with atomic_write(args.output, "wb") as file:
+    with atomic_write(output, "wb") as file:
         figure.savefig(file, dpi=90, format="png")
     return 0
 

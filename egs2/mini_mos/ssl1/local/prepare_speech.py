@@ -13,6 +13,7 @@ import re
 import sys
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
+from espnet2_distilmos.cli import call
 from espnet2_distilmos.data.audio import AUDIO_SUFFIXES
 from espnet2_distilmos.data.datadir import DataError, write_metric_scp, write_scp
 
@@ -40,43 +41,29 @@ def one_word(text: str) -> str:
     return re.sub(r"[^\w.\-]+", "_", text.strip())
 
 
-def read_manifest(path: str) -> Dict[str, str]:
-    """Return the speaker by path, relative to the manifest's folder.
-
-    Raises:
-        DataError: It has no columns ``wav`` and ``speaker``.
-    """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"wav", "speaker"} <= set(rows[0]):
-        raise DataError(
-            f"{path} has the columns {', '.join(rows[0]) if rows else 'of no row'}, "
-            "expected wav and speaker among them; correct or remove it (then a "
-            "speaker is a folder)."
-        )
-    return {os.path.normpath(row["wav"]): row["speaker"] for row in rows}
-
-
 def find_speech(speech_dir: str) -> List[Utterance]:
     """Find all audio files; a speaker is what manifest.csv says, or else a folder.
 
     Raises:
-        DataError: There is none, two would have one id, or the manifest names a file
-            that is not there.
+        DataError: There is none, two would have one id, or the manifest lacks columns
+            or names a file that is not there.
     """
-    if not os.path.isdir(speech_dir):
-        raise DataError(
-            f"{speech_dir} is not a directory, expected one with speech; correct "
-            "--speech_dir."
-        )
-    manifest_path = os.path.join(speech_dir, "manifest.csv")
-    if os.path.exists(manifest_path):
-        speaker_of = read_manifest(manifest_path)
+    manifest = os.path.join(speech_dir, "manifest.csv")
+    if os.path.exists(manifest):
+        with open(manifest, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"wav", "speaker"} <= set(rows[0]):
+            raise DataError(
+                f"{manifest} has the columns {list(rows[0]) if rows else []}, expected "
+                "wav and speaker among them, and rows; correct or remove it (then a "
+                "speaker is a folder)."
+            )
+        speaker_of = {os.path.normpath(row["wav"]): row["speaker"] for row in rows}
         lost = [p for p in speaker_of if not os.path.exists(f"{speech_dir}/{p}")]
         if lost:
             raise DataError(
-                f"{manifest_path} names {len(lost)} files that are not there, the "
-                f"first is {lost[0]}, expected all; complete the folder."
+                f"{manifest} names {len(lost)} files that are not there, the first is "
+                f"{lost[0]}, expected all; complete the folder."
             )
     else:
         speaker_of = {
@@ -103,11 +90,6 @@ def find_corpus(name: str, folder: str) -> List[Utterance]:
         match = re.search(CORPORA[name], path)
         if match:
             speakers[path] = f"{name}-{match[1]}", path[match.end() :]
-    if not speakers:
-        raise DataError(
-            f"{folder} has no audio of {name}, expected files whose paths match "
-            f"{CORPORA[name]}; remove the folder and run stage 1 again."
-        )
     return make_utterances(folder, speakers)
 
 
@@ -145,7 +127,8 @@ def make_utterances(
         found[utt_id] = Utterance(utt_id, os.path.join(speech_dir, path), speaker)
     if not found:
         raise DataError(
-            f"{speech_dir} has no audio files, expected some; correct --speech_dir."
+            f"{speech_dir} has no audio, expected a directory with some; correct "
+            "--speech_dir or remove the folder and run stage 1 again."
         )
     return list(found.values())
 
@@ -196,53 +179,53 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the speakers held out")
     args = parser.parse_args()
-    try:
-        utterances = []
-        for corpus in args.corpora:
-            name, _, folder = corpus.partition("=")
-            utterances += find_corpus(name, os.path.abspath(folder))
-        if args.speech_dir:
-            utterances += find_speech(os.path.abspath(args.speech_dir))
-        if not utterances:
-            raise DataError(
-                "found neither --speech_dir nor --corpora, expected one of them: any "
-                f"folder of speech, or some of {', '.join(CORPORA)}."
-            )
-        twice = len(utterances) - len({u.utt_id for u in utterances})
-        if twice:
-            raise DataError(
-                f"found {twice} utterance ids in several folders, expected each once; "
-                "rename the speakers."
-            )
-        excluded = set(map(one_word, args.exclude_speakers))
-        unknown = excluded - {u.speaker for u in utterances}
-        if unknown:
-            raise DataError(
-                f"--exclude_speakers has {', '.join(sorted(unknown))}, expected "
-                "speakers of the speech; correct the names."
-            )
-        utterances = [u for u in utterances if u.speaker not in excluded]
-        held_out = hold_out(
-            sorted({u.speaker for u in utterances}), args.valid_share, args.seed
+    return call(lambda: prepare(args))
+
+
+def prepare(args: argparse.Namespace) -> int:
+    """Write the data directories; return the exit code."""
+    utterances = []
+    for corpus in args.corpora:
+        name, _, folder = corpus.partition("=")
+        utterances += find_corpus(name, os.path.abspath(folder))
+    if args.speech_dir:
+        utterances += find_speech(os.path.abspath(args.speech_dir))
+    if not utterances:
+        raise DataError(
+            "found neither --speech_dir nor --corpora, expected one of them: any "
+            f"folder of speech, or some of {', '.join(CORPORA)}."
         )
-        for name, of_valid in (("train", False), ("dev", True)):
-            chosen = [u for u in utterances if (u.speaker in held_out) == of_valid]
-            folder = os.path.join(args.out, name)
-            spk2utt: Dict[str, List[str]] = {}
-            for u in sorted(chosen):
-                spk2utt.setdefault(u.speaker, []).append(u.utt_id)
-            write_scp(f"{folder}/utt2spk", {u.utt_id: u.speaker for u in chosen})
-            write_scp(f"{folder}/spk2utt", {k: " ".join(v) for k, v in spk2utt.items()})
-            write_metric_scp(f"{folder}/metric.scp", {u.utt_id: None for u in chosen})
-            # last: later stages go by it
-            write_scp(f"{folder}/wav.scp", {u.utt_id: u.path for u in chosen})
-            print(
-                f"{folder}: {len(chosen)} utterances of {len(spk2utt)} speakers",
-                file=sys.stderr,
-            )
-    except (DataError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
+    twice = len(utterances) - len({u.utt_id for u in utterances})
+    if twice:
+        raise DataError(
+            f"found {twice} utterance ids in several folders, expected each once; "
+            "rename the speakers."
+        )
+    excluded = set(map(one_word, args.exclude_speakers))
+    unknown = excluded - {u.speaker for u in utterances}
+    if unknown:
+        raise DataError(
+            f"--exclude_speakers has {', '.join(sorted(unknown))}, expected "
+            "speakers of the speech; correct the names."
+        )
+    utterances = [u for u in utterances if u.speaker not in excluded]
+    speakers = sorted({u.speaker for u in utterances})
+    held_out = hold_out(speakers, args.valid_share, args.seed)
+    for name, of_valid in (("train", False), ("dev", True)):
+        chosen = [u for u in utterances if (u.speaker in held_out) == of_valid]
+        folder = os.path.join(args.out, name)
+        spk2utt: Dict[str, List[str]] = {}
+        for u in sorted(chosen):
+            spk2utt.setdefault(u.speaker, []).append(u.utt_id)
+        write_scp(f"{folder}/utt2spk", {u.utt_id: u.speaker for u in chosen})
+        write_scp(f"{folder}/spk2utt", {k: " ".join(v) for k, v in spk2utt.items()})
+        write_metric_scp(f"{folder}/metric.scp", {u.utt_id: None for u in chosen})
+        # last: later stages go by it
+        write_scp(f"{folder}/wav.scp", {u.utt_id: u.path for u in chosen})
+        print(
+            f"{folder}: {len(chosen)} utterances of {len(spk2utt)} speakers",
+            file=sys.stderr,
+        )
     return 0
 
 

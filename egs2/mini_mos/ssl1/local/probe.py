@@ -23,7 +23,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 
-from espnet2_distilmos.cli import start_logging
+from espnet2_distilmos.cli import call, start_logging
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import (
     DataError,
@@ -145,13 +145,6 @@ def classifier_accuracy(
         return float((linear(test_x).argmax(1).numpy() == test_y).mean())
 
 
-def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """Mutual information of two sequences of tokens, in nats."""
-    from sklearn.metrics import mutual_info_score
-
-    return float(mutual_info_score(a, b))
-
-
 def tokens_like(
     train: np.ndarray, test: np.ndarray, num_clusters: int, seed: int
 ) -> np.ndarray:
@@ -227,6 +220,8 @@ def ridge_srcc(
 
 def probe(frontend: AbsLayerFrontend, args: argparse.Namespace) -> List[Dict[str, Any]]:
     """Run all probes; one dictionary a layer, from 0 on."""
+    from sklearn.metrics import mutual_info_score
+
     data = {}
     mask = SpanMask()
     for name, most in (("train", args.train_utterances), ("dev", args.dev_utterances)):
@@ -254,7 +249,7 @@ def probe(frontend: AbsLayerFrontend, args: argparse.Namespace) -> List[Dict[str
         found = tokens_like(
             train.states[layer], dev.states[layer], args.num_clusters, args.seed
         )
-        row["mutual_information"] = mutual_information(found, dev.tokens)
+        row["mutual_information"] = float(mutual_info_score(found, dev.tokens))
         if rated is not None:
             held_out, zero_shot = ridge_srcc(rated, other, layer)
             row["held_out_srcc"] = held_out
@@ -368,20 +363,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start_logging()
+    return call(lambda: probe_all(args))
+
+
+def probe_all(args: argparse.Namespace) -> int:
+    """Write table, figure and numbers of all upstreams; return the exit code."""
     results: Dict[str, List[Dict[str, Any]]] = {}
-    try:
-        for name, frontend in upstreams_of(args):
-            results[name] = probe(frontend.eval(), args)
-            print(table({name: results[name]}), flush=True)
-        path = os.path.join(args.output_dir, "probes")
-        with atomic_write(f"{path}.json") as file:
-            file.write(json.dumps(results, indent=1) + "\n")
-        with atomic_write(f"{path}.md") as file:
-            file.write(table(results))
-        draw_figure(results, f"{path}.png")
-    except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
+    for name, frontend in upstreams_of(args):
+        results[name] = probe(frontend.eval(), args)
+        print(table({name: results[name]}), flush=True)
+    path = os.path.join(args.output_dir, "probes")
+    with atomic_write(f"{path}.json") as file:
+        file.write(json.dumps(results, indent=1) + "\n")
+    with atomic_write(f"{path}.md") as file:
+        file.write(table(results))
+    draw_figure(results, f"{path}.png")
     return 0
 
 
