@@ -38,85 +38,61 @@ TRAIN, DECODE = recipes("train*.yaml"), recipes("decode*.yaml")
 ADAPT = recipes("adapt*.yaml")
 
 # Networks of each family with its true number of layers, otherwise tiny.
-WAVEFORM = dict(
-    conv_dim=[8, 8, 8],
-    conv_kernel=[10, 8, 8],
-    conv_stride=[5, 8, 8],
-    num_feat_extract_layers=3,
-    hidden_size=16,
-    num_attention_heads=2,
-    intermediate_size=16,
-    num_conv_pos_embeddings=8,
-    num_conv_pos_embedding_groups=2,
-)
-BASE = dict(WAVEFORM, num_hidden_layers=12, feat_extract_norm="group")
-LARGE = dict(WAVEFORM, num_hidden_layers=24, feat_extract_norm="layer")
+WAVEFORM = {
+    "conv_dim": [8, 8, 8],
+    "conv_kernel": [10, 8, 8],
+    "conv_stride": [5, 8, 8],
+    "num_feat_extract_layers": 3,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "num_hidden_layers": 12,
+}
+LARGE = {**WAVEFORM, "num_hidden_layers": 24, "feat_extract_norm": "layer"}
 LARGE["do_stable_layer_norm"] = True
-DATA2VEC = dict(WAVEFORM, num_hidden_layers=12, num_conv_pos_embeddings=5)
-BERT = dict(hidden_size=16, num_hidden_layers=24, num_attention_heads=2)
+BERT = {"hidden_size": 16, "num_hidden_layers": 24, "num_attention_heads": 2}
 BERT.update(intermediate_size=16, conv_depthwise_kernel_size=7)
-FAIRSEQ = dict(
-    conv_feature_layers="[(8, 10, 5), (8, 8, 8), (8, 8, 8)]",
-    encoder_layers=12,
-    encoder_embed_dim=16,
-    encoder_ffn_embed_dim=16,
-    encoder_attention_heads=2,
-    conv_pos=8,
-    conv_pos_groups=2,
-    extractor_mode="default",
-    relative_position_embedding=True,
-    gru_rel_pos=True,
-    normalize=False,
-)
-
-
-def whisper(layers, **changes):
-    config = dict(d_model=16, encoder_attention_heads=2, encoder_ffn_dim=16)
-    config.update(decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16)
-    config.update(vocab_size=20, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-    config.update(decoder_start_token_id=1, encoder_layers=layers)
-    return dict(config, model_type="whisper", **changes)
-
-
-# What stands in for an upstream of a configuration: (frontend, upstream) to what its
-# frontend_conf holds instead of `upstream`.
-STAND_INS = {
-    ("hf", upstream): {"upstream_config": config}
-    for upstream, config in {
-        "facebook/wav2vec2-base": dict(BASE, model_type="wav2vec2"),
-        "facebook/wav2vec2-xls-r-300m": dict(LARGE, model_type="wav2vec2"),
-        "facebook/mms-300m": dict(LARGE, model_type="wav2vec2"),
-        "facebook/hubert-base-ls960": dict(BASE, model_type="hubert"),
-        "utter-project/mHuBERT-147": dict(BASE, model_type="hubert"),
-        "microsoft/wavlm-base": dict(BASE, model_type="wavlm"),
-        "microsoft/wavlm-large": dict(LARGE, model_type="wavlm"),
-        "facebook/data2vec-audio-base": dict(DATA2VEC, model_type="data2vec-audio"),
-        "microsoft/unispeech-sat-base": dict(BASE, model_type="unispeech-sat"),
-        "facebook/w2v-bert-2.0": dict(BERT, model_type="wav2vec2-bert"),
-        "openai/whisper-tiny": whisper(4),
-        "upstream/hubert_tiny": dict(BASE, model_type="hubert", num_hidden_layers=4),
-    }.items()
+WHISPER = {"d_model": 16, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
+WHISPER["encoder_layers"] = 4
+FAIRSEQ = {
+    "conv_feature_layers": "[(8, 10, 5), (8, 8, 8), (8, 8, 8)]",
+    "encoder_layers": 12,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 16,
+    "encoder_attention_heads": 2,
+    "conv_pos": 8,
+    "conv_pos_groups": 2,
+    "extractor_mode": "default",
+    "relative_position_embedding": True,
+    "gru_rel_pos": True,
+    "normalize": False,
 }
-STAND_INS["s3prl", "wavlm_base_plus"] = {
-    "upstream": "wavlm_local",
-    "upstream_config": {"family": "wavlm", "model_cfg": FAIRSEQ},
-}
+S3PRL = {"family": "wavlm", "model_cfg": FAIRSEQ}
 
-
-# The families of the mini recipe: (frontend, upstream).
+# By family of the mini recipe: frontend, upstream, model_type, what stands in for it.
 FAMILIES = {
-    "wav2vec2": ("hf", "facebook/wav2vec2-base"),
-    "xls_r": ("hf", "facebook/wav2vec2-xls-r-300m"),
-    "mms": ("hf", "facebook/mms-300m"),
-    "hubert": ("hf", "facebook/hubert-base-ls960"),
-    "mhubert": ("hf", "utter-project/mHuBERT-147"),
-    "wavlm": ("hf", "microsoft/wavlm-base"),
-    "wavlm_large": ("hf", "microsoft/wavlm-large"),
-    "data2vec_audio": ("hf", "facebook/data2vec-audio-base"),
-    "unispeech_sat": ("hf", "microsoft/unispeech-sat-base"),
-    "wav2vec2_bert": ("hf", "facebook/w2v-bert-2.0"),
-    "whisper": ("hf", "openai/whisper-tiny"),
-    "s3prl": ("s3prl", "wavlm_base_plus"),
+    "wav2vec2": ("hf", "facebook/wav2vec2-base", "wav2vec2", WAVEFORM),
+    "xls_r": ("hf", "facebook/wav2vec2-xls-r-300m", "wav2vec2", LARGE),
+    "mms": ("hf", "facebook/mms-300m", "wav2vec2", LARGE),
+    "hubert": ("hf", "facebook/hubert-base-ls960", "hubert", WAVEFORM),
+    "mhubert": ("hf", "utter-project/mHuBERT-147", "hubert", WAVEFORM),
+    "wavlm": ("hf", "microsoft/wavlm-base", "wavlm", WAVEFORM),
+    "wavlm_large": ("hf", "microsoft/wavlm-large", "wavlm", LARGE),
+    "data2vec_audio": (
+        *("hf", "facebook/data2vec-audio-base", "data2vec-audio"),
+        {**WAVEFORM, "num_conv_pos_embeddings": 5},
+    ),
+    "unispeech_sat": ("hf", "microsoft/unispeech-sat-base", "unispeech-sat", WAVEFORM),
+    "wav2vec2_bert": ("hf", "facebook/w2v-bert-2.0", "wav2vec2-bert", BERT),
+    "whisper": ("hf", "openai/whisper-tiny", "whisper", WHISPER),
+    "s3prl": ("s3prl", "wavlm_base_plus", None, S3PRL),
+}
+MINI = ("hf", "upstream/hubert_tiny", "hubert", {**WAVEFORM, "num_hidden_layers": 4})
+STAND_INS = {
+    (frontend, upstream): {"model_type": kind, **config} if kind else config
+    for frontend, upstream, kind, config in (*FAMILIES.values(), MINI)
 }
 
 
@@ -132,9 +108,10 @@ def stand_in(where, frontend, conf):
             "expected one that STAND_INS has: add a tiny configuration of its family "
             f"to STAND_INS in {Path(__file__).relative_to(ROOT)}"
         )
-    replacement = copy.deepcopy(STAND_INS[frontend, upstream])
-    replacement["upstream_config"].update(conf.pop("upstream_config", None) or {})
-    return {**conf, **replacement}
+    config = copy.deepcopy(STAND_INS[frontend, upstream])
+    config.update(conf.pop("upstream_config", None) or {})
+    entry = {"upstream": "wavlm_local"} if frontend == "s3prl" else {}
+    return {**conf, **entry, "upstream_config": config}
 
 
 @pytest.fixture
@@ -167,14 +144,7 @@ def parse(path, tmp_path):
         command += [option, f"{tmp_path}/metric.scp,mos,text"]
         command += [f"--{name}_shape_file", tmp_path / "wav.scp"]
     command += ["--valid_utt2sys", tmp_path / "utt2sys"]
-    text = Path(path).read_text()
-    parser = MOSTask.get_parser()
-    args = parser.parse_args([str(part) for part in command])
-    for action in parser._actions:
-        # argparse holds no value of a file against the choices.
-        if action.choices is not None and action.dest in yaml.safe_load(text):
-            assert getattr(args, action.dest) in action.choices, action.dest
-    return args
+    return MOSTask.get_parser().parse_args([str(part) for part in command])
 
 
 def tokens_of(args):
@@ -195,21 +165,13 @@ def tokens_of(args):
     }
 
 
-def is_slow(name):
-    """Whether the configuration is one of the many that differ by the upstream."""
-    family = name.rpartition("train_distilmos_")[2].removesuffix(".yaml")
-    return family in FAMILIES and family not in ("wavlm", "whisper")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if is_slow(n) else n for n in TRAIN],
-)
-def test_training_configuration_runs_dry(name, tmp_path, no_network):
-    args = parse(TRAIN[name], tmp_path)
-    args.frontend_conf = stand_in(name, args.frontend, args.frontend_conf)
-    with_tokens = (args.losses.get("token_ce") or {}).get("weight", 1.0) > 0
-    with_tokens = with_tokens and "token_ce" in args.losses
+@pytest.mark.parametrize("name", [*TRAIN, *ADAPT])
+def test_configuration_trains_a_step(name, tmp_path, no_network):
+    args = parse({**TRAIN, **ADAPT}[name], tmp_path)
+    network = args.frontend_conf
+    args.frontend_conf = stand_in(name, args.frontend, network)
+    token_losses = [v for k, v in args.losses.items() if k.endswith("token_ce")]
+    with_tokens = any(loss.get("weight", 1.0) > 0 for loss in token_losses)
     args.token_info = tokens_of(args) if with_tokens else None
     MOSTask.check_required_command_args(args)
 
@@ -224,7 +186,8 @@ def test_training_configuration_runs_dry(name, tmp_path, no_network):
 
     lengths = torch.tensor([8000, 6000])
     batch = {"speech": 0.1 * torch.randn(2, 8000), "speech_lengths": lengths}
-    batch["mos"] = torch.tensor([2.0, 4.0])
+    if name in TRAIN:
+        batch["mos"] = torch.tensor([2.0, 4.0])
     if with_tokens:
         frames = model.frontend.num_frames(8000)
         columns = len(args.token_info["columns"])
@@ -236,7 +199,7 @@ def test_training_configuration_runs_dry(name, tmp_path, no_network):
         batch["corpus"] = torch.tensor([[0], [1]])
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     output = model(**batch)
-    assert torch.isfinite(output["loss"]) and output["utt_mos"].shape == (2,)
+    assert torch.isfinite(output["loss"])
     output["loss"].backward()
     torch.nn.utils.clip_grad_norm_(
         model.parameters(), args.grad_clip, error_if_nonfinite=True
@@ -253,42 +216,19 @@ def test_training_configuration_runs_dry(name, tmp_path, no_network):
         ]
         assert not trainable or moved & set(trainable), part
 
-
-@pytest.mark.parametrize("name", ADAPT)
-def test_adaptation_runs_dry(name, tmp_path, no_network):
-    args = parse(ADAPT[name], tmp_path)
-    network = args.frontend_conf
-    args.frontend_conf = stand_in(name, args.frontend, network)
-    args.token_info = tokens_of(args)
-    MOSTask.check_required_command_args(args)
-    # mos.sh takes the model of the least loss
-    assert args.best_model_criterion == [["valid", "loss", "min"]]
-    steps = args.max_epoch * args.num_iters_per_epoch
-    assert args.scheduler_conf["total_steps"] == steps
-
-    model = MOSTask.build_model(args).train()
-    (optimizer,) = MOSTask.build_optimizers(args, model)
-    frames = model.frontend.num_frames(8000)
-    tokens = torch.randint(5, (2, frames, len(args.token_info["columns"])))
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    output = model(0.1 * torch.randn(2, 8000), torch.tensor([8000, 6000]), None, tokens)
-    output["loss"].backward()
-    optimizer.step()
-    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
-    last = f"layers.{model.frontend.num_layers - 1}."
-    for part in ("frontend.", "head.", last):
-        assert any(part in n for n in moved), part
-    if (args.frontend_conf.get("freeze") or "none") in ("none", "cnn"):
-        embedding = "frontend.model.masked_spec_embed"
-        assert embedding in moved or embedding not in before
-
-    # Some training on labels starts from the same network, and is not refused.
-    def says(conf):
-        return conf.get("upstream"), conf.get("normalize_waveform")
-
-    recipe = name.split("/")[0]
-    trainings = [yaml.safe_load(p.read_text()) for n, p in TRAIN.items() if recipe in n]
-    assert says(network) in [says(config["frontend_conf"]) for config in trainings]
+    if name in ADAPT:
+        # mos.sh takes the model of the least loss.
+        assert args.best_model_criterion == [["valid", "loss", "min"]]
+        steps = args.max_epoch * args.num_iters_per_epoch
+        assert args.scheduler_conf["total_steps"] == steps
+        assert any(f"layers.{model.frontend.num_layers - 1}." in n for n in moved)
+        # Some training on labels starts from the same network, and is not refused.
+        recipe = name.split("/")[0]
+        assert network.get("upstream") in [
+            yaml.safe_load(p.read_text())["frontend_conf"].get("upstream")
+            for n, p in TRAIN.items()
+            if n.startswith(recipe)
+        ]
 
 
 @pytest.mark.parametrize("name", DECODE)
@@ -316,7 +256,7 @@ def is_of_the_upstream(key):
 def test_families_differ_by_the_upstream_alone():
     default = flat(yaml.safe_load((MINI_MOS / "train_distilmos.yaml").read_text()))
     rest = {k: v for k, v in default.items() if not is_of_the_upstream(k)}
-    for family, (frontend, name) in FAMILIES.items():
+    for family, (frontend, name, *_) in FAMILIES.items():
         path = MINI_MOS / "tuning" / f"train_distilmos_{family}.yaml"
         expected = {"frontend": frontend, "frontend_conf.upstream": name}
         expected = {**rest, **expected, "upstream_lr": 2e-5}
