@@ -31,7 +31,7 @@ dumpdir=dump         # Directory for formatted audio and tokens.
 expdir=exp           # Directory for experiments.
 python=python3       # Python interpreter.
 skip_bad=false       # Go on without bad utterances instead of stopping.
-train_threads=       # CPU threads of training; all cores when ngpu is 0, else 1.
+train_threads=1      # CPU threads of training; another number rounds differently.
 
 # Data preparation
 local_data_opts=       # Options for local/data.sh.
@@ -105,7 +105,7 @@ run_args=$(scripts/utils/print_args.sh "$0" "$@")
 options=()
 for name in \
     stage stop_stage ngpu num_nodes nj inference_nj num_clusters max_frames bootstrap \
-    skip_train calibration_share dumpdir expdir train_threads \
+    skip_train calibration_share dumpdir expdir \
     train_set train_sets unlabelled_sets valid_set test_sets ood known_ood \
     train_config train_args tag mos_exp mos_stats_dir tokens_tag token_layers import_km \
     inference_config inference_args inference_tag inference_model; do

@@ -19,7 +19,7 @@ fi
 PYTHONPATH="$(cd "${MAIN_ROOT}" && pwd)${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONPATH
 
-# Jobs run side by side, one thread each; mos.sh gives the training all cores.
+# Jobs run side by side, one thread each; --train_threads gives the training more.
 export OMP_NUM_THREADS=1
 
 # Without it Python would read and write ASCII under LC_ALL=C.

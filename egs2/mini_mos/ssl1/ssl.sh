@@ -24,7 +24,7 @@ nj=2                 # Number of parallel jobs for audio and tokens.
 dumpdir=dump         # Directory for formatted audio and tokens.
 expdir=exp           # Directory for experiments.
 python=python3       # Python interpreter.
-train_threads=       # CPU threads of training; all cores when ngpu is 0, else 1.
+train_threads=1      # CPU threads of training.
 
 # Data
 local_data_opts=     # Options for local/data.sh, such as "--speech_dir DIR".
@@ -74,10 +74,6 @@ done
 for file in "${train_config}" "${first_tokens}"; do
     [ -r "${file}" ] || fail "${file} cannot be read; correct --train_config or --first_tokens."
 done
-if [ -z "${train_threads}" ]; then
-    train_threads=1
-    [ "${ngpu}" -gt 0 ] || train_threads=$(nproc)
-fi
 
 sets="train dev"
 data_feats="${dumpdir}/raw"

@@ -28,7 +28,7 @@ expdir=exp           # As in mos.sh.
 ngpu=1               # Number of GPUs a node; 0 is the CPU.
 num_nodes=1          # Number of nodes.
 nj=8                 # Number of parallel jobs.
-train_threads=       # CPU threads of the training; all cores when ngpu is 0, else 1.
+train_threads=1      # CPU threads of the training.
 python=python3       # Python interpreter.
 skip_bad=false       # Go on without bad utterances instead of stopping.
 
@@ -40,10 +40,6 @@ $(sed -n '/^adapt_config=/,/^skip_bad=/s/^\([a-z_]*\)=\([^ #]*\) *# \(.*\)$/  --
 . utils/parse_options.sh
 [ $# -eq 0 ] || fail "'$*' is not an option; '$0 --help' lists the options."
 [ -r "${adapt_config}" ] || fail "--adapt_config '${adapt_config}' cannot be read; give a configuration such as conf/tuning/adapt_wavlm.yaml."
-if [ -z "${train_threads}" ]; then
-    train_threads=1
-    [ "${ngpu}" -gt 0 ] || train_threads=$(nproc)
-fi
 if [ -z "${adapt_exp}" ]; then
     name="${adapt_sets//\//-}$(sed -e 's/--/_/g' -e 's/[ |=/]//g' <<< "${adapt_args}")"
     adapt_exp="${expdir}/$(basename "${adapt_config}" .yaml)_${name// /+}"

@@ -23,7 +23,7 @@ def options(tmp_path, monkeypatch):
     options = dict.fromkeys(mos_settings.NUMBERS, "1")
     empty = "train_sets unlabelled_sets ood known_ood train_config train_args tag "
     empty += "mos_exp mos_stats_dir tokens_tag import_km inference_config "
-    empty += "inference_args inference_tag train_threads"
+    empty += "inference_args inference_tag"
     options.update(dict.fromkeys(empty.split(), ""))
     options.update(train_set="train", valid_set="dev", test_sets="a b")
     options.update(skip_train="false", calibration_share="0", token_layers="all")

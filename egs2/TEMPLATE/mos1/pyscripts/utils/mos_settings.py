@@ -180,7 +180,6 @@ def settings_of(options):
     inference_tag += f"_{options['inference_model'].removesuffix('.pth')}"
 
     expdir, dumpdir = options["expdir"], options["dumpdir"]
-    threads = 1 if int(options["ngpu"]) > 0 else len(os.sched_getaffinity(0))
     tokens_tag = options["tokens_tag"] or tokens_tag
     return {
         "train_set": train_set,
@@ -190,7 +189,6 @@ def settings_of(options):
         "test_sets": test_sets,
         "test_only": str(test_only).lower(),
         "calibration_set": calibration_set,
-        "train_threads": options["train_threads"] or str(threads),
         "mos_exp": options["mos_exp"] or f"{expdir}/mos_{options['tag'] or tag}",
         "mos_stats_dir": options["mos_stats_dir"] or f"{expdir}/mos_stats_raw{several}",
         "tokens_dir": f"{dumpdir}/tokens/{tokens_tag}",
