@@ -122,16 +122,9 @@ def collect_features(
 ) -> np.ndarray:
     """Run the frontend over the sample and keep the states of the chosen layers.
 
-    Args:
-        batches: The utterances of the sample.
-        frontend: Upstream in eval mode on ``device``.
-        layers: Layers to keep.
-        frames: Frames by utterance id, in the order drawn.
-        max_frames: Frames at most; the utterance drawn last is cut.
-        device: Where the frontend is.
-
     Returns:
-        Features (L, M, D) float32, in the order of ``frames`` whatever the batches.
+        Features (L, M, D) float32 of at most ``max_frames`` frames M, in the order of
+        ``frames`` whatever the batches.
     """
     import torch
 

@@ -136,11 +136,10 @@ class AbsLayerFrontend(AbsFrontend):
         if wanted:
             self._check_maskable()
         if self._mask_embedding is not None:
-            # No hidden state depends on it without masking, and it precedes all that
-            # freezing whole layers keeps as it is.
-            trained = self.lora is None and self.freeze in ("none", "cnn")
-            trained = trained and (wanted or self.spec_augment)
-            self._mask_embedding.requires_grad_(trained)
+            # Without masking no hidden state depends on it; it precedes the layers.
+            is_free = self.lora is None and self.freeze in ("none", "cnn")
+            is_used = wanted or self.spec_augment
+            self._mask_embedding.requires_grad_(is_free and is_used)
 
     def _check_maskable(self) -> None:
         if self._mask_embedding is None:
@@ -181,16 +180,10 @@ class AbsLayerFrontend(AbsFrontend):
         gradient_checkpointing: bool,
         seed: int,
     ) -> None:
-        """Freeze parts of ``model`` and add adapters, as the options say.
-
-        Args:
-            model: the upstream, changed in place.
-            parts: its parts; None where they are not known.
-            freeze, lora, gradient_checkpointing: options of the frontend.
-            seed: of the adapters.
+        """Freeze parts of ``model`` and add adapters drawn from ``seed``.
 
         Raises:
-            ValueError: an option is impossible, or ``parts`` are needed for it.
+            ValueError: an option is impossible, or needs parts that are not known.
         """
         self._parts = parts
         self.freeze, self.lora = read_freeze(freeze), read_lora(lora)

@@ -74,13 +74,7 @@ class HFFrontend(AbsLayerFrontend):
         OSError: when the checkpoint is neither a directory nor in reach.
     """
 
-    training_options = (
-        "freeze",
-        "gradient_checkpointing",
-        "layerdrop",
-        "spec_augment",
-        "init_seed",
-    )
+    training_options = ("freeze", "gradient_checkpointing", "spec_augment", "init_seed")
 
     def __init__(
         self,
@@ -156,9 +150,8 @@ class HFFrontend(AbsLayerFrontend):
     def _build(self, checkpoint: Optional[str], config) -> torch.nn.Module:
         """The network with the checkpoint's weights, or random ones without."""
         missing = set()
-        # Seeded apart from the global generator, so that the token tools, the
-        # untrained baseline and every training start from one network. A fine-tuned
-        # checkpoint may lack the mask embedding: it is drawn here too.
+        # Token tools, untrained baseline and every training start from one network. A
+        # fine-tuned checkpoint may lack the mask embedding: it is drawn here too.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
             if checkpoint is None:

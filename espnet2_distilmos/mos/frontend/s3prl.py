@@ -167,11 +167,10 @@ class S3PRLFrontend(AbsLayerFrontend):
             reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             kind = OSError if isinstance(error, OSError) else ValueError
             raise kind(
-                f"{path or entry}: found nothing that s3prl can load as {entry} and "
-                f"run ({reason}), expected a name of s3prl.nn.S3PRLUpstream's "
-                "available_names() in frontend_conf.upstream and, where it takes a "
-                "checkpoint or cannot be downloaded, one in its format in "
-                "frontend_conf.path_or_url"
+                f"{path or entry}: found nothing that s3prl can load as {entry} "
+                f"({reason}), expected one of S3PRLUpstream.available_names() in "
+                "frontend_conf.upstream and, where it takes a checkpoint or cannot be "
+                "downloaded, one in its format in frontend_conf.path_or_url"
             ) from error
 
     def _find_parts(self) -> Optional[UpstreamParts]:
@@ -247,9 +246,9 @@ class S3PRLFrontend(AbsLayerFrontend):
         return getattr(model, "mask_emb", getattr(model, "masked_spec_embed", None))
 
     def _freeze_unused(self) -> None:
-        """Take what no hidden state depends on out of training.
+        """Take out of training what no hidden state depends on.
 
-        Else DistributedDataParallel waits for gradients that never come: the mask
+        DistributedDataParallel would wait for its gradients: those of the mask
         embedding, the quantizers and projections of pretraining.
         """
         with torch.enable_grad():
@@ -288,18 +287,16 @@ class S3PRLFrontend(AbsLayerFrontend):
 
     @torch.no_grad()
     def _count(self, num_samples: int) -> int:
-        """Frames of a waveform, by running it; 0 where the network fails.
-
-        A normalisation by the deviation over time gives NaN for a single frame. As in
-        s3prl, the one frame more of a centred spectrogram is left out.
-        """
+        """Frames of a waveform, by running it; 0 where the network fails."""
         try:
             hidden_states = self._states(_noise(num_samples)[None], [num_samples])
         except Exception:  # Each network has its own error for too short an input.
             return 0
+        # A normalisation by the deviation over time gives NaN for a single frame.
         if not all(bool(h.isfinite().all()) for h in hidden_states):
             return 0
         frames = min(h.size(1) for h in hidden_states)
+        # As in s3prl, without the one frame more of a centred spectrogram.
         shifts = -(-num_samples // self.frame_shift)
         return shifts if frames == shifts + 1 else frames
 
@@ -500,14 +497,11 @@ def _isolated(download_dir: Optional[str]) -> Iterator[List[str]]:
 
     s3prl seeds the global random generators. Some entries ask for unpickling; torch's
     own switch lets them read tensors, plain values and the options of argparse only.
-
-    Args:
-        download_dir: where s3prl looks for its downloads; None for its own cache.
+    Downloads that are there already are taken without s3prl's locks, for which a
+    directory that can only be read has no place.
 
     Yields:
-        The files of downloads that an entry asked for, complete when it is built: it
-        may be several, and it says nowhere which. Those that are there need none of
-        s3prl's locks, which a directory that can only be read has no place for.
+        The files that an entry asked to download, complete when it is built.
     """
     from s3prl.util import download as module
 

@@ -14,7 +14,7 @@ from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend
-from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
 from espnet2_distilmos.mos.tokens import Codebooks
 
 
@@ -48,7 +48,6 @@ def test_tokens_are_the_nearest_centroids_of_single_files(corpus, codebooks, tin
     assert list(tokens) == sorted(paths)
     frontend = build_frontend("hf", tiny_conf).eval()
     centroids = Codebooks.load(str(codebooks)).centroids.astype(np.float64)
-    decided = total = 0
     for utt_id, path in paths.items():
         speech = torch.from_numpy(read_audio(path))[None]
         with torch.inference_mode():
@@ -60,11 +59,10 @@ def test_tokens_are_the_nearest_centroids_of_single_files(corpus, codebooks, tin
             distance = ((h[:, None] - centroids[column]) ** 2).sum(-1)
             near = np.sort(distance, 1)
             clear = near[:, 1] > (1 + 1e-4) * near[:, 0]
+            assert clear.mean() > 0.9
             np.testing.assert_array_equal(
                 found[clear, column], distance.argmin(1)[clear]
             )
-            decided, total = decided + clear.sum(), total + len(clear)
-    assert decided > 0.98 * total
     info = json.loads((out / "tokens.json").read_text())
     assert info == {
         "format_version": 1,
@@ -79,22 +77,19 @@ def test_tokens_are_the_nearest_centroids_of_single_files(corpus, codebooks, tin
     }
 
 
-def test_tokens_of_mfcc(corpus):
+def test_tokens_of_mfcc(corpus, monkeypatch):
     (corpus / "train.yaml").write_text(
         "frontend: mfcc\nfrontend_conf: {receptive_field: 930}\n"
     )
     assert learn(corpus) == 0
+    # As networks that pad their input have it.
+    monkeypatch.setattr(MFCCFrontend, "frame_centre", 42.0)
     code, out = dump(corpus)
     info = json.loads((out / "tokens.json").read_text())
     assert code == 0 and len(load(out)) == 12
     assert info["columns"] == [{"stream": "mfcc", "layer": 0, "K": 6}]
     assert (info["frame_shift"], info["minimum_samples"]) == (320, 930)
-
-
-def test_networks_that_pad_say_where_their_frames_lie(corpus, codebooks, monkeypatch):
-    monkeypatch.setattr(HFFrontend, "frame_centre", 42.0)
-    _, out = dump(corpus)
-    assert json.loads((out / "tokens.json").read_text())["frame_centre"] == 42.0
+    assert info["frame_centre"] == 42.0
 
 
 def test_split_jobs_equal_one_job(corpus, codebooks):
@@ -124,29 +119,20 @@ def test_a_killed_run_continues(corpus, codebooks):
     with open(paths["u04"], "r+b") as file:  # cut short by something else
         file.truncate(140)
     np.save(paths["u05"], expected["u05"][:-1])  # of another length
-    np.save(paths["u06"], expected["u06"].astype(np.int64))
     kept = {u: os.stat(p).st_ino for u, p in paths.items() if u != "u03"}
+    # Audio that is newer is done again.
+    wav = read_scp(corpus / "wav.scp")["u02"]
+    samples, rate = soundfile.read(wav)
+    soundfile.write(wav, np.roll(samples, 3000), rate)
+    os.utime(wav, (os.stat(paths["u02"]).st_mtime + 10,) * 2)
     code, _ = dump(corpus)
     again = load(out)
     assert code == 0 and again.keys() == expected.keys()
-    for utt_id, tokens in expected.items():
-        np.testing.assert_array_equal(again[utt_id], tokens)
-        assert again[utt_id].dtype == np.int16
+    assert (again.pop("u02") != expected["u02"]).any()
+    for utt_id, tokens in again.items():
+        np.testing.assert_array_equal(tokens, expected[utt_id])
     changed = {u for u, inode in kept.items() if os.stat(paths[u]).st_ino != inode}
-    assert changed == {"u04", "u05", "u06"}
-
-
-def test_audio_that_is_newer_is_done_again(corpus, codebooks):
-    _, out = dump(corpus)
-    wav = read_scp(corpus / "wav.scp")["u02"]
-    path = read_scp(out / "tokens.scp")["u02"]
-    before = np.load(path)
-    samples, rate = soundfile.read(wav)
-    soundfile.write(wav, np.roll(samples, 3000), rate)
-    os.utime(wav, (os.stat(path).st_mtime + 10,) * 2)
-    assert dump(corpus)[0] == 0
-    after = np.load(path)
-    assert after.shape == before.shape and (after != before).any()
+    assert changed == {"u02", "u04", "u05"}
 
 
 def test_tokens_of_another_codebook_are_refused(corpus, codebooks, capsys):
