@@ -150,6 +150,24 @@ def progress(
     return tqdm(items, desc=name, total=total, unit=unit, smoothing=0.0, **options)
 
 
+def add_upstream_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `learn_codebooks` and `dump_tokens` share: the upstream, how it runs."""
+    parser.add_argument("--config", required=True, help="training configuration (YAML)")
+    parser.add_argument(
+        "--train_args",
+        default="",
+        help="options of mos_train that override the configuration; only "
+        "--frontend, --frontend_conf and --init_model matter",
+    )
+    parser.add_argument(
+        "--batch_seconds", type=float, default=60, help="padded seconds of a batch"
+    )
+    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is there"
+    )
+
+
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `predict` and `calibrate` share: how files are read and scored."""
     parser.add_argument(

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.cli import get_device, progress, run
+from espnet2_distilmos.cli import add_upstream_arguments, get_device, progress, run
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
 from espnet2_distilmos.data.frames import npy_path
@@ -28,31 +28,13 @@ def get_parser() -> argparse.ArgumentParser:
         "killed run continues where it stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="training configuration (YAML)")
-    parser.add_argument(
-        "--train_args",
-        default="",
-        help="options of mos_train that override the configuration; only "
-        "--frontend, --frontend_conf and --init_model matter",
-    )
+    add_upstream_arguments(parser)
     parser.add_argument(
         "--codebooks", required=True, help="file that learn_codebooks wrote"
     )
     parser.add_argument("--wav_scp", required=True, help="wav.scp of the set")
     parser.add_argument("--output_dir", required=True, help="where the tokens go")
-    parser.add_argument(
-        "--batch_seconds", type=float, default=60, help="padded seconds of a batch"
-    )
-    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write every file again"
-    )
     return parser
-
-
-def token_path(output_dir: str, utt_id: str) -> str:
-    """Return the file of an utterance; any id makes a safe name."""
-    return npy_path(os.path.join(output_dir, "data"), utt_id)
 
 
 def is_whole(path: str, audio: str, frames: int, num_columns: int) -> bool:
@@ -98,8 +80,8 @@ def prepare(output_dir: str, info: Dict[str, Any], overwrite: bool) -> bool:
         pattern = os.path.join(glob.escape(output_dir), "data", "*.npy")
         for stale in glob.glob(pattern):
             os.remove(stale)
-    with atomic_write(path) as file:
-        file.write(json.dumps(info, indent=2) + "\n")
+        with atomic_write(path) as file:
+            file.write(json.dumps(info, indent=2) + "\n")
     return keep
 
 
@@ -144,7 +126,8 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
         fs=frontend.sample_rate,
         minimum_samples=frontend.minimum_samples,
     )
-    paths = {i: token_path(args.output_dir, i) for i in batches.wav_scp}
+    folder = os.path.join(args.output_dir, "data")
+    paths = {utt_id: npy_path(folder, utt_id) for utt_id in batches.wav_scp}
     done = set()
     if prepare(args.output_dir, info, args.overwrite):
         for utt_id, num_samples in batches.num_samples.items():

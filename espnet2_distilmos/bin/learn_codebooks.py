@@ -13,7 +13,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet2_distilmos.cli import get_device, print_failures, progress, run
+from espnet2_distilmos.cli import (
+    add_upstream_arguments,
+    get_device,
+    print_failures,
+    progress,
+    run,
+)
 from espnet2_distilmos.data.audio import AudioError, read_header
 from espnet2_distilmos.data.batches import AudioBatches, read_num_samples
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
@@ -27,13 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
         "held in memory and nothing is dumped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="training configuration (YAML)")
-    parser.add_argument(
-        "--train_args",
-        default="",
-        help="options of mos_train that override the configuration; only "
-        "--frontend, --frontend_conf and --init_model matter",
-    )
+    add_upstream_arguments(parser)
     parser.add_argument("--wav_scp", help="wav.scp of the training set")
     parser.add_argument("--output", required=True, help="file of codebooks (.npz)")
     parser.add_argument(
@@ -48,15 +48,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_frames", type=int, default=100000, help="frames to fit to"
     )
-    parser.add_argument(
-        "--batch_seconds", type=float, default=60, help="padded seconds of a batch"
-    )
     parser.add_argument("--nj", type=int, default=1, help="layers fitted at once")
     parser.add_argument("--seed", type=int, default=0, help="of sample and clustering")
-    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an existing file"
-    )
     parser.add_argument(
         "--import_km",
         nargs="+",
@@ -91,8 +84,8 @@ def choose_sample(
 ) -> Tuple[Dict[str, int], Dict[str, str]]:
     """Draw utterances in a seeded order until they have enough frames.
 
-    The order is that of a permutation of the sorted ids, so it depends neither on the
-    order of the wav.scp nor on the batches; only the files drawn are opened.
+    The order is that of a permutation of the sorted ids; only the files drawn are
+    opened.
 
     Returns:
         Frames by utterance id in the order drawn, and an error message for each
@@ -100,14 +93,12 @@ def choose_sample(
     """
     paths = read_scp(wav_scp)
     known = read_num_samples(wav_scp)
-    ids = sorted(paths)
     frames: Dict[str, int] = {}
     failures: Dict[str, str] = {}
     total = 0
-    for i in np.random.default_rng(seed).permutation(len(ids)):
+    for utt_id in np.random.default_rng(seed).permutation(sorted(paths)).tolist():
         if total >= max_frames:
             break
-        utt_id = ids[i]
         num_samples = known.get(utt_id)
         if num_samples is None:
             try:
@@ -131,16 +122,9 @@ def collect_features(
 ) -> np.ndarray:
     """Run the frontend over the sample and keep the states of the chosen layers.
 
-    Args:
-        batches: The utterances of the sample.
-        frontend: Upstream in eval mode on ``device``.
-        layers: Layers to keep.
-        frames: Frames by utterance id, in the order drawn.
-        max_frames: Frames at most; the utterance drawn last is cut.
-        device: Where the frontend is.
-
     Returns:
-        Features (L, M, D) float32, in the order of ``frames`` whatever the batches.
+        Features (L, M, D) float32 of at most ``max_frames`` frames M, in the order of
+        ``frames`` whatever the batches.
     """
     import torch
 
@@ -169,13 +153,11 @@ def collect_features(
     return features if filled.all() else np.ascontiguousarray(features[:, filled])
 
 
-def import_km(
-    specs: Sequence[str], dim: int, num_layers: int
-) -> Tuple[Tuple[int, ...], np.ndarray]:
+def import_km(specs: Sequence[str], frontend) -> Tuple[Tuple[int, ...], np.ndarray]:
     """Read ESPnet's joblib k-means models of an upstream.
 
     Returns:
-        Sorted layers (L,) and centroids (L, K, dim).
+        Sorted layers (L,) and centroids (L, K, D).
 
     Raises:
         DataError: A model cannot be read or does not fit.
@@ -187,12 +169,14 @@ def import_km(
     # Imported on use: nothing else here can unpickle.
     import joblib
 
+    dim, num_layers = frontend.output_size(), frontend.num_layers
     found: Dict[int, np.ndarray] = {}
     for spec in specs:
-        layer, _, path = spec.partition("=")
+        text, _, path = spec.partition("=")
         try:
-            if int(layer) in found or not 0 <= int(layer) <= num_layers:
-                raise ValueError(f"layer {layer}")
+            (layer,) = parse_layers(text, num_layers)
+            if layer in found:
+                raise ValueError(f"layer {layer} again")
             centroids = np.asarray(joblib.load(path).cluster_centers_, np.float32)
             expected = (len(next(iter(found.values()), centroids)), dim)
             if centroids.shape != expected:
@@ -205,12 +189,12 @@ def import_km(
                 "files of scikit-learn k-means models, all with as many centroids of "
                 f"dimension {dim}; import models of this upstream."
             ) from error
-        found[int(layer)] = centroids
+        found[layer] = centroids
     layers = tuple(sorted(found))
     return layers, np.stack([found[layer] for layer in layers])
 
 
-def is_done(path: str, settings: Dict[str, Any], upstream: str) -> bool:
+def is_done(path: str, expected: Dict[str, Any]) -> bool:
     """Say whether ``path`` already holds what would be made.
 
     Raises:
@@ -222,7 +206,6 @@ def is_done(path: str, settings: Dict[str, Any], upstream: str) -> bool:
         return False
     codebooks = Codebooks.load(path)
     found = {**codebooks.settings, "upstream": codebooks.upstream_fingerprint}
-    expected = {**settings, "upstream": upstream}
     different = [
         f"{key} ({found.get(key)}, now {expected.get(key)})"
         for key in {**expected, **found}
@@ -268,7 +251,7 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
             # of the ids: the files may move
             "data": hashlib.blake2b(ids.encode(), digest_size=8).hexdigest(),
         }
-    if not args.overwrite and is_done(args.output, settings, upstream):
+    if not args.overwrite and is_done(args.output, {**settings, "upstream": upstream}):
         logging.info(f"{args.output} is up to date, nothing to do")
         return {}
 
@@ -276,9 +259,7 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
     inertia: Sequence[float] = ()
     num_frames = 0
     if args.import_km:
-        layers, centroids = import_km(
-            args.import_km, frontend.output_size(), frontend.num_layers
-        )
+        layers, centroids = import_km(args.import_km, frontend)
     else:
         frames, failures = choose_sample(
             args.wav_scp, frontend, args.max_frames, args.seed

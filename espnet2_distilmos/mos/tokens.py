@@ -25,8 +25,7 @@ class Codebooks:
 
     Attributes:
         centroids: (L, K, D) float32.
-        layers: Layer of each codebook (L,); 0 is what enters the first transformer
-            layer, l what layer l puts out.
+        layers: Layer of each codebook (L,), numbered as the hidden states.
         stream: Name of the upstream family, such as "hubert".
         frame_shift: Samples from one frame to the next.
         sample_rate: Sampling rate in Hz.
@@ -62,13 +61,12 @@ class Codebooks:
         self.inertia = tuple(float(value) for value in self.inertia)
         shape = self.centroids.shape
         is_right = len(shape) == 3 and shape[0] == len(self.layers)
+        is_right = is_right and 1 <= shape[1] <= MAX_CLUSTERS
         if not is_right or not np.isfinite(self.centroids).all():
             raise ValueError(
                 f"centroids have the shape {shape} or are not finite, expected finite "
-                f"(K, D) for each of the layers {self.layers}."
+                f"(K, D) with K up to {MAX_CLUSTERS} for each layer of {self.layers}."
             )
-        _check_clusters(self.num_clusters)
-        self._on_device: Dict[torch.device, Tuple[torch.Tensor, ...]] = {}
 
     @property
     def num_clusters(self) -> int:
@@ -117,7 +115,10 @@ class Codebooks:
                 f"{dim}, but the upstream has layers 0 to {len(hidden_states) - 1} of "
                 f"dimension {first.shape[-1]}; rerun stage 5 with this upstream."
             )
-        offset, centred, squares = self._tensors(first.device)
+        centroids = torch.from_numpy(self.centroids).to(first.device, torch.float64)
+        offset = centroids.mean(1)
+        centred = centroids - offset[:, None]
+        squares = centred.square().sum(2)
         tokens = first.new_empty(
             (*first.shape[:2], len(self.layers)), dtype=torch.int64
         )
@@ -127,14 +128,6 @@ class Codebooks:
         frames = torch.arange(first.shape[1], device=first.device)
         padded = frames >= lengths.to(first.device)[:, None]
         return tokens.masked_fill(padded[..., None], PADDING)
-
-    def _tensors(self, device: torch.device) -> Tuple[torch.Tensor, ...]:
-        if device not in self._on_device:
-            centroids = torch.from_numpy(self.centroids).to(device, torch.float64)
-            offset = centroids.mean(1)
-            centred = centroids - offset[:, None]
-            self._on_device[device] = (offset, centred, centred.square().sum(2))
-        return self._on_device[device]
 
     def save(self, file: IO[bytes]) -> None:
         """Write an .npz without pickles; equal codebooks give equal bytes."""
@@ -187,14 +180,6 @@ class Codebooks:
         return codebooks
 
 
-def _check_clusters(num_clusters: int) -> None:
-    if not 1 <= num_clusters <= MAX_CLUSTERS:
-        raise ValueError(
-            f"found {num_clusters} clusters, expected 1 to {MAX_CLUSTERS}, which int16 "
-            "tokens can hold; correct --num_clusters."
-        )
-
-
 def fit_codebooks(
     features: np.ndarray, num_clusters: int, seed: int = 0, n_jobs: int = 1
 ) -> Tuple[np.ndarray, np.ndarray]:
@@ -202,7 +187,7 @@ def fit_codebooks(
 
     Sculley, "Web-scale k-means clustering", WWW 2010, as scikit-learn implements it,
     with k-means++ (Arthur & Vassilvitskii, SODA 2007). Every layer has the same seed
-    and one thread, so that the result does not depend on ``n_jobs``.
+    and one thread: the result does not depend on ``n_jobs``.
 
     Args:
         features: (L, M, D) float32, C-contiguous: M frames of L layers.
@@ -220,11 +205,12 @@ def fit_codebooks(
     import joblib
     from threadpoolctl import threadpool_limits
 
-    _check_clusters(num_clusters)
-    if features.shape[1] < num_clusters:
+    num_frames = features.shape[1]
+    if not 1 <= num_clusters <= min(MAX_CLUSTERS, num_frames):
         raise ValueError(
-            f"found {features.shape[1]} frames for {num_clusters} clusters, expected "
-            "at least as many frames; give more audio, raise --max_frames or lower "
+            f"found {num_frames} frames for {num_clusters} clusters, expected 1 to "
+            f"{MAX_CLUSTERS} clusters, which int16 tokens can hold, and at least as "
+            "many frames; give more audio, raise --max_frames or correct "
             "--num_clusters."
         )
     # BLAS threads are limited here, for all layers at once (the limit is one of the
@@ -237,9 +223,7 @@ def fit_codebooks(
     return np.stack(centroids), np.array(inertias)
 
 
-def _fit_layer(
-    features: np.ndarray, num_clusters: int, seed: int
-) -> Tuple[np.ndarray, float]:
+def _fit_layer(features: np.ndarray, num_clusters: int, seed: int):
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 

@@ -4,7 +4,7 @@
 """Overlapping windows of long waveforms, and one track of frames out of them."""
 
 from dataclasses import dataclass
-from typing import Iterable, Iterator, List, Sequence, Tuple
+from typing import Iterable, Iterator, Sequence, Tuple
 
 import torch
 
@@ -60,28 +60,17 @@ class WindowPlan:
             Start and samples of each window; (0, the waveform) where it is within the
             limit.
         """
-        pending: List[torch.Tensor] = []
-        held = start = 0
-        whole = True
-        first = True
+        buffer, start, whole = torch.zeros(0), 0, True
         for block in blocks:
-            pending.append(block)
-            held += len(block)
-            if whole and held <= self.limit:
-                continue
-            whole = False
-            buffer = torch.cat(pending)
-            if first:
-                yield start, buffer[: self.window]
-                first = False
+            buffer = torch.cat([buffer, block])
+            if whole and len(buffer) > self.limit:
+                whole = False
+                yield 0, buffer[: self.window]
             # A window is not the last one where more follows than that could hold.
-            while len(buffer) >= self.hop + self.window + self.grid:
+            while not whole and len(buffer) >= self.hop + self.window + self.grid:
                 buffer = buffer[self.hop :]
                 start += self.hop
                 yield start, buffer[: self.window]
-            # A copy: a slice would keep the whole block.
-            pending, held = [buffer.clone()], len(buffer)
-        buffer = torch.cat(pending) if pending else torch.zeros(0)
         if whole:
             yield 0, buffer
             return

@@ -4,6 +4,7 @@
 """What every upstream must offer: the hidden states of all its layers."""
 
 import hashlib
+import math
 from abc import abstractmethod
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -14,15 +15,10 @@ from espnet2_distilmos.mos.frontend.gradient_checkpointing import checkpoint_mod
 from espnet2_distilmos.mos.frontend.lora import (
     active_states,
     add_lora,
-    layers_without_adapters,
     plain_name,
     read_lora,
 )
-from espnet2_distilmos.mos.frontend.parts import (
-    UpstreamParts,
-    frozen_modules,
-    read_freeze,
-)
+from espnet2_distilmos.mos.frontend.parts import UpstreamParts, read_freeze
 
 
 class AbsLayerFrontend(AbsFrontend):
@@ -34,8 +30,8 @@ class AbsLayerFrontend(AbsFrontend):
       padded batch;
     * *self-contained*: :meth:`resolved_conf`, and copies of :meth:`checkpoint_files`,
       are all that rebuilds the network;
-    * *no surprise in train mode*: no LayerDrop and no SpecAugment unless asked for,
-      and frozen parts stay frozen, in ``eval`` mode too;
+    * *no surprise in train mode*: no LayerDrop, no SpecAugment unless asked for, and
+      frozen parts stay frozen, in ``eval`` mode too;
     * the waveform is normalised inside, under the mask, when the upstream wants it.
     """
 
@@ -55,7 +51,6 @@ class AbsLayerFrontend(AbsFrontend):
     # As read_freeze() and read_lora() have them.
     freeze: Union[str, int] = "none"
     lora: Optional[Dict[str, Any]] = None
-    gradient_checkpointing: bool = False
     # The upstream's own random masking in training.
     spec_augment: bool = False
     # None where the parts of the network are not known.
@@ -86,29 +81,22 @@ class AbsLayerFrontend(AbsFrontend):
             ValueError: an item is too short or too long, or is to be masked and there
                 is nothing to mask with.
         """
-        raise NotImplementedError
 
     @property
     def frame_centre(self) -> float:
-        """Centre of the first frame's receptive field, in samples.
+        """Centre, in samples, of what the first frame before the transformer reads.
 
-        The field is that of what comes before the transformer. Networks that pad their
-        input override this.
+        Networks that pad their input override this.
         """
         return (self.minimum_samples - 1) / 2
 
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:
         """Frames that ``num_samples`` samples give, from the network's own strides."""
-        raise NotImplementedError
 
     @abstractmethod
     def resolved_conf(self) -> dict:
-        """Keyword arguments that rebuild this frontend.
-
-        Goes into the experiment's ``config.yaml``: plain YAML types only.
-        """
-        raise NotImplementedError
+        """Keyword arguments that rebuild this frontend, of plain YAML types."""
 
     def checkpoint_files(self) -> List[str]:
         """Files without which :meth:`resolved_conf` does not rebuild the network.
@@ -126,18 +114,18 @@ class AbsLayerFrontend(AbsFrontend):
 
         Returns:
             Names as in ``named_parameters()``, each with the number (0 to L) of the
-            first hidden state that depends on it: 0 for all that comes before the
-            layers, l for layer l, L for what comes after the last one.
+            first hidden state that depends on it.
 
         Raises:
             ValueError: where the layers are not known.
         """
-        if self._parts is None:
-            raise ValueError(
-                f"the layers of {self.name} are not known here, so it has no "
-                "layer-wise learning rates: leave --upstream_lr_decay out"
-            )
-        return self._parts.layer_of_parameters(self)
+        parts = self._known_parts("upstream_lr_decay")
+        layer_of = {}
+        for number, layer in enumerate(parts.layers, start=1):
+            layer_of.update((id(p), number) for p in layer.parameters())
+        for part in parts.after_layers:
+            layer_of.update((id(p), self.num_layers) for p in part.parameters())
+        return {name: layer_of.get(id(p), 0) for name, p in self.named_parameters()}
 
     def set_mask_training(self, wanted: bool) -> None:
         """Say whether any loss masks the input of the first layer.
@@ -148,11 +136,10 @@ class AbsLayerFrontend(AbsFrontend):
         if wanted:
             self._check_maskable()
         if self._mask_embedding is not None:
-            # No hidden state depends on it without masking, and it precedes all that
-            # freezing whole layers keeps as it is.
-            trained = self.lora is None and self.freeze in ("none", "cnn")
-            trained = trained and (wanted or self.spec_augment)
-            self._mask_embedding.requires_grad_(trained)
+            # Without masking no hidden state depends on it; it precedes the layers.
+            is_free = self.lora is None and self.freeze in ("none", "cnn")
+            is_used = wanted or self.spec_augment
+            self._mask_embedding.requires_grad_(is_free and is_used)
 
     def _check_maskable(self) -> None:
         if self._mask_embedding is None:
@@ -176,6 +163,14 @@ class AbsLayerFrontend(AbsFrontend):
             module.eval()
         return self
 
+    def _known_parts(self, option: str) -> UpstreamParts:
+        if self._parts is None:
+            raise ValueError(
+                f"found {option}, but the parts of {self.name} are not known here: "
+                "leave it out (freeze may be none or all)"
+            )
+        return self._parts
+
     def _choose_trained_parts(
         self,
         model: torch.nn.Module,
@@ -185,37 +180,39 @@ class AbsLayerFrontend(AbsFrontend):
         gradient_checkpointing: bool,
         seed: int,
     ) -> None:
-        """Freeze parts of ``model`` and add adapters, as the options say.
-
-        Args:
-            model: the upstream, changed in place.
-            parts: its parts; None where they are not known.
-            freeze, lora, gradient_checkpointing: options of the frontend.
-            seed: of the adapters.
+        """Freeze parts of ``model`` and add adapters drawn from ``seed``.
 
         Raises:
-            ValueError: an option is impossible, or ``parts`` are needed for it.
+            ValueError: an option is impossible, or needs parts that are not known.
         """
         self._parts = parts
-        self.freeze = read_freeze(freeze)
-        self.lora = read_lora(lora)
+        self.freeze, self.lora = read_freeze(freeze), read_lora(lora)
         self.gradient_checkpointing = gradient_checkpointing
-        if parts is None and (self.lora is not None or gradient_checkpointing):
-            option = "gradient_checkpointing" if self.lora is None else "lora"
-            raise ValueError(
-                f"found frontend_conf.{option}, but the parts of {self.name} are not "
-                "known here: leave it out"
-            )
-        frozen = self.freeze
+        first = self.freeze
         if self.lora is not None:
-            frozen = layers_without_adapters(frozen, self.num_layers, self.name)
-        self._frozen = frozen_modules(frozen, model, parts, self.name)
+            # They alone are trained, so that whole layers are frozen in any case.
+            first = {"none": 0, "cnn": 0, "all": self.num_layers}.get(first, first)
+        if first == "all":
+            self._frozen = [model]
+        elif first == "cnn":
+            self._frozen = self._known_parts("frontend_conf.freeze").convolutions
+        elif first != "none":
+            parts = self._known_parts("frontend_conf.freeze or lora")
+            if not 0 <= first <= self.num_layers - (self.lora is not None):
+                raise ValueError(
+                    f"found frontend_conf.freeze={freeze} and lora={lora}, but "
+                    f"{self.name} has {self.num_layers} transformer layers: freeze "
+                    "fewer (with lora at least one is left)"
+                )
+            after = parts.after_layers if first == self.num_layers else []
+            self._frozen = [*parts.before_layers, *parts.layers[:first], *after]
         for module in self._frozen:
             module.requires_grad_(False).eval()
         if self.lora is not None:
-            layers = parts.layers[frozen:]
+            layers = parts.layers[first:]
             self.lora = add_lora(model, layers, self.lora, parts.lora_targets, seed)
         if gradient_checkpointing:
+            parts = self._known_parts("frontend_conf.gradient_checkpointing")
             checkpoint_modules([*parts.blocks, *parts.layers])
 
     def _needs_graph(self, speech: torch.Tensor) -> bool:
@@ -252,16 +249,11 @@ class AbsLayerFrontend(AbsFrontend):
     ) -> None:
         if mask_time_indices is not None:
             self._check_maskable()
-        shortest, most = int(speech_lengths.min()), self.maximum_samples
-        if shortest < self.minimum_samples:
+        shortest, longest = int(speech_lengths.min()), int(speech_lengths.max())
+        least, most = self.minimum_samples, self.maximum_samples or math.inf
+        if shortest < least or longest > most:
             raise ValueError(
-                f"found an utterance of {shortest} samples, expected at least "
-                f"{self.minimum_samples} ({self.name} needs them for one frame): "
-                "filter short utterances (stage 4, --min_wav_duration)"
-            )
-        if most is not None and int(speech_lengths.max()) > most:
-            raise ValueError(
-                f"found an utterance of {int(speech_lengths.max())} samples, expected "
-                f"at most {most} ({self.name} has no positions for more): filter or "
-                "split long utterances (stage 4, --max_wav_duration)"
+                f"found utterances of {shortest} to {longest} samples, expected "
+                f"{least} to {most} (what {self.name} takes): filter short and long "
+                "ones (stage 4, --min_wav_duration and --max_wav_duration)"
             )

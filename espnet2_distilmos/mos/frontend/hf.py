@@ -10,7 +10,6 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.hf_wav2vec2_bert import Wav2Vec2BertFamily
 from espnet2_distilmos.mos.frontend.hf_waveform import (
     Data2VecAudioFamily,
@@ -56,15 +55,14 @@ class HFFrontend(AbsLayerFrontend):
             also written as the number n: all that comes before the layers, and the
             first n transformer layers.
         lora: adapters as ``{rank: 8, alpha: 16, dropout: 0.0, target_modules: null}``
-            (:mod:`~espnet2_distilmos.mos.frontend.lora`), in all layers that ``freeze``
-            leaves; they alone are trained.
+            (:func:`~espnet2_distilmos.mos.frontend.lora.read_lora`), in all layers that
+            ``freeze`` leaves; they alone are trained.
         gradient_checkpointing: compute the activations of convolutions and layers
             again in the backward pass: less memory, more time, the same gradients.
-        layerdrop: probability of skipping a layer in training; 0 keeps all layers,
-            which the layer mix and the tokens need.
+        layerdrop: 0; configurations of version 0.1 have it.
         spec_augment: the checkpoint's own random time and feature masking in
             training. Off by default: it hides the distortion that is to be rated.
-            Whisper has neither this nor LayerDrop here.
+            Whisper has none.
         init_seed: seed of the random weights of a bare configuration.
         load_pretrained: False when the weights follow from a trained model: nothing
             is looked up on disk or on the hub.
@@ -76,13 +74,7 @@ class HFFrontend(AbsLayerFrontend):
         OSError: when the checkpoint is neither a directory nor in reach.
     """
 
-    training_options = (
-        "freeze",
-        "gradient_checkpointing",
-        "layerdrop",
-        "spec_augment",
-        "init_seed",
-    )
+    training_options = ("freeze", "gradient_checkpointing", "spec_augment", "init_seed")
 
     def __init__(
         self,
@@ -102,16 +94,17 @@ class HFFrontend(AbsLayerFrontend):
         self.spec_augment = spec_augment
         checkpoint = upstream if load_pretrained else None
         config = _read_config(checkpoint, upstream_config)
-        # Skipped layers would shorten the list of hidden states.
-        config.layerdrop = layerdrop
+        # Skipped layers would be missing among the hidden states.
+        config.layerdrop = 0.0
         self.config_dict = json.loads(config.to_json_string(use_diff=False))
         for key in _STORAGE_KEYS:
             self.config_dict.pop(key, None)
         self.family = FAMILIES[config.model_type](config)
-        if not self.family.has_training_noise and (layerdrop or spec_augment):
+        if layerdrop or (spec_augment and self.family.masks_with_zeros):
             raise ValueError(
-                "found layerdrop or spec_augment in frontend_conf, but "
-                f"{config.model_type} has neither here: leave them out"
+                f"found layerdrop={layerdrop} and spec_augment={spec_augment} in "
+                "frontend_conf, expected no LayerDrop, and no SpecAugment of a "
+                f"{config.model_type} without: leave them out"
             )
         extractor_conf = {} if checkpoint is None else self._read_extractor(checkpoint)
         if normalize_waveform is None:
@@ -122,7 +115,7 @@ class HFFrontend(AbsLayerFrontend):
         self.model = self._build(checkpoint, config)
         self.family.prepare(self.model)
         self.name = config.model_type
-        self.num_layers = self.model.config.num_hidden_layers
+        self.num_layers = config.num_hidden_layers
         self.frame_shift = self.family.frame_shift
         self.minimum_samples = self.family.minimum_samples
         parts = self.family.parts(self.model)
@@ -156,15 +149,22 @@ class HFFrontend(AbsLayerFrontend):
 
     def _build(self, checkpoint: Optional[str], config) -> torch.nn.Module:
         """The network with the checkpoint's weights, or random ones without."""
-        # Seeded apart from the global generator, so that the token tools, the
-        # untrained baseline and every training start from one network. A fine-tuned
-        # checkpoint may lack the mask embedding: it is drawn here too.
+        missing = set()
+        # Token tools, untrained baseline and every training start from one network. A
+        # fine-tuned checkpoint may lack the mask embedding: it is drawn here too.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
             if checkpoint is None:
                 model = self.family.build(config)
             else:
-                model = _load(checkpoint, self.family, config)
+                model, missing = _find(checkpoint, self.family.load, config=config)
+        missing = sorted(missing - {"masked_spec_embed"})
+        if missing:
+            raise ValueError(
+                f"{checkpoint}: found no weights that fit {len(missing)} tensors of a "
+                f"{config.model_type} network, the first is {missing[0]}: use a "
+                "complete checkpoint, and leave frontend_conf.upstream_config out"
+            )
         # The mask embedding exists where the probabilities were not zero, and
         # apply_spec_augment lets mask_time_indices work; only the random masking is
         # switched off.
@@ -206,7 +206,6 @@ class HFFrontend(AbsLayerFrontend):
             freeze=self.freeze,
             lora=self.lora,
             gradient_checkpointing=self.gradient_checkpointing,
-            layerdrop=self.config_dict["layerdrop"],
             spec_augment=self.spec_augment,
             init_seed=self.init_seed,
         )
@@ -228,11 +227,6 @@ class HFFrontend(AbsLayerFrontend):
             hidden_states = self.family.hidden_states(
                 self.model, speech, speech_lengths, mask_time_indices
             )
-        if len(hidden_states) != self.num_layers + 1:
-            raise RuntimeError(
-                f"found {len(hidden_states)} hidden states, expected "
-                f"{self.num_layers + 1}: layerdrop must be 0"
-            )
         return hidden_states, self.family.num_frames(speech_lengths)
 
 
@@ -240,23 +234,19 @@ def _read_config(checkpoint: Optional[str], given: Optional[dict]):
     """The checkpoint's configuration, if any, overridden by ``upstream_config``."""
     from transformers import AutoConfig, PretrainedConfig
 
-    if checkpoint is None and given is None:
-        raise ValueError(
-            "found neither `upstream` nor `upstream_config` to build from in "
-            "frontend_conf, expected one of them (the config.yaml of a trained model "
-            "has the latter)"
-        )
     given, stored = given or {}, {}
     if checkpoint is not None:
         stored, _ = _find(checkpoint, PretrainedConfig.get_config_dict)
-    model_type = {**given, **stored}.get("model_type")
-    if model_type not in FAMILIES or given.get("model_type", model_type) != model_type:
-        raise ValueError(
-            f"{checkpoint or 'frontend_conf.upstream_config'}: found a model of type "
-            f"{model_type!r}, expected {given.get('model_type', 'one')} of "
-            f"{', '.join(FAMILIES)}"
-        )
     conf = {**stored, **given}
+    model_type = conf.get("model_type")
+    if model_type not in FAMILIES or stored.get("model_type", model_type) != model_type:
+        raise ValueError(
+            f"{checkpoint or 'frontend_conf'}: found a checkpoint of type "
+            f"{stored.get('model_type')!r} and upstream_config of type "
+            f"{given.get('model_type')!r}, expected at least one of them, and in both "
+            f"the same of {', '.join(FAMILIES)} (upstream_config is in the config.yaml "
+            "of a trained model)"
+        )
     for key in (*_STORAGE_KEYS, "model_type"):
         conf.pop(key, None)
     config = AutoConfig.for_model(model_type, **conf)
@@ -264,18 +254,6 @@ def _read_config(checkpoint: Optional[str], given: Optional[dict]):
         if hasattr(config, key):
             setattr(config, key, value)
     return config
-
-
-def _load(checkpoint: str, family: HFFamily, config) -> torch.nn.Module:
-    model, missing = _find(checkpoint, family.load, config=config)
-    missing = sorted(missing - {"masked_spec_embed"})
-    if missing:
-        raise ValueError(
-            f"{checkpoint}: found no weights that fit {len(missing)} tensors of a "
-            f"{config.model_type} network, the first is {missing[0]}: use a complete "
-            "checkpoint, and leave frontend_conf.upstream_config out"
-        )
-    return model
 
 
 def _find(checkpoint: str, read, **kwargs):

@@ -24,9 +24,7 @@ class HFFamily(torch.nn.Module, ABC):
     # False when the input is a log-mel spectrogram: its feature extractor then does
     # what it does whatever ``do_normalize`` says.
     takes_waveform = True
-    # Whether LayerDrop and SpecAugment can be switched on.
-    has_training_noise = True
-    # Hidden frames are zeros where the network was pretrained without a mask embedding.
+    # Whether masked frames are zeros, for want of a mask embedding and SpecAugment.
     masks_with_zeros = False
     # What the checkpoint's preprocessor_config.json must say, where it says it.
     extractor_conf: Mapping[str, Any] = {"sampling_rate": 16000}
@@ -41,8 +39,8 @@ class HFFamily(torch.nn.Module, ABC):
         self.config = config
 
     @staticmethod
-    def load(upstream: str, config) -> Tuple[torch.nn.Module, Set[str]]:
-        """Load a checkpoint in fp32.
+    def load(upstream: str, config, cls=None) -> Tuple[torch.nn.Module, Set[str]]:
+        """Load a checkpoint in fp32 into a class of transformers.
 
         Returns:
             The network, and the names of its weights that the checkpoint lacks or has
@@ -50,7 +48,15 @@ class HFFamily(torch.nn.Module, ABC):
         """
         from transformers import AutoModel
 
-        return load_in_fp32(AutoModel, upstream, config)
+        model, report = (cls or AutoModel).from_pretrained(
+            upstream,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        mismatched = (name for name, *_ in report["mismatched_keys"])
+        return model, {*report["missing_keys"], *mismatched}
 
     @staticmethod
     def build(config) -> torch.nn.Module:
@@ -66,7 +72,6 @@ class HFFamily(torch.nn.Module, ABC):
     @abstractmethod
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
         """Frames of each item, from the network's own kernels and strides."""
-        raise NotImplementedError
 
     @abstractmethod
     def hidden_states(
@@ -81,22 +86,7 @@ class HFFamily(torch.nn.Module, ABC):
         ``mask_time_indices`` is not None only where the network has a mask embedding,
         or ``masks_with_zeros``.
         """
-        raise NotImplementedError
 
     @abstractmethod
     def parts(self, model: torch.nn.Module) -> UpstreamParts:
         """Which modules of the network are which part."""
-        raise NotImplementedError
-
-
-def load_in_fp32(cls, upstream: str, config) -> Tuple[torch.nn.Module, Set[str]]:
-    """:meth:`HFFamily.load` with a class of transformers."""
-    model, report = cls.from_pretrained(
-        upstream,
-        config=config,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    mismatched = (name for name, *_ in report["mismatched_keys"])
-    return model, {*report["missing_keys"], *mismatched}

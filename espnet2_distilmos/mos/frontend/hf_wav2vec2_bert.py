@@ -35,13 +35,7 @@ class Wav2Vec2BertFamily(HFFamily):
         super().__init__(config)
         from transformers.audio_utils import mel_filter_bank, window_function
 
-        num_mels, rest = divmod(config.feature_projection_input_dim, STACK)
-        if rest:
-            raise ValueError(
-                "found feature_projection_input_dim="
-                f"{config.feature_projection_input_dim}, expected {STACK} times the "
-                "number of mel bands"
-            )
+        num_mels = config.feature_projection_input_dim // STACK
         self.extractor_conf = dict(self.extractor_conf, num_mel_bins=num_mels)
         filters = mel_filter_bank(
             num_frequency_bins=FFT // 2 + 1,
@@ -68,21 +62,14 @@ class Wav2Vec2BertFamily(HFFamily):
         # Pre-emphasis within the window; its first sample is its own predecessor.
         previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         frames = (frames - 0.97 * previous) * self.window.double()
-        power = power_spectrum(frames, FFT)
-        floor = 1.192092955078125e-07
-        return (power @ self.filters.double()).clamp(min=floor).log()
+        power = power_spectrum(frames, FFT) @ self.filters.double()
+        return power.clamp(min=1.192092955078125e-07).log()
 
     def features(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """What enters the network.
+        """What enters the network: two stacked frames, (B, T, 2 * bands).
 
-        Args:
-            speech: waveforms in [-1, 1], (B, N).
-            lengths: valid samples, (B,).
-
-        Returns:
-            Two stacked frames of the log-mel filter bank, each band of zero mean and
-            unit variance over the utterance; (B, T, 2 * bands). Padding is zero, but
-            for half a frame behind an odd number of windows.
+        Each band has zero mean and unit variance over the utterance. Padding is zero,
+        but for half a frame behind an odd number of windows.
         """
         log_mel = self.log_mel(speech)
         windows = _num_windows(lengths)

@@ -26,14 +26,15 @@ class WaveformFamily(HFFamily):
     def __init__(self, config):
         super().__init__(config)
         self._is_stable = getattr(config, "do_stable_layer_norm", False)
+        # What is given the valid lengths, and after how many convolutions. In tuples:
+        # the modules are registered once, under their own names.
+        self._masked = []
 
     def prepare(self, model: torch.nn.Module) -> None:
-        self._norms = ()
         if getattr(self.config, "feat_extract_norm", "layer") == "group":
             first = model.feature_extractor.conv_layers[0]
             first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
-            # In a tuple: the module is registered once, under its own name.
-            self._norms = (first.layer_norm,)
+            self._masked.append((first.layer_norm, 1))
         if self._is_stable:
             # It follows the last hidden state.
             model.encoder.layer_norm.requires_grad_(False)
@@ -54,17 +55,16 @@ class WaveformFamily(HFFamily):
         self, num_samples: torch.Tensor, layers: Optional[int] = None
     ) -> torch.Tensor:
         """Frames after the first ``layers`` convolutions, after all by default."""
-        config = self.config
-        pairs = list(zip(config.conv_kernel, config.conv_stride))[:layers]
-        for kernel, stride in pairs:
+        pairs = zip(self.config.conv_kernel, self.config.conv_stride)
+        for kernel, stride in list(pairs)[:layers]:
             steps = torch.div(num_samples - kernel, stride, rounding_mode="floor")
             num_samples = steps + 1
         return num_samples
 
     def _set_lengths(self, lengths: Optional[torch.Tensor]) -> None:
         """Give the valid samples to the parts that mask; None without padding."""
-        for norm in self._norms:
-            norm.lengths = None if lengths is None else self.num_frames(lengths, 1)
+        for part, layers in self._masked:
+            part.lengths = None if lengths is None else self.num_frames(lengths, layers)
 
     def hidden_states(self, model, speech, lengths, mask_time_indices):
         attention_mask = None
@@ -84,9 +84,9 @@ class WaveformFamily(HFFamily):
 
     def parts(self, model: torch.nn.Module) -> UpstreamParts:
         encoder = model.encoder
-        norm = [encoder.layer_norm]
         before = [model.feature_extractor, model.feature_projection]
         before += [encoder.pos_conv_embed, encoder.dropout]
+        norm = [encoder.layer_norm]
         return UpstreamParts(
             convolutions=[model.feature_extractor],
             before_layers=before + ([] if self._is_stable else norm),
@@ -107,15 +107,10 @@ class Data2VecAudioFamily(WaveformFamily):
 
     def prepare(self, model: torch.nn.Module) -> None:
         super().prepare(model)
-        self._zero_padding = ZeroPadding()
+        zero_padding = ZeroPadding()
+        self._masked.append((zero_padding, None))
         for layer in model.encoder.pos_conv_embed.layers:
-            layer.conv.register_forward_pre_hook(self._zero_padding)
-
-    def _set_lengths(self, lengths: Optional[torch.Tensor]) -> None:
-        super()._set_lengths(lengths)
-        self._zero_padding.lengths = (
-            None if lengths is None else self.num_frames(lengths)
-        )
+            layer.conv.register_forward_pre_hook(zero_padding)
 
 
 class ZeroPadding:

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from espnet2_distilmos.mos.frontend.hf_family import HFFamily, load_in_fp32
+from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import full_length
 from espnet2_distilmos.mos.frontend.parts import UpstreamParts
 from espnet2_distilmos.mos.frontend.spectrum import power_spectrum, split_frames
@@ -27,17 +27,14 @@ class WhisperFamily(HFFamily):
     takes the first positions, and attention reads valid frames only. Utterances of
     30 s give what transformers gives; shorter ones differ, as no silence is appended.
 
-    Hidden states are those of transformers: 0 is what enters the first layer
-    (positions added), the last one has passed the encoder's final layer norm, the
-    others have not. In the released weights single frames of the last layer are so
-    ill-conditioned that fp32 itself is good to 2e-4 of the layer's RMS there (whisper
-    tiny, speech), and so is the agreement of padded batches; in fp64 they agree to
-    1e-12. There is no LayerDrop or SpecAugment, and no mask embedding: hidden frames
-    are zeros before the positions are added.
+    The last hidden state has passed the encoder's final layer norm, as in
+    transformers. In the released weights single frames of it are so ill-conditioned
+    that fp32 itself is good to 2e-4 of the layer's RMS there (whisper tiny, speech),
+    and so is the agreement of padded batches; in fp64 they agree to 1e-12. Masked
+    frames are zeros before the positions are added.
     """
 
     takes_waveform = False
-    has_training_noise = False
     masks_with_zeros = True
     frame_shift = HOP * STRIDE
     # The waveform is reflected over half a window.
@@ -84,11 +81,9 @@ class WhisperFamily(HFFamily):
         # layers are not loaded; what is left of it is thrown away.
         config = copy.deepcopy(config)
         config.decoder_layers = 0
-        model, missing = load_in_fp32(EncoderOnly, upstream, config)
-        encoder = "encoder."
-        return model.encoder, {
-            name[len(encoder) :] for name in missing if name.startswith(encoder)
-        }
+        model, missing = HFFamily.load(upstream, config, EncoderOnly)
+        missing = {name for name in missing if name.startswith("encoder.")}
+        return model.encoder, {name.removeprefix("encoder.") for name in missing}
 
     @staticmethod
     def build(config):
@@ -107,15 +102,7 @@ class WhisperFamily(HFFamily):
         return torch.div(windows + STRIDE - 1, STRIDE, rounding_mode="floor")
 
     def log_mel(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """What enters the network.
-
-        Args:
-            speech: waveforms in [-1, 1], (B, N).
-            lengths: valid samples, (B,), more than half a window each.
-
-        Returns:
-            (B, bands, N // 160); padding is zero.
-        """
+        """What enters the network: (B, bands, N // 160); padding is zero."""
         # In fp32 at least: half precision would be noise to the logarithm.
         speech = speech.to(torch.promote_types(speech.dtype, torch.float32))
         # As torch.stft(center=True): both ends of each item are reflected.

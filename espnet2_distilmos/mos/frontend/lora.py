@@ -10,7 +10,7 @@ first what it did. The adapters are those of the package peft.
 """
 
 import functools
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import torch
 
@@ -34,42 +34,20 @@ def read_lora(lora: Optional[Mapping[str, Any]]) -> Optional[Dict[str, Any]]:
     """
     if lora is None:
         return None
-    conf = {**_DEFAULTS, **lora} if isinstance(lora, Mapping) else {}
-    if list(conf) != list(_DEFAULTS) or not _is_possible(**conf):
+    try:
+        conf = {**_DEFAULTS, **lora}
+        rank, alpha, dropout, targets = conf.values()
+        is_possible = type(rank) is int and rank >= 1 and alpha > 0 and 0 <= dropout < 1
+        is_possible &= targets is None or (type(targets) is list and len(targets) > 0)
+    except (TypeError, ValueError):
+        is_possible = False
+    if not is_possible:
         raise ValueError(
             f"found frontend_conf.lora={lora!r}, expected null or a mapping with any "
             "of rank (a whole number of 1 or more), alpha (above 0), dropout (in "
             "[0, 1)) and target_modules (a list of names, or null)"
         )
     return conf
-
-
-def _is_possible(rank: Any, alpha: Any, dropout: Any, target_modules: Any) -> bool:
-    if type(rank) is not int or {type(alpha), type(dropout)} - {int, float}:
-        return False
-    named = target_modules is None or (
-        isinstance(target_modules, (list, tuple))
-        and len(target_modules) > 0
-        and all(isinstance(target, str) for target in target_modules)
-    )
-    return rank >= 1 and alpha > 0 and 0 <= dropout < 1 and named
-
-
-def layers_without_adapters(freeze: Union[str, int], num_layers: int, name: str) -> int:
-    """Number of first layers that get no adapters.
-
-    Adapters are all that trains, so ``none`` and ``cnn`` mean no such layer.
-
-    Raises:
-        ValueError: when no layer is left.
-    """
-    first = {"none": 0, "cnn": 0, "all": num_layers}.get(freeze, freeze)
-    if first == num_layers:
-        raise ValueError(
-            f"found frontend_conf.lora with freeze={freeze}, but {name} has "
-            f"{num_layers} transformer layers: freeze fewer, or leave lora out"
-        )
-    return first
 
 
 def add_lora(
@@ -103,26 +81,10 @@ def add_lora(
         raise ImportError(
             f"frontend_conf.lora needs the package peft ({error}): pip install peft"
         ) from error
-    lora = {**lora, "target_modules": list(lora["target_modules"] or target_modules)}
-    config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=_full_names(model, layers, lora["target_modules"]),
-    )
-    config._register_custom_module({torch.nn.Linear: _adapted_linear()})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, _ADAPTER)
-    return lora
-
-
-def _full_names(
-    model: torch.nn.Module, layers: Sequence[torch.nn.Module], targets: List[str]
-) -> List[str]:
-    """Names in ``model`` of the linear maps that ``targets`` name in each layer."""
+    targets = list(lora["target_modules"] or target_modules)
     name_of = {module: name for name, module in model.named_modules()}
-    found = []
+    # Full names: other parts of a network may have maps of the same name.
+    full_names = []
     for layer in layers:
         linear = {
             name: module
@@ -130,14 +92,24 @@ def _full_names(
             if isinstance(module, torch.nn.Linear)
         }
         for target in targets:
-            names = [n for n in linear if f".{n}".endswith(f".{target}")]
-            if not names:
+            found = [n for n in linear if f".{n}".endswith(f".{target}")]
+            if not found:
                 raise ValueError(
                     f"found {target} in frontend_conf.lora.target_modules, expected "
                     f"linear maps of a layer: {', '.join(linear)}"
                 )
-            found += [name_of[linear[name]] for name in names]
-    return list(dict.fromkeys(found))
+            full_names += [name_of[linear[name]] for name in found]
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=list(dict.fromkeys(full_names)),
+    )
+    config._register_custom_module({torch.nn.Linear: _adapted_linear()})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, _ADAPTER)
+    return {**lora, "target_modules": targets}
 
 
 @functools.lru_cache(maxsize=None)

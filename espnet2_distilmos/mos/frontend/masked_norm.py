@@ -15,8 +15,7 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
 
     The first convolution of base-size wav2vec 2.0, HuBERT and WavLM models
     normalises each channel over time, so zeros appended to a batch change every
-    frame. With the valid lengths known the statistics are those of the single
-    file. Parameters keep the names of ``torch.nn.GroupNorm``.
+    frame. With the valid lengths known the statistics are those of the single file.
     """
 
     # Valid frames of the batch at hand, (B,); None when all frames are valid.
@@ -24,17 +23,7 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
 
     @classmethod
     def from_group_norm(cls, norm: torch.nn.GroupNorm) -> "MaskedGroupNorm":
-        """Take over the parameters (the same objects) of ``norm``.
-
-        Raises:
-            ValueError: if groups hold several channels; masking would then need
-                another formula, and no known upstream does it.
-        """
-        if norm.num_groups != norm.num_channels or not norm.affine:
-            raise ValueError(
-                f"found a group norm of {norm.num_groups} groups over "
-                f"{norm.num_channels} channels, expected one group a channel"
-            )
+        """Take over the parameters (the same objects) of ``norm``."""
         masked = cls(norm.num_groups, norm.num_channels, eps=norm.eps)
         masked.weight, masked.bias = norm.weight, norm.bias
         return masked

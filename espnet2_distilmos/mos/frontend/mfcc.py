@@ -22,9 +22,9 @@ class MFCCFrontend(AbsLayerFrontend):
 
     The targets of HuBERT's first iteration (Hsu et al. 2021, section IV.B, by the
     settings of the authors' code: Kaldi's MFCC every 10 ms, differences over five
-    frames, no normalisation of the features), of which every second frame is kept. A
-    frame has the centre that the frame of the same number of an upstream with this
-    receptive field has, so that the tokens fit that upstream frame by frame.
+    frames, no normalisation of the features), of which every second frame is kept.
+    Frames have the centres of those of an upstream with this receptive field, so that
+    the tokens fit that upstream frame by frame.
 
     Args:
         normalize_waveform: zero mean, unit variance per utterance: the tokens then do

@@ -4,7 +4,7 @@
 """The parts of an upstream: what freezing and layer-wise learning rates refer to."""
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, List, Mapping, Sequence, Union
 
 import torch
 
@@ -28,18 +28,6 @@ class UpstreamParts:
     after_layers: List[torch.nn.Module]
     lora_targets: Sequence[str] = ()
     blocks: Sequence[torch.nn.Module] = ()
-
-    def layer_of_parameters(self, module: torch.nn.Module) -> Dict[str, int]:
-        """As :meth:`AbsLayerFrontend.layer_of_parameters`, in the names of ``module``.
-
-        What belongs to no part (a mask embedding) enters the first layer.
-        """
-        layer_of = {}
-        for number, layer in enumerate(self.layers, start=1):
-            layer_of.update((id(p), number) for p in layer.parameters())
-        for part in self.after_layers:
-            layer_of.update((id(p), len(self.layers)) for p in part.parameters())
-        return {name: layer_of.get(id(p), 0) for name, p in module.named_parameters()}
 
 
 def read_freeze(freeze: Any) -> Union[str, int]:
@@ -65,39 +53,3 @@ def read_freeze(freeze: Any) -> Union[str, int]:
             "{layers: n}, n being the number of first transformer layers"
         )
     return found
-
-
-def frozen_modules(
-    freeze: Union[str, int],
-    model: torch.nn.Module,
-    parts: Optional[UpstreamParts],
-    name: str,
-) -> List[torch.nn.Module]:
-    """What is neither trained nor put into training mode.
-
-    Args:
-        freeze: as :func:`read_freeze` returns it.
-        model: the whole upstream.
-        parts: its parts; None where they are not known.
-        name: of the upstream, for error messages.
-
-    Raises:
-        ValueError: when the upstream has no such parts.
-    """
-    if freeze in ("none", "all"):
-        return [model] if freeze == "all" else []
-    if parts is None:
-        raise ValueError(
-            f"found frontend_conf.freeze={freeze}, expected none or all: the parts of "
-            f"{name} are not known here"
-        )
-    if freeze == "cnn":
-        return parts.convolutions
-    num_layers = len(parts.layers)
-    if not 0 <= freeze <= num_layers:
-        raise ValueError(
-            f"found frontend_conf.freeze={freeze}, but {name} has {num_layers} "
-            "transformer layers"
-        )
-    after = parts.after_layers if freeze == num_layers else []
-    return [*parts.before_layers, *parts.layers[:freeze], *after]

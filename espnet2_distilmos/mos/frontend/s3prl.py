@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import importlib
 import json
-import logging
 import os
 import random
 import tempfile
@@ -38,11 +37,6 @@ _FAMILIES = {
 }
 # Endings of the entries that take a checkpoint instead of naming one.
 _PATH_SUFFIXES = ("_local", "_url", "_custom")
-# An utterance alone and in a padded batch may differ by this much, relative to the
-# layer's RMS, for the entry to be run in batches. The contract is 1e-4.
-_PROBE_TOLERANCE = 5e-5
-# Samples; odd ones, so that no frame ends where an utterance does.
-_PROBE_LENGTHS = (12345, 7001, 9770)
 
 
 class S3PRLFrontend(AbsLayerFrontend):
@@ -51,16 +45,11 @@ class S3PRLFrontend(AbsLayerFrontend):
     The hidden states are those of ``S3PRLUpstream`` for the single file, without the
     copies of the last frame that it appends: a second of WavLM has 49 frames, not 50.
 
-    A trained model keeps a copy of the upstream's own file in ``upstream_files/``,
-    from which s3prl builds the network again. It is about twice as large as a model of
-    ``frontend: hf``, which keeps none.
-
     The families of fairseq and the ``hf_..._custom`` entries are *recognised*: group
     norm, padding mask and positional convolutions are given the valid lengths, so that
     they are exact in a padded batch, and parts can be frozen. Every other entry is a
-    closed box: in eval mode also in training (its dropout or masking is not known),
-    frozen or trained as a whole. An entry that padding would change is run one
-    utterance at a time. The ``hf_`` entries take audio through NumPy.
+    closed box: run one utterance at a time, in eval mode also in training (its dropout
+    or masking is not known), frozen or trained as a whole.
 
     Args:
         upstream: name in s3prl's hub, such as ``wavlm_base_plus`` or ``wavlm_local``.
@@ -73,7 +62,7 @@ class S3PRLFrontend(AbsLayerFrontend):
             ``{layers: n}``. s3prl itself never trains the convolutions; ``none`` does.
         lora, gradient_checkpointing: as in :class:`HFFrontend`, for recognised entries.
         one_by_one: True runs one utterance at a time, False whole padded batches;
-            None compares both once and takes batches where they are exact.
+            None takes batches where they are known to be exact.
         init_seed: seed of adapters, and of random weights.
         download_dir: where s3prl finds what it downloads; None is its own cache.
         load_pretrained: False when the weights follow from a trained model.
@@ -115,9 +104,9 @@ class S3PRLFrontend(AbsLayerFrontend):
         wrapper = self._build(download_dir)
         self.model = wrapper.upstream.float().eval()
         # None for a network that is not known here.
-        package = type(self.model).__module__.split(".")[-2:-1]
+        family = type(self.model).__module__.split(".")[-2]
         is_known = type(self.model).__name__ == "UpstreamExpert"
-        self._family = package[0] if is_known and package[0] in _FAMILIES else None
+        self._family = family if is_known and family in _FAMILIES else None
         sizes, rates = set(wrapper.hidden_sizes), set(wrapper.downsample_rates)
         if len(sizes) != 1 or len(rates) != 1:
             raise ValueError(
@@ -138,15 +127,15 @@ class S3PRLFrontend(AbsLayerFrontend):
         if parts is not None:
             self._make_exact()
         self._measure_frames()
-        self.one_by_one = self._probe() if one_by_one is None else one_by_one
+        if one_by_one is None:
+            # Convolutions of a conformer, which has batch norms, read the padding.
+            one_by_one = parts is None or any(map(_is_batch_norm, self.model.modules()))
+        self.one_by_one = one_by_one
         self._freeze_unused()
         self._choose_trained_parts(
             self.model, parts, freeze, lora, gradient_checkpointing, init_seed
         )
         self.train()
-        if load_pretrained and self.checkpoint_files():
-            size = sum(map(os.path.getsize, self.checkpoint_files())) / 1e6
-            logging.info(f"The model will keep {size:.0f} MB of files of {upstream}")
 
     def _build(self, download_dir: Optional[str]):
         """``S3PRLUpstream`` of the entry."""
@@ -178,14 +167,11 @@ class S3PRLFrontend(AbsLayerFrontend):
             reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             kind = OSError if isinstance(error, OSError) else ValueError
             raise kind(
-                f"{path or entry}: found nothing that s3prl can load as {entry} and "
-                f"run ({reason}), expected a name of s3prl.nn.S3PRLUpstream's "
-                "available_names() in frontend_conf.upstream and, where it takes a "
-                "checkpoint or cannot be downloaded, one in its format in "
-                "frontend_conf.path_or_url"
+                f"{path or entry}: found nothing that s3prl can load as {entry} "
+                f"({reason}), expected one of S3PRLUpstream.available_names() in "
+                "frontend_conf.upstream and, where it takes a checkpoint or cannot be "
+                "downloaded, one in its format in frontend_conf.path_or_url"
             ) from error
-
-    # The parts of a recognised entry
 
     def _find_parts(self) -> Optional[UpstreamParts]:
         """The parts of a recognised entry; None for a closed box."""
@@ -260,24 +246,20 @@ class S3PRLFrontend(AbsLayerFrontend):
         return getattr(model, "mask_emb", getattr(model, "masked_spec_embed", None))
 
     def _freeze_unused(self) -> None:
-        """Take what no hidden state depends on out of training.
+        """Take out of training what no hidden state depends on.
 
-        Else DistributedDataParallel waits for gradients that never come: the mask
+        DistributedDataParallel would wait for its gradients: those of the mask
         embedding, the quantizers and projections of pretraining.
         """
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        if not parameters:
-            return
         with torch.enable_grad():
             hidden_states = self._states(_noise(3200)[None], [3200])
-            output = sum(h.sum() for h in hidden_states if h.requires_grad)
-        used = [None] * len(parameters)
-        if isinstance(output, torch.Tensor):
-            used = torch.autograd.grad(output, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, used):
+        # Of no use but that there is something to differentiate.
+        nothing = torch.zeros((), requires_grad=True)
+        output = nothing + sum(h.sum() for h in hidden_states)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        used = torch.autograd.grad(output, [nothing, *parameters], allow_unused=True)
+        for parameter, gradient in zip(parameters, used[1:]):
             parameter.requires_grad_(gradient is not None)
-
-    # Measurements of the network
 
     def _measure_frames(self) -> None:
         """Find where the first frame ends, and the shortest input.
@@ -305,53 +287,29 @@ class S3PRLFrontend(AbsLayerFrontend):
 
     @torch.no_grad()
     def _count(self, num_samples: int) -> int:
-        """Frames of a waveform, by running it; 0 where the network fails.
-
-        A normalisation by the deviation over time gives NaN for a single frame. As in
-        s3prl, the one frame more of a centred spectrogram is left out.
-        """
+        """Frames of a waveform, by running it; 0 where the network fails."""
         try:
             hidden_states = self._states(_noise(num_samples)[None], [num_samples])
         except Exception:  # Each network has its own error for too short an input.
             return 0
+        # A normalisation by the deviation over time gives NaN for a single frame.
         if not all(bool(h.isfinite().all()) for h in hidden_states):
             return 0
         frames = min(h.size(1) for h in hidden_states)
+        # As in s3prl, without the one frame more of a centred spectrogram.
         shifts = -(-num_samples // self.frame_shift)
         return shifts if frames == shifts + 1 else frames
-
-    @torch.no_grad()
-    def _probe(self) -> bool:
-        """Whether padding changes hidden states, by three noises."""
-        lengths = list(_PROBE_LENGTHS)
-        speech = pad_sequence([_noise(n) for n in lengths], batch_first=True)
-        largest = 0.0
-        padded = self._states(speech, lengths)
-        for i, n in enumerate(lengths):
-            frames = self.num_frames(n)
-            for a, b in zip(padded, self._states(speech[i : i + 1, :n], [n])):
-                a, b = a[i, :frames], b[0, :frames]
-                rms = b.square().mean().sqrt().clamp_min(1e-12)
-                largest = max(largest, float((a - b).abs().max() / rms))
-        if largest > _PROBE_TOLERANCE:
-            logging.warning(
-                f"{self.upstream} of s3prl is run one utterance at a time: in a padded "
-                f"batch its hidden states change by up to {largest:.1e} of their RMS"
-            )
-        return largest > _PROBE_TOLERANCE
-
-    # The contract
 
     def train(self, mode: bool = True) -> "S3PRLFrontend":
         """Set the mode; frozen parts and closed boxes stay in eval mode."""
         super().train(mode)
         for module in self.model.modules():
-            closed = self._parts is None
+            # A batch's own statistics would take in the padding.
+            closed = self._parts is None or _is_batch_norm(module)
             if isinstance(module, torch.nn.RNNBase) and module.dropout == 0:
                 # cuDNN has gradients in train mode only.
                 closed = False
-            # Conformers: a batch's own statistics would take in the padding.
-            if closed or isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            if closed:
                 module.training = False
         return self
 
@@ -483,6 +441,10 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, str) and os.path.isfile(value)
 
 
+def _is_batch_norm(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+
+
 def _write_checkpoint(config: Mapping[str, Any], folder: str) -> Tuple[str, str]:
     """Random weights for an ``upstream_config`` of version 0.1.
 
@@ -535,14 +497,11 @@ def _isolated(download_dir: Optional[str]) -> Iterator[List[str]]:
 
     s3prl seeds the global random generators. Some entries ask for unpickling; torch's
     own switch lets them read tensors, plain values and the options of argparse only.
-
-    Args:
-        download_dir: where s3prl looks for its downloads; None for its own cache.
+    Downloads that are there already are taken without s3prl's locks, for which a
+    directory that can only be read has no place.
 
     Yields:
-        The files of downloads that an entry asked for, complete when it is built: it
-        may be several, and it says nowhere which. Those that are there need none of
-        s3prl's locks, which a directory that can only be read has no place for.
+        The files that an entry asked to download, complete when it is built.
     """
     from s3prl.util import download as module
 

@@ -99,8 +99,7 @@ def test_existing_output(corpus, tiny_conf, capsys):
 
 def test_bad_utterances_are_named_and_the_rest_is_used(corpus, capsys):
     paths = read_scp(corpus / "wav.scp")
-    samples = np.zeros(16000)
-    samples[5] = np.nan
+    samples = np.full(16000, np.nan)
     soundfile.write(corpus / "nan.wav", samples, 16000, subtype="FLOAT")
     (corpus / "empty.wav").touch()
     paths.update(nan=f"{corpus}/nan.wav", empty=f"{corpus}/empty.wav")
@@ -118,10 +117,8 @@ def test_bad_utterances_are_named_and_the_rest_is_used(corpus, capsys):
 @pytest.mark.parametrize(
     "options, found",
     [
-        (["--num_clusters", "100000"], "expected 1 to 32767"),
         (["--num_clusters", "5000"], "frames for 5000 clusters"),
         (["--layers", "1,9"], "'1,9', expected `all`"),
-        (["--batch_seconds", "0"], "--batch_seconds"),
         (["--output", "{corpus}/train.yaml/x/c.npz"], "cannot be written"),
         (["--wav_scp", "{corpus}/none.scp"], "none.scp cannot be read"),
     ],
@@ -155,13 +152,11 @@ def test_import_km(corpus, caplog, capsys):
     assert codebooks.layers == (1, 2)
     np.testing.assert_array_equal(codebooks.centroids[1], models[2].cluster_centers_)
 
-    joblib.dump(MiniBatchKMeans(4).fit(features[:, :7]), corpus / "narrow.mdl")
     joblib.dump(MiniBatchKMeans(4).fit(features), corpus / "four.mdl")
     for bad in (
         ["km_200.mdl"],
         [f"1={corpus}/wav.scp"],
         [f"9={corpus}/km_1.mdl"],
-        [f"1={corpus}/narrow.mdl"],
         [specs[0], f"1={corpus}/four.mdl"],
         [specs[0], specs[0]],
     ):

@@ -83,10 +83,10 @@ def test_fit_equals_plain_scikit_learn_whatever_the_jobs():
     assert not np.allclose(fit_codebooks(features, 12, seed=5)[0], centroids)
 
 
-@pytest.mark.parametrize("frames, clusters", [(10, 11), (10, 0), (9, 40000)])
-def test_impossible_number_of_clusters(frames, clusters):
+@pytest.mark.parametrize("clusters", [0, 11])
+def test_impossible_number_of_clusters(clusters):
     with pytest.raises(ValueError, match=f"{clusters} clusters, expected"):
-        fit_codebooks(np.zeros((1, frames, 3), np.float32), clusters)
+        fit_codebooks(np.zeros((1, 10, 3), np.float32), clusters)
 
 
 def saved(codebooks):
@@ -100,9 +100,7 @@ def test_round_trip():
     data = saved(codebooks)
     loaded = Codebooks.load(io.BytesIO(data))
     np.testing.assert_array_equal(loaded.centroids, codebooks.centroids)
-    for name in ("layers", "stream", "frame_shift", "sample_rate", "seed", "settings"):
-        assert getattr(loaded, name) == getattr(codebooks, name)
-    assert loaded.inertia == (1.5, 2.5) and loaded.num_frames == 500
+    assert {**vars(loaded), "centroids": 0} == {**vars(codebooks), "centroids": 0}
     assert loaded.fingerprint() == codebooks.fingerprint()
     assert saved(loaded) == data
     assert loaded.columns()[1] == {"stream": "hubert", "layer": 3, "K": 20}
@@ -137,8 +135,6 @@ def pickled():
     "content,found",
     [
         (None, "No such file"),
-        (b"", ""),
-        (b"no zip", ""),
         (saved(make())[:900], ""),
         (pickled(), "pickle"),
         (altered(format_version=2), "format version 2"),

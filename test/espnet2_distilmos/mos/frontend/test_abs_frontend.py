@@ -46,10 +46,10 @@ def test_fingerprint_follows_weights_and_settings():
     assert first != other.fingerprint()
 
 
-@pytest.mark.parametrize("samples,found", [(1, "at least 2.*stage 4"), (9, "most 8")])
-def test_lengths_out_of_range_are_refused(samples, found):
+@pytest.mark.parametrize("samples", [1, 9])
+def test_lengths_out_of_range_are_refused(samples):
     frontend = Doubler()
     frontend.maximum_samples = 8
     frontend(torch.zeros(1, 8), torch.tensor([8]))
-    with pytest.raises(ValueError, match=f"{samples} samples, expected .*{found}"):
+    with pytest.raises(ValueError, match=f"{samples} samples, expected 2 to 8 .*stage"):
         frontend(torch.zeros(1, samples), torch.tensor([samples]))

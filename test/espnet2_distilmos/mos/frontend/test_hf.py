@@ -15,6 +15,7 @@ from .tiny_upstreams import (
     FIRST,
     VARIANTS,
     batch,
+    check_layer_of_parameters,
     each_family,
     each_variant,
     in_turn,
@@ -23,24 +24,18 @@ from .tiny_upstreams import (
     loss_of,
     noiseless,
     relative_difference,
+    states_of,
     tiny,
+    trained_of,
 )
 
 EXTRACTORS = {
     "whisper": transformers.WhisperFeatureExtractor,
     "wav2vec2-bert": transformers.SeamlessM4TFeatureExtractor,
 }
-each_waveform_variant = pytest.mark.parametrize(
-    "variant", in_turn(v for v in VARIANTS if "conv_dim" in VARIANTS[v])
-)
 each_maskable_family = pytest.mark.parametrize(
     "model_type", in_turn(t for t in FIRST if t != "whisper")
 )
-
-
-def states_of(frontend, *inputs):
-    with torch.no_grad():
-        return frontend(*inputs)[0]
 
 
 def test_every_family_is_tested():
@@ -51,9 +46,8 @@ def test_every_family_is_tested():
 
 
 @each_variant
-@pytest.mark.parametrize("normalize", [False, True])
-def test_padding_exact(variant, normalize):
-    frontend = tiny(variant, dict(normalize_waveform=normalize)).eval()
+def test_padding_exact(variant):
+    frontend = tiny(variant, dict(normalize_waveform=True)).eval()
     # An odd number of windows, one frame alone, and zeros behind the longest.
     lengths = (8000, 3210, 5555, 1100, frontend.minimum_samples)
     speech, lengths = batch(lengths)
@@ -62,36 +56,9 @@ def test_padding_exact(variant, normalize):
     print(f"{variant}: {worst:.1e} of the layer's RMS")
     assert worst < 1e-4
     # Also when the padding is not zero.
-    dirty = speech.clone()
     for i, n in enumerate(lengths):
-        dirty[i, n:] = 0.5
-    clean = states_of(frontend, speech, lengths)
-    for a, b in zip(clean, states_of(frontend, dirty, lengths)):
-        for i, n in enumerate(lengths):
-            t = frontend.num_frames(int(n))
-            assert relative_difference(b[i, :t], a[i, :t]) < 1e-4
-
-
-@each_variant
-def test_hidden_states_are_the_layers_inputs_and_outputs(variant):
-    frontend = tiny(variant).eval()
-    seen = []
-
-    def keep(tensor):
-        seen.append((tensor[0] if isinstance(tensor, tuple) else tensor).clone())
-
-    layers = layers_of(frontend)
-    layers[0].register_forward_pre_hook(
-        lambda _, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]),
-        with_kwargs=True,
-    )
-    for layer in layers:
-        layer.register_forward_hook(lambda _, args, output: keep(output))
-    hidden_states = states_of(frontend, *batch())
-    if frontend.name == "whisper":
-        seen[-1] = frontend.model.layer_norm(seen[-1])
-    for expected, found in zip(seen, hidden_states, strict=True):
-        assert torch.equal(expected, found)
+        speech[i, n:] = 0.5
+    assert inexactness(frontend, speech, lengths) < 1e-4
 
 
 def reference(frontend):
@@ -104,58 +71,35 @@ def reference(frontend):
     return model.eval()
 
 
-def check_transformers(frontend, samples, inputs, tolerance):
-    with torch.no_grad():
-        output = reference(frontend)(**inputs, output_hidden_states=True)
-        found, frames = frontend(*batch((samples,)))
-    for a, b in zip(found, output.hidden_states, strict=True):
-        assert relative_difference(a, b[:, : frames[0]]) < tolerance
-
-
-@each_waveform_variant
-@pytest.mark.parametrize("normalize", [False, True])
-def test_waveform_families_equal_transformers(variant, normalize):
-    frontend = tiny(variant, dict(normalize_waveform=normalize)).eval()
-    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize)
-    wave = batch((7777,))[0][0].numpy()
-    values = extractor(wave, sampling_rate=16000, return_tensors="pt").input_values
-    check_transformers(frontend, 7777, {"input_values": values}, 1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "variant,samples",
-    # With an even and an odd number of windows; Whisper pads to 30 seconds.
-    [(v, n) for v in VARIANTS if v.startswith("wav2vec2-bert") for n in (8000, 8160)]
-    + [("whisper", 480000), ("whisper large-v3", 480000)],
-)
-def test_log_mel_families_equal_transformers(variant, samples):
-    frontend = tiny(variant).eval()
+@each_variant
+def test_hidden_states_are_those_of_transformers(variant):
+    frontend = tiny(variant)
+    is_waveform = frontend.family.takes_waveform
+    frontend = tiny(variant, dict(normalize_waveform=is_waveform)).eval()
     options = {}
-    if "whisper" in variant:
+    if frontend.name == "whisper":
         options["feature_size"] = frontend.model.config.num_mel_bins
-    extractor = EXTRACTORS[frontend.name](**options)
-    wave = batch((samples,))[0][0].numpy()
-    inputs = extractor(wave, sampling_rate=16000, return_tensors="pt")
-    check_transformers(frontend, samples, inputs, 1e-4)
+    kind = EXTRACTORS.get(frontend.name, transformers.Wav2Vec2FeatureExtractor)
+    # Whisper is padded to 30 seconds there.
+    for samples in (480000,) if frontend.name == "whisper" else (8000, 8160):
+        wave = batch((samples,))[0][0].numpy()
+        inputs = kind(**options)(wave, sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            output = reference(frontend)(**inputs, output_hidden_states=True)
+            found, frames = frontend(*batch((samples,)))
+        for a, b in zip(found, output.hidden_states, strict=True):
+            assert relative_difference(a, b[:, : frames[0]]) < 1e-4
 
 
-def hard_waveforms():
-    """Waveforms that are hard on a log-mel: loud, faint, silent, with an offset."""
-    generator = np.random.default_rng(0)
-    for samples in (560, 719, 8000):
-        noise = generator.standard_normal(samples).astype(np.float32)
-        half = 0.1 * noise
-        half[samples // 2 :] = 0
-        yield from (0.3 * noise, 1e-4 * noise, np.float32(0.1) + 1e-3 * noise, half)
-    yield np.zeros(4000, dtype=np.float32)
-
-
-@pytest.mark.parametrize("model_type", ["wav2vec2-bert", "whisper"])
+@pytest.mark.parametrize("model_type", list(EXTRACTORS))
 def test_log_mel_equals_the_feature_extractor(model_type):
     family = tiny(model_type).family
     extractor = EXTRACTORS[model_type]()
-    for wave in hard_waveforms():
+    noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    silent = 0.1 * noise
+    silent[4000:] = 0
+    waves = [0.3 * noise, 1e-4 * noise[:719], 0.1 + 1e-3 * noise, silent, 0 * noise]
+    for wave in waves:
         speech = torch.from_numpy(wave)[None]
         if model_type == "whisper":
             found = family.log_mel(speech, torch.tensor([len(wave)]))[0]
@@ -174,7 +118,7 @@ def test_input_stays_fp32_under_autocast(model_type):
     frontend = tiny(model_type).eval()
     expected, frames = frontend(*batch())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = states_of(frontend, *batch())
+        found = states_of(frontend)
     for a, b in zip(found, expected):
         for i, t in enumerate(frames):
             assert relative_difference(a[i, :t].float(), b[i, :t]) < 0.3
@@ -188,11 +132,11 @@ def test_num_frames_and_minimum_come_from_the_network(variant):
     frontend = tiny(variant).eval()
     shortest = frontend.minimum_samples
     assert frontend.frame_shift == 320
-    for samples in (shortest, shortest + 1, 5119, 5120, 5121, 5280):
+    for samples in (shortest, 5119, 5120, 5121, 5280):
         found = states_of(frontend, torch.randn(1, samples), torch.tensor([samples]))
         assert {h.size(1) for h in found} == {frontend.num_frames(samples)}
     assert frontend.num_frames(shortest) == 1 and frontend.num_frames(100) == 0
-    with pytest.raises(ValueError, match=f"{shortest - 1} samples.*{shortest}"):
+    with pytest.raises(ValueError, match=f"{shortest - 1} .*samples.*{shortest}"):
         frontend(torch.randn(1, shortest - 1), torch.tensor([shortest - 1]))
 
 
@@ -202,24 +146,23 @@ def test_whisper_refuses_what_has_no_position():
     speech, lengths = batch((most, 2000))
     _, frames = frontend(torch.nn.functional.pad(speech, (0, 9000)), lengths)
     assert frames.tolist() == [10, 6]
-    with pytest.raises(ValueError, match=f"{most + 1} samples.*at most {most}"):
+    with pytest.raises(ValueError, match=f"{most + 1} samples.*{most}"):
         frontend(*batch((most + 1, 2000)))
 
 
-@pytest.mark.parametrize("model_type", ["hubert", "data2vec-audio", "whisper"])
+@pytest.mark.parametrize("model_type", ["hubert", "whisper"])
 def test_frame_centre_is_the_middle_of_the_receptive_field(model_type):
     """Of the span of samples that a frame before the transformer depends on."""
     frontend = tiny(model_type).eval()
-    if model_type == "hubert":
-        # Group norm over time depends on everything.
-        convolution = frontend.model.feature_extractor.conv_layers[0]
-        convolution.layer_norm = torch.nn.Identity()
     speech = batch((8000,))[0].requires_grad_(True)
     frame = 9
     if model_type == "whisper":
         features = frontend(speech, torch.tensor([8000]))[0][0][0, frame]
     else:
-        features = frontend.model.feature_extractor(speech)[0, :, frame]
+        extractor = frontend.model.feature_extractor
+        # Group norm over time depends on everything.
+        extractor.conv_layers[0].layer_norm = torch.nn.Identity()
+        features = extractor(speech)[0, :, frame]
     (gradient,) = torch.autograd.grad(features.sum(), speech)
     field = gradient[0].nonzero()
     middle = float(field.min() + field.max()) / 2
@@ -247,12 +190,9 @@ def save_checkpoint(path, model_type, dtype="float32", torch_file=False, **chang
 
 
 @each_family
-@pytest.mark.parametrize("dtype,torch_file", [("float32", True), ("float16", False)])
-def test_local_checkpoint_and_rebuild_without_files(
-    tmp_path, model_type, dtype, torch_file
-):
+def test_local_checkpoint_and_rebuild_without_files(tmp_path, model_type):
     upstream = tmp_path / "upstream"
-    source = save_checkpoint(upstream, model_type, dtype, torch_file)
+    source = save_checkpoint(upstream, model_type, "float16")
     frontend = HFFrontend(upstream=str(upstream)).eval()
     assert frontend.normalize_waveform is (model_type not in EXTRACTORS)
     expected = {f"model.{k}": v.float() for k, v in source.state_dict().items()}
@@ -267,18 +207,20 @@ def test_local_checkpoint_and_rebuild_without_files(
     assert rebuilt.fingerprint() != frontend.fingerprint()
     rebuilt.load_state_dict(frontend.state_dict(), strict=True)
     assert rebuilt.fingerprint() == frontend.fingerprint()
-    for a, b in zip(states_of(frontend, *batch()), states_of(rebuilt, *batch())):
+    for a, b in zip(states_of(frontend), states_of(rebuilt)):
         assert torch.equal(a, b)
 
 
-def test_checkpoint_of_a_task_model_without_mask_embedding(tmp_path):
+def test_checkpoint_of_a_task_model_without_mask_embedding(tmp_path, caplog):
     """A CTC checkpoint; its mask embedding is drawn, and always the same."""
-    config = transformers.Wav2Vec2Config(**VARIANTS["wav2vec2 base"], vocab_size=9)
+    config = transformers.Wav2Vec2Config(**VARIANTS["wav2vec2 large"], vocab_size=9)
     model = transformers.Wav2Vec2ForCTC(config)
     states = model.state_dict()
     del states["wav2vec2.masked_spec_embed"]
     model.save_pretrained(tmp_path, state_dict=states)
     first = HFFrontend(upstream=str(tmp_path))
+    assert first.normalize_waveform is False
+    assert "no preprocessor_config.json" in caplog.text
     torch.manual_seed(99)
     assert HFFrontend(upstream=str(tmp_path)).fingerprint() == first.fingerprint()
     key = "encoder.layers.0.attention.k_proj.weight"
@@ -288,14 +230,6 @@ def test_checkpoint_of_a_task_model_without_mask_embedding(tmp_path):
 @each_family
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path, model_type):
     save_checkpoint(tmp_path, model_type, torch_file=True)
-    other = "wavlm" if model_type == "hubert" else "hubert"
-    size = "d_model" if model_type == "whisper" else "hidden_size"
-    for config, found in (
-        (VARIANTS[FIRST[other]], f"of type '{model_type}', expected {other}"),
-        ({size: 64}, "no weights that fit"),
-    ):
-        with pytest.raises(ValueError, match=f"{tmp_path}: found .*{found}"):
-            HFFrontend(upstream=str(tmp_path), upstream_config=config)
     states = torch.load(tmp_path / "pytorch_model.bin")
     prefix = "encoder." if model_type == "whisper" else ""
     key = [k for k in states if "layers.1." in k and k.startswith(prefix)][0]
@@ -303,16 +237,15 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, model_type):
     torch.save(states, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=f"fit 1 tensors.*{key[len(prefix):]}"):
         HFFrontend(upstream=str(tmp_path))
+    size = "d_model" if model_type == "whisper" else "hidden_size"
+    other = "wavlm" if model_type == "hubert" else "hubert"
+    for config in (VARIANTS[FIRST[other]], {size: 64}):
+        with pytest.raises(ValueError, match=f"{tmp_path}: found "):
+            HFFrontend(upstream=str(tmp_path), upstream_config=config)
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({"sampling_rate": 8000}))
     with pytest.raises(ValueError, match=f"{tmp_path}: found sampling_rate=8000"):
         HFFrontend(upstream=str(tmp_path))
-
-
-def test_missing_preprocessor_config_means_no_normalization(tmp_path, caplog):
-    tiny().model.save_pretrained(tmp_path)
-    assert HFFrontend(upstream=str(tmp_path)).normalize_waveform is False
-    assert "no preprocessor_config.json" in caplog.text
 
 
 def test_offline_reads_the_cache_alone(tmp_path, monkeypatch):
@@ -329,26 +262,22 @@ def test_offline_reads_the_cache_alone(tmp_path, monkeypatch):
     assert HFFrontend(upstream="some/model").normalize_waveform is True
 
 
-def test_impossible_configurations_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    for conf in (
+@pytest.mark.parametrize(
+    "conf",
+    [
         {},
         {"upstream_config": {"model_type": "bert"}},
-        {"upstream_config": {"hidden_size": 8}},
-        {"upstream": str(tmp_path)},
         {"upstream": "some/model", "load_pretrained": False},
-        {"upstream_config": dict(VARIANTS["whisper"]), "layerdrop": 0.1},
-        {"upstream_config": dict(VARIANTS["whisper"]), "spec_augment": True},
-        {"upstream_config": dict(VARIANTS["hubert base"]), "freeze": 4},
-        {
-            "upstream_config": dict(
-                VARIANTS["wav2vec2-bert"], feature_projection_input_dim=81
-            )
-        },
-    ):
-        with pytest.raises(ValueError, match="found ") as error:
-            HFFrontend(**conf)
-        assert "\n" not in str(error.value)
+        {"upstream_config": VARIANTS["hubert base"], "layerdrop": 0.1},
+        {"upstream_config": VARIANTS["whisper"], "spec_augment": True},
+        {"upstream_config": VARIANTS["hubert base"], "freeze": 4},
+        {"upstream_config": VARIANTS["hubert base"], "freeze": -1},
+    ],
+)
+def test_impossible_configurations_are_refused(conf):
+    with pytest.raises(ValueError, match="found ") as error:
+        HFFrontend(**conf)
+    assert "\n" not in str(error.value)
 
 
 def test_bare_configuration_is_seeded_apart_from_the_global_generator():
@@ -357,15 +286,10 @@ def test_bare_configuration_is_seeded_apart_from_the_global_generator():
     after = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), after)
-    fingerprints = {
-        tiny(options=options).fingerprint()
-        for options in (
-            dict(init_seed=7),
-            dict(init_seed=8),
-            dict(init_seed=7, normalize_waveform=True),
-        )
-    }
-    assert len(fingerprints) == 3 and first.fingerprint() in fingerprints
+    options = [dict(init_seed=7), dict(init_seed=8)]
+    options.append(dict(init_seed=7, normalize_waveform=True))
+    fingerprints = [tiny(options=option).fingerprint() for option in options]
+    assert len(set(fingerprints)) == 3 and first.fingerprint() == fingerprints[0]
 
 
 # Training
@@ -380,12 +304,16 @@ def test_exactly_what_is_not_frozen_is_trained(variant, freeze):
     n = freeze["layers"] if isinstance(freeze, dict) else freeze
     frozen = {"none": -1, "cnn": -1, "all": 3}.get(n, n)
     cnn = ("model.feature_extractor.", "model.conv") if n == "cnn" else ()
+    # What no hidden state depends on, and fixed positions.
+    never = {"model.masked_spec_embed", "model.embed_positions.weight"}
+    if VARIANTS[variant].get("do_stable_layer_norm"):
+        never |= {f"model.encoder.layer_norm.{p}" for p in ("weight", "bias")}
     trained = {
         name
         for name, layer in frontend.layer_of_parameters().items()
-        if layer > frozen and not name.startswith(cnn) and name not in never(variant)
+        if layer > frozen and not name.startswith(cnn) and name not in never
     }
-    expected = states_of(frontend.eval(), *batch())
+    expected = states_of(frontend.eval())
     hidden_states, frames = frontend.train()(*batch())
     for number, (a, b) in enumerate(zip(hidden_states, expected)):
         assert torch.equal(a, b) is (number <= frozen)
@@ -402,33 +330,12 @@ def test_exactly_what_is_not_frozen_is_trained(variant, freeze):
     conf = frontend.resolved_conf()
     assert conf["freeze"] == n
     rebuilt = HFFrontend(**yaml.safe_load(yaml.safe_dump(conf)), load_pretrained=False)
-    assert {k for k, p in rebuilt.named_parameters() if p.requires_grad} == trained
-
-
-def never(variant):
-    """What no hidden state depends on, and fixed positions."""
-    names = {"model.masked_spec_embed", "model.embed_positions.weight"}
-    if VARIANTS[variant].get("do_stable_layer_norm"):
-        names |= {f"model.encoder.layer_norm.{p}" for p in ("weight", "bias")}
-    return names
+    assert set(trained_of(rebuilt)) == trained
 
 
 @each_variant
 def test_layer_of_a_parameter_is_the_first_hidden_state_that_depends_on_it(variant):
-    frontend = tiny(variant).train()
-    layer_of = frontend.layer_of_parameters()
-    assert set(layer_of) == {name for name, _ in frontend.named_parameters()}
-    trained = {k: p for k, p in frontend.named_parameters() if p.requires_grad}
-    first = {}
-    for number, h in enumerate(frontend(*batch())[0]):
-        grads = torch.autograd.grad(
-            h.sum(), list(trained.values()), retain_graph=True, allow_unused=True
-        )
-        for name, grad in zip(trained, grads):
-            if grad is not None:
-                first.setdefault(name, number)
-    assert {name: layer_of[name] for name in trained} == first
-    assert set(first.values()) == {0, 1, 2, 3}
+    check_layer_of_parameters(tiny(variant))
 
 
 @each_family
@@ -448,27 +355,20 @@ def test_a_waveform_has_its_gradient_through_frozen_weights(model_type):
 
 
 @each_family
-def test_train_mode_has_all_layers_and_no_random_masking(model_type):
+def test_train_mode_has_all_layers_and_no_random_masking(tmp_path, model_type):
     changes = noiseless(FIRST[model_type])
     changes.update(mask_time_prob=0.9, mask_time_length=2, apply_spec_augment=True)
     changes["encoder_layerdrop" if model_type == "whisper" else "layerdrop"] = 0.9
-    frontend = tiny(model_type, **changes)
-    expected = frontend.eval()(*batch())[0]
-    found = frontend.train()(*batch())[0]
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-    if model_type != "whisper":
-        masked = tiny(model_type, dict(spec_augment=True), **changes).train()
-        assert not torch.equal(expected[0], masked(*batch())[0][0])
-
-
-@pytest.mark.parametrize(
-    "model_type", ["wav2vec2", pytest.param("wav2vec2-bert", marks=pytest.mark.slow)]
-)
-def test_adapter_after_the_last_layer_is_not_built(tmp_path, model_type):
-    """DistributedDataParallel would wait for its gradients."""
-    save_checkpoint(tmp_path, model_type, add_adapter=True)
+    # An adapter follows the last hidden state: DistributedDataParallel would wait
+    # for its gradients.
+    save_checkpoint(tmp_path, model_type, add_adapter=True, **changes)
     frontend = HFFrontend(upstream=str(tmp_path)).train()
     assert not [k for k in frontend.state_dict() if "model.adapter" in k]
+    found, expected = states_of(frontend), states_of(frontend.eval())
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    if model_type != "whisper":
+        masked = HFFrontend(upstream=str(tmp_path), spec_augment=True).train()
+        assert not torch.equal(expected[0], states_of(masked)[0])
 
 
 def test_batches_of_inference_do_not_spoil_training():
@@ -477,17 +377,17 @@ def test_batches_of_inference_do_not_spoil_training():
     with torch.inference_mode():
         frontend(*batch())
     loss_of(*frontend.train()(*batch())).backward()
-    assert all(p.grad is not None for p in frontend.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in trained_of(frontend).values())
 
 
 # Masked prediction
 
 
 @each_maskable_family
-# A checkpoint may say that it was fine-tuned without SpecAugment.
-@pytest.mark.parametrize("apply_spec_augment", [True, False])
-def test_mask_time_indices_put_in_the_mask_embedding(model_type, apply_spec_augment):
-    frontend = tiny(model_type, apply_spec_augment=apply_spec_augment).eval()
+def test_mask_time_indices_put_in_the_mask_embedding(model_type):
+    # A checkpoint may say that it was fine-tuned without SpecAugment.
+    frontend = tiny(model_type, apply_spec_augment=False).eval()
+    inputs = batch((8000, 8000))
     frames = frontend.num_frames(8000)
     mask = torch.zeros(2, frames, dtype=torch.bool)
     mask[1] = True
@@ -495,8 +395,7 @@ def test_mask_time_indices_put_in_the_mask_embedding(model_type, apply_spec_augm
     frontend.model.encoder.register_forward_pre_hook(
         lambda _, args: captured.append(args[0].clone())
     )
-    plain = states_of(frontend, *batch((8000, 8000)))
-    masked = states_of(frontend, *batch((8000, 8000)), mask)
+    plain, masked = states_of(frontend, *inputs), states_of(frontend, *inputs, mask)
     embedding = frontend.model.masked_spec_embed
     assert torch.equal(captured[1][0], captured[0][0])
     assert torch.equal(captured[1][1], embedding.expand(frames, -1))
@@ -505,7 +404,7 @@ def test_mask_time_indices_put_in_the_mask_embedding(model_type, apply_spec_augm
 
     assert not embedding.requires_grad
     frontend.set_mask_training(True)
-    frontend(*batch((8000, 8000)), mask)[0][-1].square().mean().backward()
+    frontend(*inputs, mask)[0][-1].square().mean().backward()
     assert embedding.grad.any()
     frontend.set_mask_training(False)
     assert not embedding.requires_grad

@@ -33,17 +33,14 @@ def noise(samples, seed=0):
     return 0.1 * torch.randn(samples, generator=generator)
 
 
-def test_every_second_frame_of_torchaudio():
-    speech = noise(8000)
-    (found,), lengths = MFCCFrontend()(speech[None], torch.tensor([8000]))
-    ceps = torchaudio.compliance.kaldi.mfcc(speech[None], use_energy=False)
-    assert lengths.tolist() == [24] and found.shape == (1, 24, 39)
+def test_every_second_frame_of_torchaudio_and_slopes_over_five_frames():
+    speech, lengths = noise(8000)[None], torch.tensor([8000])
+    (found,), frames = MFCCFrontend()(speech, lengths)
+    ceps = torchaudio.compliance.kaldi.mfcc(speech, use_energy=False)
+    assert frames.tolist() == [24] and found.shape == (1, 24, 39)
     torch.testing.assert_close(found[0, :, :13], ceps[:48:2])
-
-
-def test_differences_are_slopes_over_five_frames():
-    (found,), _ = MFCCFrontend(frame_shift=160)(noise(8000)[None], torch.tensor([8000]))
-    static, first, second = np.split(found[0].numpy(), 3, axis=1)
+    (every,), _ = MFCCFrontend(frame_shift=160)(speech, lengths)
+    static, first, second = np.split(every[0].numpy(), 3, axis=1)
     for values, delta in ((static, first), (first, second)):
         for frame in (2, 20):
             slopes = np.polyfit(np.arange(5), values[frame - 2 : frame + 3], 1)[0]
@@ -53,8 +50,8 @@ def test_differences_are_slopes_over_five_frames():
 @pytest.mark.parametrize("normalize", [False, True])
 def test_alone_as_in_a_batch(normalize):
     frontend = MFCCFrontend(normalize, receptive_field=930)
-    speech = torch.stack([noise(8000, seed) for seed in range(3)]) + 0.01
     # The padding is not zero.
+    speech = torch.stack([noise(8000, seed) for seed in range(3)]) + 0.01
     assert inexactness(frontend, speech, torch.tensor([8000, 930, 5555])) == 0
 
 
@@ -69,9 +66,7 @@ def test_frames_are_where_those_of_the_network_are():
     speech = 1e-3 * noise(16000)
     speech[10 * 320 + 464] = 1.0
     (found,), _ = mfcc(speech[None], torch.tensor([16000]))
-    quiet = MFCCFrontend(receptive_field=930)(
-        1e-3 * noise(16000)[None], torch.tensor([16000])
-    )[0][0]
+    (quiet,), _ = mfcc(1e-3 * noise(16000)[None], torch.tensor([16000]))
     change = (found - quiet)[0, :, :13].norm(dim=1)
     assert int(change.argmax()) == 10
     # 400 samples of window, 320 from frame to frame: its neighbours hardly change.
@@ -83,20 +78,14 @@ def test_normalised_features_do_not_depend_on_the_level():
     frontend = MFCCFrontend(normalize_waveform=True)
     loud, soft = frontend(speech, lengths)[0][0], frontend(0.1 * speech, lengths)[0][0]
     torch.testing.assert_close(loud, soft, rtol=1e-3, atol=1e-2)
-    plain = MFCCFrontend()
-    difference = plain(speech, lengths)[0][0] - plain(0.1 * speech, lengths)[0][0]
-    assert difference[..., 0].abs().min() > 1
 
 
 def test_what_is_impossible_is_refused():
     for options in ({"receptive_field": 399}, {"frame_shift": 250}):
         with pytest.raises(ValueError, match="receptive_field=.*frame_shift="):
             MFCCFrontend(**options)
-    frontend = MFCCFrontend()
-    with pytest.raises(ValueError, match="399 samples"):
-        frontend(noise(399)[None], torch.tensor([399]))
     with pytest.raises(ValueError, match="no mask embedding"):
-        frontend(noise(400)[None], torch.tensor([400]), torch.ones(1, 1) > 0)
+        MFCCFrontend()(noise(400)[None], torch.tensor([400]), torch.ones(1, 1) > 0)
 
 
 def test_it_is_rebuilt_from_its_configuration():

@@ -43,14 +43,11 @@ WHISPER = dict(
 )
 VARIANTS = {
     "hubert base": dict(BASE, model_type="hubert"),
-    "hubert large": dict(LARGE, model_type="hubert"),
-    "wav2vec2 base": dict(BASE, model_type="wav2vec2"),
     "wav2vec2 large": dict(LARGE, model_type="wav2vec2"),
     "wav2vec2 layer norm, post-norm": dict(POST, model_type="wav2vec2"),
     "wavlm base": dict(BASE, model_type="wavlm"),
     "wavlm large": dict(LARGE, model_type="wavlm"),
     "unispeech-sat base": dict(BASE, model_type="unispeech-sat"),
-    "unispeech-sat large": dict(LARGE, model_type="unispeech-sat"),
     "data2vec-audio": dict(DATA2VEC, model_type="data2vec-audio"),
     "data2vec-audio, even kernel": dict(
         DATA2VEC, model_type="data2vec-audio", conv_pos_kernel_size=6
@@ -103,6 +100,31 @@ def batch(lengths=(8000, 3210, 5555), seed=0):
     for i, n in enumerate(lengths):
         speech[i, n:] = 0
     return speech, lengths
+
+
+def states_of(frontend, *inputs):
+    with torch.no_grad():
+        return frontend(*(inputs or batch()))[0]
+
+
+def trained_of(frontend):
+    return {k: p for k, p in frontend.named_parameters() if p.requires_grad}
+
+
+def check_layer_of_parameters(frontend):
+    """Each has the number of the first hidden state that depends on it."""
+    layer_of, trained = frontend.layer_of_parameters(), trained_of(frontend)
+    assert set(layer_of) == {name for name, _ in frontend.named_parameters()}
+    first = {}
+    for number, h in enumerate(frontend.train()(*batch())[0]):
+        grads = torch.autograd.grad(
+            h.sum(), list(trained.values()), retain_graph=True, allow_unused=True
+        )
+        for name, grad in zip(trained, grads):
+            if grad is not None:
+                first.setdefault(name, number)
+    assert {name: layer_of[name] for name in trained} == first
+    assert set(first.values()) == {0, 1, 2, 3}
 
 
 def relative_difference(found, expected):
