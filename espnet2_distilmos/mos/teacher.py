@@ -54,7 +54,7 @@ class EMATarget:
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
     ) -> List[torch.Tensor]:
-        """Hidden states of a batch, as those of :meth:`AbsLayerFrontend.forward`."""
+        """Hidden states of a batch, as :meth:`AbsLayerFrontend.forward` gives them."""
         return self._started(frontend).to(speech.device)(speech, speech_lengths)[0]
 
     @torch.no_grad()

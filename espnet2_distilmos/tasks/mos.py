@@ -4,7 +4,6 @@
 """The MOS prediction task: arguments and assembly."""
 
 import argparse
-import logging
 import os
 from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
 
@@ -312,10 +311,7 @@ class MOSTask(AbsTask):
         if mode != "train" or args.sampling_weights is None:
             return super().build_sequence_iter_factory(args, iter_options, mode)
         shapes = load_num_sequence_text(iter_options.shape_files[0], "csv_int")
-        processes = {}
-        if iter_options.distributed:
-            processes["rank"] = torch.distributed.get_rank()
-            processes["world_size"] = torch.distributed.get_world_size()
+        distributed = iter_options.distributed
         sampler = CategorySampler(
             lengths={utt_id: shape[0] for utt_id, shape in shapes.items()},
             categories=read_categories(args.sampling_categories, args.sampling_weights),
@@ -325,11 +321,11 @@ class MOSTask(AbsTask):
             batch_bins=iter_options.batch_bins,
             epoch_of=args.sampling_epoch,
             seed=args.seed,
-            **processes,
+            rank=torch.distributed.get_rank() if distributed else 0,
+            world_size=torch.distributed.get_world_size() if distributed else 1,
         )
-        logging.info(f"[{mode}] Batch sampler: {sampler}")
         return SequenceIterFactory(
-            dataset=cls.build_dataset(args, iter_options, set(sampler.utt_ids)),
+            dataset=cls.build_dataset(args, iter_options, set(shapes)),
             batches=sampler,
             seed=args.seed,
             num_iters_per_epoch=iter_options.num_iters_per_epoch,
@@ -345,8 +341,15 @@ class MOSTask(AbsTask):
         """Build the model, and make ``args`` (hence config.yaml) self-contained."""
         args.token_info = read_token_info(args.token_info)
         with initial_model(vars(args)) as model:
-            check_tokens(args, model.frontend)
-            keep_upstream_files(args, model.frontend)
+            frontend = model.frontend
+            check_tokens(args, frontend)
+            # What an upstream cannot be rebuilt without is copied into the experiment,
+            # and the configuration names the copy relative to config.yaml.
+            distributed = torch.distributed.is_initialized()
+            if not distributed or torch.distributed.get_rank() == 0:
+                folder = os.path.join(args.output_dir, UPSTREAM_FILES)
+                keep_files(frontend.checkpoint_files(), folder)
+            args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
         args.mos_format_version = FORMAT_VERSION
         return model
 
@@ -367,18 +370,6 @@ class MOSTask(AbsTask):
 def _register_scheduler() -> None:
     """Let ESPnet know the schedule; not at import, which would change it for others."""
     scheduler_classes.setdefault("warmuplinear", WarmupLinearLR)
-
-
-def keep_upstream_files(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
-    """Make ``frontend_conf`` rebuild the frontend from the experiment alone.
-
-    What an upstream cannot be rebuilt without is copied into the experiment, and the
-    configuration names the copy relative to ``config.yaml``.
-    """
-    if not (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
-        folder = os.path.join(args.output_dir, UPSTREAM_FILES)
-        keep_files(frontend.checkpoint_files(), folder)
-    args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
 
 
 def parameter_groups(
@@ -404,6 +395,9 @@ def parameter_groups(
         {"params": groups[layer], "lr": rate * (decay or 1.0) ** (last - layer)}
         for layer in sorted(groups)
     ]
-    known = {id(p) for p in frontend.parameters()}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    rest = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith("frontend.")
+    ]
     return [*result, {"params": rest}]

@@ -25,8 +25,6 @@ class ContrastiveLoss(AbsMOSLoss):
 
     def __init__(self, weight: float = 1.0, margin: float = 0.1):
         super().__init__(weight)
-        if margin < 0:
-            raise ValueError(f"found losses.{self.name}.margin={margin}, expected >= 0")
         self.margin = margin
 
     def forward(
@@ -37,8 +35,7 @@ class ContrastiveLoss(AbsMOSLoss):
         if error.numel() < 2:
             return prediction.utt_mos.sum() * 0.0
         # (y^_i - y^_j) - (y_i - y_j) is the difference of the two errors.
-        first, second = torch.triu_indices(
-            error.numel(), error.numel(), offset=1, device=error.device
-        )
+        count = error.numel()
+        first, second = torch.triu_indices(count, count, 1, device=error.device)
         gap = (error[first] - error[second]).abs()
         return torch.relu(gap - self.margin).mean()

@@ -73,5 +73,4 @@ class MaskedEMALoss(AbsMOSLoss):
     def count(
         self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """See :meth:`AbsMOSLoss.count`: masked frames."""
         return target["mask"].sum()

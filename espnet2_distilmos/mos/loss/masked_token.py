@@ -35,10 +35,6 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         columns: Optional[List[str]] = None,
     ):
         super().__init__(weight, columns)
-        if alpha is not None and not 0 <= alpha <= 1:
-            raise ValueError(
-                f"found losses.{self.name}.alpha={alpha}, expected 0 to 1, or null"
-            )
         self.alpha = alpha
 
     def forward(

@@ -54,8 +54,6 @@ class FrameL1Loss(AbsMOSLoss):
 
     def __init__(self, weight: float = 1.0, tau: float = 0.25):
         super().__init__(weight)
-        if tau < 0:
-            raise ValueError(f"found losses.{self.name}.tau={tau}, expected >= 0")
         self.tau = tau
 
     def forward(
