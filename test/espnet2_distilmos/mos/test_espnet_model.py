@@ -15,19 +15,18 @@ IDS = ["a", "b", "c"]
 MASKED = {"masked_token_ce": {"weight": 1.0}}
 
 
-def make(mos_corpus, losses=None, token_info="given", **changes):
+def make(mos_corpus, losses=None, **changes):
     torch.manual_seed(0)
     if losses is None:
         losses = {"mos_l1": {"weight": 2.0}, "token_ce": {"weight": 0.5}}
-    config = {
-        "frontend": "hf",
-        "frontend_conf": mos_corpus.frontend_conf,
-        "head": "distilmos",
-        "head_conf": {"hidden_dim": 16, "dropout": 0.0},
-        "losses": losses,
-        "token_info": mos_corpus.token_info if token_info == "given" else token_info,
-        **changes,
-    }
+    config = mos_corpus.config(
+        losses=losses,
+        **{
+            "head_conf": {"hidden_dim": 16, "dropout": 0.0},
+            "token_info": mos_corpus.token_info,
+            **changes,
+        },
+    )
     return build_model(config, load_pretrained=False).eval()
 
 
@@ -103,12 +102,11 @@ def test_unlabelled_utterances_carry_only_the_token_loss(mos_corpus):
             torch.testing.assert_close(unlabelled[name], gradient)
 
 
-@pytest.mark.parametrize("empty", [False, True])
-def test_a_batch_without_labels_and_tokens(empty, mos_corpus):
+def test_a_batch_without_labels_and_tokens(mos_corpus):
     names = ("mos_l1", "mos_mse", "frame_l1", "frame_mse", "contrastive", "token_ce")
     model = make(mos_corpus, losses={name: {} for name in (*names, *MASKED)}).train()
     data = batch(mos=(math.nan,) * 3)
-    data["tokens"] = torch.full((3, 0 if empty else FRAMES, 2), -1)
+    data["tokens"] = torch.full((3, FRAMES, 2), -1)
     assert model(**data)["loss"].item() == 0.0
     assert all(all_zero(gradient) for gradient in gradients(model, data).values())
 
@@ -129,10 +127,6 @@ def test_losses_of_both_views_choose_their_own_columns(mos_corpus):
         "masked_token_acc_hubert_l01",
         "unmasked_token_acc_hubert_l01",
     }
-    before = result["token_ce"]
-    data["tokens"][..., 0] = 0
-    model = make(mos_corpus, losses=losses)
-    assert torch.equal(model(**data)["stats"]["token_ce"], before)
 
 
 def test_weight_zero_is_not_computed_and_keeps_the_other_weights(mos_corpus):
@@ -154,12 +148,12 @@ def test_weight_zero_is_not_computed_and_keeps_the_other_weights(mos_corpus):
     assert all(torch.equal(on[key], without[key]) for key in without)
 
 
-@pytest.mark.parametrize("name,user", [("mos", "mos_l1"), ("tokens", "token_ce")])
-def test_a_batch_that_lacks_what_a_loss_needs(name, user, mos_corpus):
-    data = batch()
-    del data[name]
-    with pytest.raises(ValueError, match=f"batch without {name}, which {user} needs"):
-        make(mos_corpus)(**data)
+def test_a_batch_that_lacks_what_a_loss_needs(mos_corpus):
+    for name, user in (("mos", "mos_l1"), ("tokens", "token_ce")):
+        data = batch()
+        del data[name]
+        with pytest.raises(ValueError, match=f"without {name}, which {user} needs"):
+            make(mos_corpus)(**data)
 
 
 @pytest.mark.parametrize("head", ["distilmos", "ssl_mos"])
@@ -235,7 +229,6 @@ def test_masks_change_with_the_epoch_and_not_in_validation(mos_corpus):
 
     def loss(seed):
         torch.manual_seed(seed)
-        torch.rand(3)  # the generator's state does not matter
         return model(**data)["loss"].item()
 
     assert loss(1) == loss(2)
@@ -357,10 +350,6 @@ def test_each_vote_is_a_further_utterance_to_losses_on_labels(mos_corpus):
     assert stats["mos_l1"].item() == pytest.approx(sum(l1) / 5, abs=1e-5)
     assert stats["frame_mse"].item() == pytest.approx(sum(mse) / 5, abs=1e-5)
     assert result["counts"]["mos_l1"] == 5 and result["utt_mos"].shape == (3,)
-    # What does not depend on listeners stays as it is without.
-    plain = make(mos_corpus, losses=losses)(**batch((3.0, math.nan, 4.5)))
-    for name in ("token_ce", "token_acc_hubert_l01"):
-        torch.testing.assert_close(stats[name], plain["stats"][name])
 
 
 def test_votes_train_their_listeners(mos_corpus):
@@ -370,10 +359,6 @@ def test_votes_train_their_listeners(mos_corpus):
     trained = found["condition.listener"].abs().sum(dim=1).gt(0)
     assert trained.tolist() == [False, True, False]
     assert found["condition.corpus"].any()
-    # votes without labels, and without a loss that reads them
-    data = {key: value for key, value in voted().items() if key != "mos"}
-    model = make_condition(mos_corpus, losses={"token_ce": {"weight": 1.0}})
-    assert model(**data)["utt_mos"].shape == (3,)
 
 
 @torch.no_grad()
@@ -393,5 +378,5 @@ def test_inference_is_of_the_mean_or_of_one_corpus(mos_corpus):
     assert torch.equal(model.inference(speech, lengths).utt_mos, expected)
     with pytest.raises(ValueError, match="the corpus c, expected .*a, b"):
         model.set_corpus("c")
-    with pytest.raises(ValueError, match="the corpus a for a model without corpora"):
+    with pytest.raises(ValueError, match="the corpus a, expected .*none"):
         plain.set_corpus("a")
