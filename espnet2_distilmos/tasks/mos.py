@@ -82,6 +82,9 @@ class MOSTask(AbsTask):
             num_att_plot=0,
             unused_parameters=True,
             allow_multi_rates=True,
+            # Names of those that get an embedding; read from the training data.
+            listener_list=None,
+            corpus_list=None,
         )
 
     @staticmethod
@@ -102,16 +105,10 @@ class MOSTask(AbsTask):
         )
         add("--token_info", type=str_or_none, help="tokens.json beside tokens.scp")
         add(
-            "--check_token_upstream",
-            type=str2bool,
-            default=True,
-            help="Refuse tokens that another upstream made",
-        )
-        add(
             "--token_source",
             type=str_or_none,
-            help="Stream (mfcc, hubert) or fingerprint that the tokens must be of, "
-            "where it is not the frontend",
+            help="Stream (mfcc, hubert) or fingerprint that the tokens must be of. "
+            "None: made by the frontend as it is at the start",
         )
         add(
             "--upstream_lr",
@@ -129,17 +126,6 @@ class MOSTask(AbsTask):
             "--valid_utt2sys",
             type=str_or_none,
             help="utt2sys of the validation set, for system-level metrics",
-        )
-        add(
-            "--listener_list",
-            type=str_or_none,
-            help="Text file with the listeners that get an embedding (model_conf."
-            "listener_embedding), one a line. None: all in the training votes",
-        )
-        add(
-            "--corpus_list",
-            type=str_or_none,
-            help="As --listener_list, for the corpora (model_conf.corpus_embedding)",
         )
         add(
             "--model_conf",

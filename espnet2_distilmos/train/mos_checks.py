@@ -11,7 +11,7 @@ is at fault) of one sentence: what was found, what was expected, what mends it.
 import argparse
 import json
 import os
-from typing import Any, Dict, List, Mapping, Optional, Set
+from typing import Any, Dict, List, Mapping, Optional
 
 from espnet2_distilmos.data.datadir import (
     DataError,
@@ -142,43 +142,27 @@ def check_sampling(args: argparse.Namespace) -> None:
 
 
 def check_conditions(args: argparse.Namespace) -> None:
-    """Read the listeners and corpora, and refuse what cannot be embedded."""
+    """Read the listeners and corpora; each training utterance needs a line."""
     for kind, (name, file) in CONDITIONS.items():
         wanted = bool(args.model_conf.get(f"{kind}_embedding"))
-        names = getattr(args, f"{kind}_list")
         path = _files(args, "train").get(name)
         _expect(
-            (path or args.collect_stats) if wanted else not (path or names),
-            f"model_conf.{kind}_embedding={str(wanted).lower()}, --{kind}_list {names} "
-            f"and the training data {path}",
-            f"all or none: --train_data_path_and_name_and_type {file},{name},text",
+            (path or args.collect_stats) if wanted else not path,
+            f"model_conf.{kind}_embedding={str(wanted).lower()} and the training data "
+            f"{path}",
+            f"both or none: --train_data_path_and_name_and_type {file},{name},text",
         )
         if not path:
             continue
-        found = _read_conditions(path, kind, args)
-        if names is None:
-            names = sorted(found)
-        elif isinstance(names, str):
-            lines = read_scp(names, need_value=False)
-            names = [f"{word} {rest}".strip() for word, rest in lines.items()]
-        _expect(
-            found & set(names),
-            f"no {kind} of --{kind}_list in {path}",
-            "some to train on",
-            DataError,
-        )
-        setattr(args, f"{kind}_list", names)
-
-
-def _read_conditions(path: str, kind: str, args: argparse.Namespace) -> Set[str]:
-    """Listeners or corpora of the training set; each utterance needs a line."""
-    lines = read_scp(path)
-    ids = _utterances(args, "train")
-    _expect_lines(path, ids, lines, "[]" if kind == "listener" else "its_corpus")
-    if kind == "corpus":
-        return {lines[utt_id] for utt_id in ids}
-    votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
-    return {listener for some in votes for listener, _ in some}
+        lines = read_scp(path)
+        ids = _utterances(args, "train")
+        _expect_lines(path, ids, lines, "[]" if kind == "listener" else "its_corpus")
+        if kind == "corpus":
+            names = {lines[i] for i in ids}
+        else:
+            votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
+            names = {listener for some in votes for listener, _ in some}
+        setattr(args, f"{kind}_list", sorted(names))
 
 
 def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> None:
@@ -301,8 +285,7 @@ def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
 
     Args:
         args: ``token_info`` is the contents of tokens.json, or None; the upstream is
-            ``token_source`` (a stream, or a fingerprint), or the pretrained
-            ``frontend`` itself unless ``check_token_upstream`` is false.
+            ``token_source`` (a stream, or a fingerprint), or ``frontend`` itself.
         frontend: as training starts with it.
     """
     info = args.token_info
@@ -324,7 +307,7 @@ def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
     if args.token_source is not None:
         meant = {args.token_source} in (streams, {fingerprint})
     else:
-        meant = not args.check_token_upstream or fingerprint == frontend.fingerprint()
+        meant = fingerprint == frontend.fingerprint()
     _expect(
         meant,
         f"tokens made by another upstream ({', '.join(sorted(streams))}, fingerprint "

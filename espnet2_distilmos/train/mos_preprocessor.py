@@ -104,7 +104,7 @@ class MOSPreprocessor(AbsPreprocessor):
             _expect(
                 index is not None,
                 f"utterance {uid}: found the corpus {data['corpus']!r}, expected one "
-                f"of {', '.join(self.corpora)}: correct utt2domain or --corpus_list",
+                f"of {', '.join(self.corpora)}: correct utt2domain",
             )
             prepared["corpus"] = np.array([index], dtype=np.int64)
         if self.crop_seconds is not None:

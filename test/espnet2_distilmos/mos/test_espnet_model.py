@@ -352,15 +352,6 @@ def test_each_vote_is_a_further_utterance_to_losses_on_labels(mos_corpus):
     assert result["counts"]["mos_l1"] == 5 and result["utt_mos"].shape == (3,)
 
 
-def test_votes_train_their_listeners(mos_corpus):
-    model = make_condition(mos_corpus)
-    votes = {"votes": torch.ones(3, 1), "listeners": torch.tensor([[1], [1], [-1]])}
-    found = gradients(model, {**voted(), **votes})
-    trained = found["condition.listener"].abs().sum(dim=1).gt(0)
-    assert trained.tolist() == [False, True, False]
-    assert found["condition.corpus"].any()
-
-
 @torch.no_grad()
 def test_inference_is_of_the_mean_or_of_one_corpus(mos_corpus):
     model, plain = make_condition(mos_corpus), make(mos_corpus)

@@ -16,7 +16,6 @@ from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.checkpoint import load_model, read_frontend_conf
 from espnet2_distilmos.tasks import mos as task_module
 from espnet2_distilmos.tasks.mos import MOSTask
-from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
 
 DATA = "--train_data_path_and_name_and_type"
 
@@ -140,7 +139,7 @@ def trained(mos_corpus, tmp_path_factory):
 
 def fine_tune(mos_corpus, out, init_model, *options, **changes):
     """Train with a configuration that states no network."""
-    options = ["--init_model", init_model, "--check_token_upstream", "false", *options]
+    options = ["--init_model", init_model, "--token_source", "hubert", *options]
     unstated = {"frontend_conf": {}, "head_conf": {}}
     command = mos_corpus.command(out, *options, **{**unstated, **changes})
     config = yaml.safe_load(Path(f"{out}.yaml").read_text())
@@ -183,7 +182,7 @@ def test_training_starts_from_a_trained_model(trained, mos_corpus, tmp_path):
         assert config[key] == old[key]
     # Tokens are those of the trained frontend, which is not the pretrained one.
     with pytest.raises(ValueError, match="tokens made by another upstream.*stage 5"):
-        fine_tune(mos_corpus, tmp_path / "a", trained, "--check_token_upstream", "true")
+        fine_tune(mos_corpus, tmp_path / "a", trained, "--token_source", "none")
 
 
 def test_a_checkpoint_wins_and_the_trained_model_may_go(trained, mos_corpus, tmp_path):
@@ -286,7 +285,7 @@ def test_frozen_parts_stay(freeze, frozen, free, mos_corpus, tmp_path):
         frontend_conf=conf,
         upstream_lr=1e-2,
         optim_conf={"lr": 0.01, "weight_decay": 0.5},
-        check_token_upstream=False,
+        token_source="hubert",
     )
     model, _ = build(mos_corpus, tmp_path, **changes)
     start = {k: v.clone() for k, v in model.state_dict().items()}
@@ -315,63 +314,7 @@ def test_the_command_line_replaces_the_file(mos_corpus, tmp_path):
     assert build_frontend("hf", conf).freeze == 1
 
 
-def test_training_with_adapters(mos_corpus, tmp_path):
-    """With the tokens of the plain upstream, and all that saves memory."""
-    pytest.importorskip("peft")
-    upstream = dict(mos_corpus.frontend_conf["upstream_config"], model_type="wavlm")
-    plain = build_frontend("hf", {"upstream_config": upstream})
-    info = dict(mos_corpus.token_info, upstream_fingerprint=plain.fingerprint())
-    (tmp_path / "tokens.json").write_text(json.dumps(info))
-    options = ["--token_info", tmp_path / "tokens.json"]
-    options += ["--frontend_conf", "lora={rank: 2}"]
-    options += ["--frontend_conf", "gradient_checkpointing=true"]
-    changes = dict(frontend_conf={"upstream_config": upstream}, optim_conf={"lr": 0.01})
-    changes.update(upstream_lr_decay=0.9)
-    model, args = build(mos_corpus, tmp_path, *options, **changes)
-    start = {k: v.clone() for k, v in model.state_dict().items()}
-    rates = [g["lr"] for g in MOSTask.build_optimizers(args, model)[0].param_groups]
-    assert rates == pytest.approx([0.009, 0.01, 0.01])
-
-    out = mos_corpus.train(tmp_path / "exp", *options, **changes)
-    model, config = load_model(out / "config.yaml", out / "1epoch.pth")
-    changed = moved(start, dict(model.state_dict()))
-    adapters = {k for k in start if ".lora_" in k}
-    assert len(adapters) == 16
-    assert {k for k in changed if k.startswith("frontend.")} == adapters
-    assert any(k.startswith("head.") for k in changed)
-    assert config["frontend_conf"]["lora"]["rank"] == 2
-
-
 # --- losses on and off ----------------------------------------------------------------
-
-
-def test_token_loss_off_changes_only_that(mos_corpus, tmp_path, monkeypatch):
-    seen = []
-    collate = MOSCollateFn.__call__
-
-    def record(self, data):
-        result = collate(self, data)
-        seen[-1].append((result[0], result[1]["speech"]))
-        return result
-
-    monkeypatch.setattr(MOSCollateFn, "__call__", record)
-    finals = []
-    for weight in ("0.1", "0"):
-        seen.append([])
-        # a rate of zero leaves the weights at their start
-        out = mos_corpus.train(
-            tmp_path / weight,
-            *("--losses", f"token_ce.weight={weight}"),
-            optim_conf={"lr": 0.0},
-            crop_seconds=0.15,
-            max_epoch=2,
-        )
-        finals.append(states_of(out / "2epoch.pth"))
-    assert len(seen[0]) == len(seen[1]) == 2 * (4 + 1)
-    for (ids_on, speech_on), (ids_off, speech_off) in zip(*seen):
-        assert ids_on == ids_off and torch.equal(speech_on, speech_off)
-    # statistics of batch norm move without a rate, and equally
-    assert not moved(*finals)
 
 
 def test_training_without_labels_chooses_by_token_accuracy(
@@ -390,7 +333,7 @@ def test_training_without_labels_chooses_by_token_accuracy(
     assert not any("srcc" in name for name in stats["valid"])
     assert (tmp_path / "exp" / f"valid.{key}.best.pth").exists()
     # the pretrained network starts a training on labels
-    options = ["--init_model", tmp_path / "exp", "--check_token_upstream", "false"]
+    options = ["--init_model", tmp_path / "exp", "--token_source", "hubert"]
     mos_corpus.train(tmp_path / "mos", *options)
     assert (tmp_path / "mos" / "valid.sys_srcc.best.pth").exists()
 

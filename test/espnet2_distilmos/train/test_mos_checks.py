@@ -177,18 +177,10 @@ def votes(tmp_path):
     }
 
 
-def test_names_are_those_of_the_data_or_of_a_list(votes, mos_corpus, tmp_path):
+def test_names_are_those_of_the_data(votes, mos_corpus, tmp_path):
     options = [*votes["listener"], *votes["corpus"]]
     args = check(mos_corpus, tmp_path, *options, model_conf=BOTH)
     assert args.listener_list == ["harsh", "lenient"] and args.corpus_list == ["a", "b"]
-    names = tmp_path / "names"
-    names.write_text("lenient\nsomebody else\n")
-    options += ["--listener_list", names]
-    args = check(mos_corpus, tmp_path, *options, model_conf=BOTH)
-    assert args.listener_list == ["lenient", "somebody else"]
-    names.write_text("nobody\n")
-    sentence = refusal(mos_corpus, tmp_path, *options, model_conf=BOTH)
-    assert "no listener of --listener_list" in sentence and "votes.scp" in sentence
     # shapes need no votes
     check(mos_corpus, tmp_path, "--collect_stats", "true", model_conf=BOTH)
 
@@ -232,10 +224,10 @@ def test_tokens_of_another_upstream_or_grid(mos_corpus, tmp_path):
     frontend = build_frontend("hf", mos_corpus.frontend_conf)
     other = build_frontend("hf", {**mos_corpus.frontend_conf, "init_seed": 1})
 
-    def refused(network=frontend, source=None, check_upstream=True, **changes):
+    def refused(network=frontend, source=None, **changes):
         args = mos_corpus.args(tmp_path / "exp")
         args.token_info = {**mos_corpus.token_info, **changes}
-        args.token_source, args.check_token_upstream = source, check_upstream
+        args.token_source = source
         try:
             check_tokens(args, network)
         except ValueError as error:
@@ -243,10 +235,8 @@ def test_tokens_of_another_upstream_or_grid(mos_corpus, tmp_path):
 
     assert refused() is None
     assert "another upstream" in refused(other)
-    assert refused(other, check_upstream=False) is None
+    assert refused(other, source="hubert") is None
     assert "every 160 samples" in refused(frame_shift=160)
-    # The frontend itself is a source like any other.
-    assert refused(source="hubert") is None
     # In the middle of 400 samples; the network's frames see 165.
     mfcc = dict(
         columns=[{"stream": "mfcc", "layer": 0, "K": 5}] * 2,
