@@ -5,9 +5,8 @@
 
 import argparse
 import os
-from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from espnet2.fileio.read_text import load_num_sequence_text
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -245,27 +244,23 @@ class MOSTask(AbsTask):
                 torch.distributed.destroy_process_group()
 
     @classmethod
-    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
-        [Collection[Tuple[str, Dict[str, np.ndarray]]]],
-        Tuple[List[str], Dict[str, torch.Tensor]],
-    ]:
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> MOSCollateFn:
         return MOSCollateFn()
 
     @classmethod
     def build_preprocess_fn(
         cls, args: argparse.Namespace, train: bool
-    ) -> Optional[Callable[[str, Dict[str, np.array]], Dict[str, np.ndarray]]]:
+    ) -> MOSPreprocessor:
         train_paths = wav_paths_of(args.train_data_path_and_name_and_type)
+        valid_paths = wav_paths_of(args.valid_data_path_and_name_and_type)
         noisy_view = None
         if train and args.noisy_view is not None:
             noisy_view = NoisyView(**args.noisy_view, wav_paths=train_paths)
         return MOSPreprocessor(
             train=train,
             noisy_view=noisy_view,
-            wav_paths={
-                **train_paths,
-                **wav_paths_of(args.valid_data_path_and_name_and_type),
-            },
+            # The statistics stage reads both sets with one preprocessor.
+            wav_paths={**train_paths, **valid_paths},
             score_range=args.score_range,
             min_seconds=args.min_seconds,
             max_seconds=args.max_seconds,

@@ -156,11 +156,8 @@ def test_a_batch_that_lacks_what_a_loss_needs(mos_corpus):
             make(mos_corpus)(**data)
 
 
-@pytest.mark.parametrize("head", ["distilmos", "ssl_mos"])
-def test_inference_is_the_same_alone_and_in_a_batch(head, mos_corpus):
-    model = make(
-        mos_corpus, losses={"mos_l1": {}}, token_info=None, head=head, head_conf={}
-    )
+def test_inference_is_the_same_alone_and_in_a_batch(mos_corpus):
+    model = make(mos_corpus)
     data = batch(mos=(1.0, 2.0, 3.0, 4.0))
     # a longer batch than its longest item, with rubbish behind the ends
     speech = F.pad(data["speech"], (0, 500), value=9.0)
@@ -316,7 +313,6 @@ def test_off_is_as_if_there_were_none(mos_corpus):
         assert torch.equal(on.state_dict()[key], tensor)
     found, expected = off(**{**voted(), **batch()}), plain(**batch())
     assert torch.equal(found["loss"], expected["loss"])
-    assert set(found["stats"]) == set(expected["stats"])
 
 
 def test_each_vote_is_a_further_utterance_to_losses_on_labels(mos_corpus):
