@@ -14,7 +14,7 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.condition import Condition, ConditionRows
 from espnet2_distilmos.mos.head.masked_batch_norm import frozen_statistics
-from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss, Target
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
 from espnet2_distilmos.mos.loss.token import token_accuracy
 from espnet2_distilmos.mos.span_mask import SpanMask
@@ -184,7 +184,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
-        target: Dict[str, torch.Tensor],
+        target: Target,
         votes: Optional[torch.Tensor],
         listeners: Optional[torch.Tensor],
         corpus: Optional[torch.Tensor],
@@ -209,7 +209,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
-        target: Dict[str, torch.Tensor],
+        target: Target,
         noisy: torch.Tensor,
         utt_ids: Sequence[str],
     ) -> Terms:
@@ -238,8 +238,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         self,
         view: str,
         prediction: MOSPrediction,
-        target: Dict[str, torch.Tensor],
-        scored: Optional[Tuple[MOSPrediction, Dict[str, torch.Tensor]]] = None,
+        target: Target,
+        scored: Optional[Tuple[MOSPrediction, Target]] = None,
     ) -> Terms:
         """Losses and token accuracies of a view.
 
@@ -359,10 +359,7 @@ def _log_values(
 
 @contextlib.contextmanager
 def _without_autocast(hidden_states: List[torch.Tensor]):
-    """Hidden states for the head, which runs in fp32 also where the frontend does not.
-
-    Next to 4, bfloat16 knows a score every 1/32 only; and the head costs little.
-    """
+    """Hidden states for the head, which runs in fp32: bfloat16 is too coarse for it."""
     device = hidden_states[0].device.type
     if not torch.is_autocast_enabled(device):
         yield hidden_states

@@ -207,7 +207,7 @@ def _expect(good: bool, otherwise: str) -> None:
 
 
 def _rng(uid: str) -> np.random.Generator:
-    """Draws of an utterance in an epoch, whatever was drawn before."""
+    """Random numbers of an utterance in an epoch, whatever was drawn before."""
     return np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
 
 

@@ -19,11 +19,10 @@ _MEND = "correct --sampling_categories or --sampling_weights"
 
 
 def read_categories(path: str, weights: Mapping[str, float]) -> Dict[str, str]:
-    """Read the category of each utterance.
+    """Read lines ``utterance category``.
 
     Args:
-        path: lines ``utterance category``: the data set or corpus it is of, or
-            whether it is labelled.
+        path: the file.
         weights: of the categories that there may be.
 
     Raises:
@@ -138,10 +137,7 @@ class CategorySampler(AbsSampler):
         return iter(self.generate(self.seed))
 
     def generate(self, seed: int) -> List[List[str]]:
-        """Return this process's batches of epoch ``seed`` minus the training's seed.
-
-        ESPnet asks for them so, and shuffles their order.
-        """
+        """This process's batches of epoch ``seed`` minus the training's seed."""
         epoch = seed - self.seed
         batches = self.epoch(epoch)
         counts = ", ".join(f"{count} of {c}" for c, count in self.draws.items())
@@ -149,13 +145,13 @@ class CategorySampler(AbsSampler):
         return [batch[self.rank :: self.world_size] for batch in batches]
 
     def epoch(self, epoch: int) -> List[List[str]]:
-        """Return the batches of an epoch, of all processes together."""
-        drawn = {c: self._draw(c, epoch) for c in self.members}
+        """Batches of an epoch, of all processes together."""
+        drawn = [self._draw(c, epoch) for c in self.members]
         rng = np.random.RandomState([self.seed, epoch])
         batches: List[List[str]] = []
         for r in range(self.rounds):
             parts = []
-            for ids in drawn.values():
+            for ids in drawn:
                 start, stop = (len(ids) * k // self.rounds for k in (r, r + 1))
                 part = [ids[i] for i in rng.permutation(np.arange(start, stop))]
                 if self.batch_type != "unsorted":

@@ -134,9 +134,7 @@ class AbsMOSHead(torch.nn.Module, ABC):
         return {}
 
     def set_token_training(self, wanted: bool) -> None:
-        """Say whether any loss trains the token predictors.
-
-        Unused ones need no gradient: DistributedDataParallel would wait for it.
+        """Say whether any loss trains the token predictors; others get no gradient.
 
         Raises:
             ValueError: when one does, and the head has none.

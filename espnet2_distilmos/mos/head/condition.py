@@ -37,13 +37,9 @@ class Condition(torch.nn.Module):
     the frames; here they are added, which before a linear map is the same.
 
     The *mean listener*, whose label is the mean of the votes, has the offset zero, and
-    so has the mean over the corpora: the rows of ``corpus`` are relative to their
-    mean. A constant that all rows share is left to the head's own biases. So neither
-    needs a row of its own, and inference, which is that of the mean listener and of the
-    mean over the corpora unless one is named, runs the head alone.
-
-    All rows are zero at the start, drawn without random numbers, so that the rest of
-    the model starts as it does without them.
+    so has the mean over the corpora: the rows of ``corpus`` are relative to their mean.
+    Inference is that of these two unless a corpus is named, and runs the head alone.
+    All rows are zero at the start.
 
     Args:
         size: C, of the decoder's input; 0 of a head that takes no condition.

@@ -3,12 +3,10 @@
 
 """Contrastive loss on score differences."""
 
-from typing import Dict
-
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
-from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss, Target
 
 
 class ContrastiveLoss(AbsMOSLoss):
@@ -27,9 +25,7 @@ class ContrastiveLoss(AbsMOSLoss):
         super().__init__(weight)
         self.margin = margin
 
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         labelled = torch.isfinite(target["mos"])
         error = prediction.utt_mos[labelled] - target["mos"][labelled]
         if error.numel() < 2:

@@ -197,30 +197,6 @@ def pretraining(mos_corpus, **changes):
     return make(mos_corpus, losses=MASKED, head="token", head_conf={}, **changes)
 
 
-def test_masked_prediction_without_labels(mos_corpus):
-    model, data = pretraining(mos_corpus), batch()
-    del data["mos"]
-    result = model(**data)
-    assert result["utt_mos"] is None
-    # each by hand, from files on their own
-    frames = [model.frontend.num_frames(int(n)) for n in data["speech_lengths"]]
-    masks = model.span_mask(frames, IDS, 0)
-    costs, hits = [], [[], []]
-    for i, length in enumerate(data["speech_lengths"]):
-        mask = masks[i, : frames[i]]
-        hidden, count = model.frontend(
-            data["speech"][i : i + 1, :length], length[None], mask[None]
-        )
-        for column, scores in enumerate(model.head(hidden, count, [0, 1]).token_logits):
-            tokens = data["tokens"][i, : frames[i], column]
-            costs.append(F.cross_entropy(scores[0], tokens, reduction="none")[mask])
-            hits[column].append((scores[0].argmax(-1) == tokens)[mask])
-    torch.testing.assert_close(result["loss"], torch.cat(costs).mean())
-    for hit, name in zip(hits, ("l01", "l02")):
-        found = result["stats"][f"masked_token_acc_hubert_{name}"].item()
-        assert found == pytest.approx(torch.cat(hit).float().mean().item())
-
-
 def test_masks_change_with_the_epoch_and_not_in_validation(mos_corpus):
     model, data = pretraining(mos_corpus), batch()
 

@@ -6,7 +6,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -212,16 +211,6 @@ def rates_of(args, model):
     return found
 
 
-def test_two_learning_rates(mos_corpus, tmp_path):
-    model, args = build(mos_corpus, tmp_path, upstream_lr=2e-5, optim="sgd")
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    expected = {"frontend": 2e-5, "head": 1e-3}
-    expected = {name: expected[name.split(".")[0]] for name in trained}
-    assert rates_of(args, model) == expected
-    args.upstream_lr = None
-    assert set(rates_of(args, model).values()) == {1e-3}
-
-
 def test_layer_wise_decay(mos_corpus, tmp_path):
     """Two layers: d^2 before them, d for the first, 1 for the second."""
     conf, base = dict(mos_corpus.frontend_conf, freeze="cnn"), 2e-5
@@ -242,29 +231,8 @@ def test_layer_wise_decay(mos_corpus, tmp_path):
         )
     # The convolutions are frozen: no optimizer holds them.
     assert not rates
-
-
-def test_schedules_keep_the_ratios_and_resume(mos_corpus, training_log, tmp_path):
-    def train(name, epochs):
-        return mos_corpus.train(
-            tmp_path / name,
-            *("--upstream_lr_decay", "0.5", "--resume", "true"),
-            scheduler="warmuplinear",
-            scheduler_conf={"warmup_steps": 3, "total_steps": 20},
-            max_epoch=epochs,
-        )
-
-    out = train("whole", 2)
-    log = training_log(out)
-    rates = [[log[e]["train"][f"optim0_lr{j}"] for j in range(4)] for e in (1, 2)]
-    assert rates[0][0] != rates[1][0]
-    for of_groups in rates:
-        ratios = [rate / of_groups[-1] for rate in of_groups]
-        assert ratios == pytest.approx([0.25, 0.5, 1.0, 1.0])
-    train("parts", 1)
-    parts = train("parts", 2)
-    assert training_log(parts) == log
-    assert not moved(states_of(out / "2epoch.pth"), states_of(parts / "2epoch.pth"))
+    args.upstream_lr = args.upstream_lr_decay = None
+    assert set(rates_of(args, model).values()) == {1e-3}
 
 
 # --- freezing and adapting ------------------------------------------------------------
@@ -336,46 +304,3 @@ def test_training_without_labels_chooses_by_token_accuracy(
     options = ["--init_model", tmp_path / "exp", "--token_source", "hubert"]
     mos_corpus.train(tmp_path / "mos", *options)
     assert (tmp_path / "mos" / "valid.sys_srcc.best.pth").exists()
-
-
-# --- config.yaml ----------------------------------------------------------------------
-
-
-def test_config_is_self_contained(mos_corpus, tmp_path, monkeypatch):
-    """The upstream and the tokens may be gone, and the model moved."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    upstream = tmp_path / "upstream"
-    source = build_frontend("hf", dict(mos_corpus.frontend_conf, init_seed=5))
-    source.model.save_pretrained(upstream)
-    (upstream / "preprocessor_config.json").write_text(
-        json.dumps({"do_normalize": True, "sampling_rate": 16000})
-    )
-    conf = {"upstream": str(upstream)}
-    fingerprint = build_frontend("hf", conf).fingerprint()
-    info = dict(mos_corpus.token_info, upstream_fingerprint=fingerprint)
-    (tmp_path / "tokens.json").write_text(json.dumps(info))
-    options = ["--token_info", tmp_path / "tokens.json"]
-    out = mos_corpus.train(tmp_path / "exp", *options, frontend_conf=conf)
-
-    args = mos_corpus.args(tmp_path / "again", *options, frontend_conf=conf)
-    model = MOSTask.build_model(args)
-    model.load_state_dict(states_of(out / "1epoch.pth"))
-    speech = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
-    speech, lengths = torch.from_numpy(speech), torch.tensor([5000, 4000])
-    expected = model.eval().inference(speech, lengths).utt_mos
-
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    for name in ("config.yaml", "1epoch.pth"):
-        shutil.copy(out / name, moved)
-    for path in (upstream, out):
-        shutil.rmtree(path)
-    (tmp_path / "tokens.json").unlink()
-    rebuilt, config = load_model(moved / "config.yaml", moved / "1epoch.pth")
-    found = rebuilt.inference(speech, lengths).utt_mos
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    # do_normalize came along: a louder file scores the same
-    assert config["frontend_conf"]["normalize_waveform"] is True
-    louder = rebuilt.inference(7 * speech, lengths).utt_mos
-    torch.testing.assert_close(louder, expected, rtol=0, atol=1e-4)
-    assert config["token_info"]["columns"] == info["columns"]

@@ -213,6 +213,7 @@ def test_best_model_and_early_stopping_on_sys_srcc(
 RESUMABLE = dict(
     max_epoch=3,
     crop_seconds=0.2,
+    upstream_lr_decay=0.5,
     scheduler="warmuplinear",
     scheduler_conf={"warmup_steps": 3, "total_steps": 15},
     best_model_criterion=[["train", "loss", "min"], ["valid", "sys_srcc", "max"]],
@@ -340,7 +341,6 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     criterion += ["--best_model_criterion", "valid,mos_mse,min"]
     for change, message in (
         (["--head_conf", "hidden_dim=9"], "another model or optimizer"),
-        (["--upstream_lr", "0.001"], "another model or optimizer"),
         (criterion, "found no valid mos_mse of epoch 1, expected"),
     ):
         with pytest.raises(ValueError, match=message):
