@@ -6,6 +6,7 @@
 """Make one training set of several data directories (stage 4 of mos.sh)."""
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from espnet2.utils.types import str2bool
 
+from espnet2_distilmos.cli import call
 from espnet2_distilmos.data.datadir import (
     DataError,
     parse_votes,
@@ -29,13 +31,7 @@ _NAMES = ("utt2sys", "utt2spk", "utt2src")
 
 
 class DataSet(NamedTuple):
-    """A data set to combine.
-
-    Attributes:
-        name: as --train_sets names it.
-        folder: its data directory.
-        score_range: lowest and highest label there.
-    """
+    """A data set to combine: its name in --train_sets, directory and scale."""
 
     name: str
     folder: str
@@ -111,6 +107,7 @@ def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> Non
         files.setdefault(file, {}).update(lines)
 
     for data in sets:
+        mapped = functools.partial(rescale, old=data.score_range, new=score_range)
         wavs = read_scp(os.path.join(data.folder, "wav.scp"))
         for utt_id in wavs:
             if utt_id in owner:
@@ -120,9 +117,8 @@ def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> Non
                     "copy one of the sets with utils/copy_data_dir.sh --utt-prefix."
                 )
             owner[utt_id] = data
-        domains = {utt_id: data.name for utt_id in wavs}
         own = data.read("utt2domain")
-        domains.update((utt_id, own[utt_id]) for utt_id in wavs if utt_id in own)
+        domains = {utt_id: own.get(utt_id, data.name) for utt_id in wavs}
         add("wav.scp", wavs)
         add("utt2domain", domains)
         add("utt2set", {utt_id: data.name for utt_id in wavs})
@@ -140,31 +136,22 @@ def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> Non
                     f" write '{utt_id} {{}}' if it is unlabelled."
                 )
             score = scores[utt_id]
-            if score is not None:
-                score = rescale(score, data.score_range, score_range)
-            labels[utt_id] = score
+            labels[utt_id] = score if score is None else mapped(score)
         votes = {}
+        source = os.path.join(data.folder, "votes.scp")
         for utt_id, text in data.read("votes.scp").items():
-            if utt_id not in wavs:
-                continue
-            source = os.path.join(data.folder, "votes.scp")
-            pairs = [
-                [
-                    f"{domains[utt_id]}/{listener}",
-                    rescale(score, data.score_range, score_range),
-                ]
-                for listener, score in parse_votes(
-                    text, utt_id, source, data.score_range
-                )
-            ]
-            votes[utt_id] = json.dumps(pairs, ensure_ascii=False)
+            if utt_id in wavs:
+                domain = domains[utt_id]
+                pairs = parse_votes(text, utt_id, source, data.score_range)
+                named = [(f"{domain}/{who}", mapped(score)) for who, score in pairs]
+                votes[utt_id] = json.dumps(named, ensure_ascii=False)
         add("votes.scp", votes)
-        facts = f"{len(wavs)} utterances, {len(votes)} of them with votes"
-        if data.score_range != score_range:
-            low, high = data.score_range
-            facts += f"; labels {low:g} to {high:g} are mapped linearly to "
-            facts += f"{score_range[0]:g} to {score_range[1]:g}"
-        print(f"combine_data: {data.name}: {facts}", file=sys.stderr)
+        low, high = data.score_range
+        print(
+            f"combine_data: {data.name}: {len(wavs)} utterances, {len(votes)} of them "
+            f"with votes, labels {low:g} to {high:g}",
+            file=sys.stderr,
+        )
     write_metric_scp(os.path.join(output_dir, "metric.scp"), labels)
     for file in sorted(files, key=lambda name: name == "wav.scp"):
         path = os.path.join(output_dir, file)
@@ -188,14 +175,14 @@ def _write_if_new(path: str, lines: Mapping[str, str], sources: List[str]) -> No
 
 def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    score_range = tuple(args.score_range)
-    try:
+
+    def work() -> int:
+        score_range = tuple(args.score_range)
         sets = [read_set(text, score_range, args.map_scores) for text in args.sets]
         combine(sets, args.output_dir, score_range)
-    except (DataError, OSError) as error:
-        print(f"combine_data: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return call(work)
 
 
 if __name__ == "__main__":

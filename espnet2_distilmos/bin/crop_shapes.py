@@ -38,22 +38,13 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def crop_of(path: str) -> Optional[float]:
-    """Return ``crop_seconds`` of a training configuration, None if it has none.
-
-    Raises:
-        DataError: the file is no YAML mapping, or the option no length.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            crop = (yaml.safe_load(file) or {}).get("crop_seconds")
-    except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({' '.join(str(error).split())}), expected a "
-            "training configuration."
-        ) from error
-    if crop is not None and not (isinstance(crop, (int, float)) and crop > 0):
-        raise DataError(f"{path} has crop_seconds {crop!r}, expected seconds or null.")
-    return crop
+    """``crop_seconds`` of a training configuration, None if it has none."""
+    with open(path, encoding="utf-8") as file:
+        config = yaml.safe_load(file)
+    if not isinstance(config, dict):
+        raise DataError(f"{path} holds no mapping, expected a training configuration.")
+    crop = config.get("crop_seconds")
+    return crop if crop is None else float(crop)
 
 
 def write_shapes(args: argparse.Namespace) -> Dict[str, str]:

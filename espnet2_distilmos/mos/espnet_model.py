@@ -14,7 +14,7 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.condition import Condition, ConditionRows
 from espnet2_distilmos.mos.head.masked_batch_norm import frozen_statistics
-from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss, Target
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
 from espnet2_distilmos.mos.loss.token import token_accuracy
 from espnet2_distilmos.mos.span_mask import SpanMask
@@ -77,7 +77,25 @@ class ESPnetMOSModel(AbsESPnetModel):
         self.head = head
         self.token_columns = tuple(token_columns)
         self.span_mask = SpanMask(**(mask or {}))
-        self._set_losses(losses or {})
+        active = {k: loss for k, loss in (losses or {}).items() if loss.weight > 0}
+        users = [name for name, loss in active.items() if "mos" in loss.needs]
+        if users and not head.predicts_scores:
+            raise ValueError(
+                f"found losses {', '.join(users)} with {type(head).__name__}, which "
+                "predicts no scores, expected --head distilmos or other losses"
+            )
+        for loss in active.values():
+            loss.attach(frontend)
+        self.losses = torch.nn.ModuleDict(active)
+        # Indices of the token columns that each loss reads, and losses of each view.
+        self._columns = {k: v.select(self.token_columns) for k, v in active.items()}
+        self._views = {
+            view: [name for name, loss in active.items() if loss.view == view]
+            for view in (CLEAN, MASKED)
+        }
+        head.set_token_training(any(self._columns.values()))
+        masks = bool(self._views[MASKED]) and self.span_mask.start_prob > 0
+        frontend.set_mask_training(masks)
         self.condition: Optional[Condition] = None
         if listener_embedding or corpus_embedding:
             self.condition = Condition(
@@ -88,26 +106,6 @@ class ESPnetMOSModel(AbsESPnetModel):
             )
         # Of inference; None is the mean over the corpora.
         self.corpus: Optional[str] = None
-
-    def _set_losses(self, losses: Mapping[str, AbsMOSLoss]) -> None:
-        active = {name: loss for name, loss in losses.items() if loss.weight > 0}
-        users = [name for name, loss in active.items() if "mos" in loss.needs]
-        if users and not self.head.predicts_scores:
-            raise ValueError(
-                f"found losses {', '.join(users)} with {type(self.head).__name__}, "
-                "which predicts no scores, expected --head distilmos or other losses"
-            )
-        for loss in active.values():
-            loss.attach(self.frontend)
-        self.losses = torch.nn.ModuleDict(active)
-        self._columns = {k: v.select(self.token_columns) for k, v in active.items()}
-        self._views = {
-            view: [name for name, loss in active.items() if loss.view == view]
-            for view in (CLEAN, MASKED)
-        }
-        self.head.set_token_training(any(self._columns.values()))
-        masks = bool(self._views[MASKED]) and self.span_mask.start_prob > 0
-        self.frontend.set_mask_training(masks)
 
     def forward(
         self,
@@ -148,7 +146,15 @@ class ESPnetMOSModel(AbsESPnetModel):
         """
         # A collated batch can be longer than its longest item.
         speech = speech[:, : speech_lengths.max()]
-        target = self._target(mos, tokens)
+        target = {} if mos is None else {"mos": mos.reshape(-1)}
+        if tokens is not None:
+            target["tokens"] = tokens
+        for name, loss in self.losses.items():
+            for need in loss.needs - {"ema", *target}:
+                raise ValueError(
+                    f"found a batch without {need}, which {name} needs, expected the "
+                    f"data ...,{need},... or a weight of 0"
+                )
         terms: Terms = {}
         utt_mos = None
         if self._views[CLEAN]:
@@ -166,33 +172,19 @@ class ESPnetMOSModel(AbsESPnetModel):
         stats = {"loss": loss, **self.head.statistics()}
         stats |= {name: value for name, (value, _) in terms.items()}
         counts = {name: count for name, (_, count) in terms.items()}
-        weight = torch.tensor([float(len(speech))], device=loss.device)
         return dict(
             loss=loss,
             stats=_log_values(stats, loss.device),
-            weight=weight,
+            weight=torch.tensor([float(len(speech))], device=loss.device),
             counts=_log_values(counts, loss.device),
             utt_mos=None if utt_mos is None else utt_mos.detach(),
         )
-
-    def _target(
-        self, mos: Optional[torch.Tensor], tokens: Optional[torch.Tensor]
-    ) -> Dict[str, torch.Tensor]:
-        target = {"mos": mos if mos is None else mos.reshape(-1), "tokens": tokens}
-        for name, value in target.items():
-            users = [k for k, loss in self.losses.items() if name in loss.needs]
-            if value is None and users:
-                raise ValueError(
-                    f"found a batch without {name}, which {', '.join(users)} needs, "
-                    f"expected the data ...,{name},... or a weight of 0"
-                )
-        return {name: value for name, value in target.items() if value is not None}
 
     def _clean_view(
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
-        target: Dict[str, torch.Tensor],
+        target: Target,
         votes: Optional[torch.Tensor],
         listeners: Optional[torch.Tensor],
         corpus: Optional[torch.Tensor],
@@ -217,12 +209,16 @@ class ESPnetMOSModel(AbsESPnetModel):
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
-        target: Dict[str, torch.Tensor],
+        target: Target,
         noisy: torch.Tensor,
         utt_ids: Sequence[str],
     ) -> Terms:
         """Losses and accuracies of ``noisy``, in which spans of frames are hidden."""
-        mask = self._mask(speech_lengths, utt_ids)
+        frames = [self.frontend.num_frames(n) for n in speech_lengths.tolist()]
+        # ESPnet seeds the generator anew for each epoch, with --seed and its number;
+        # a validation hides the same frames in every epoch.
+        seed = torch.initial_seed() if self.training else 0
+        mask = self.span_mask(frames, utt_ids, seed).to(speech_lengths.device)
         target = dict(target, mask=mask)
         for ema in self.ema_targets():
             target["ema"] = ema.hidden_states(self.frontend, speech, speech_lengths)
@@ -242,8 +238,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         self,
         view: str,
         prediction: MOSPrediction,
-        target: Dict[str, torch.Tensor],
-        scored: Optional[Tuple[MOSPrediction, Dict[str, torch.Tensor]]] = None,
+        target: Target,
+        scored: Optional[Tuple[MOSPrediction, Target]] = None,
     ) -> Terms:
         """Losses and token accuracies of a view.
 
@@ -288,15 +284,6 @@ class ESPnetMOSModel(AbsESPnetModel):
         with _without_autocast(states) as states:
             return self.head(states, lengths, token_columns, condition)
 
-    def _mask(
-        self, speech_lengths: torch.Tensor, utt_ids: Sequence[str]
-    ) -> torch.Tensor:
-        """Frames to hide, (B, T) bool; the same at each validation."""
-        frames = [self.frontend.num_frames(n) for n in speech_lengths.tolist()]
-        # ESPnet seeds the generator anew for each epoch, with --seed and its number.
-        seed = torch.initial_seed() if self.training else 0
-        return self.span_mask(frames, utt_ids, seed).to(speech_lengths.device)
-
     def ema_targets(self) -> List[EMATarget]:
         """Moving averages of the frontend that losses compare with."""
         return [loss.ema for loss in self.losses.values() if "ema" in loss.needs]
@@ -310,13 +297,12 @@ class ESPnetMOSModel(AbsESPnetModel):
         Raises:
             ValueError: the model was not trained with a corpus of this name.
         """
-        if corpus is not None:
-            if self.condition is None:
-                raise ValueError(
-                    f"found the corpus {corpus} for a model without corpora, expected "
-                    "one that was trained with model_conf.corpus_embedding=true"
-                )
-            self.condition.index(corpus)
+        known = () if self.condition is None else self.condition.corpora
+        if corpus is not None and corpus not in known:
+            raise ValueError(
+                f"found the corpus {corpus}, expected one that the model was trained "
+                f"on ({', '.join(known) or 'none'}), or no name for their mean"
+            )
         self.corpus = corpus
 
     def inference(
@@ -352,7 +338,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         with torch.set_grad_enabled(grad):
             rows = None
             if self.corpus is not None:
-                index = self.condition.index(self.corpus)
+                index = self.condition.corpora.index(self.corpus)
                 corpus = torch.full_like(speech_lengths, index)
                 rows = self.condition(len(speech), corpus=corpus)
             return self._predict(speech, speech_lengths, token_columns, rows)
@@ -373,10 +359,7 @@ def _log_values(
 
 @contextlib.contextmanager
 def _without_autocast(hidden_states: List[torch.Tensor]):
-    """Hidden states for the head, which runs in fp32 also where the frontend does not.
-
-    Next to 4, bfloat16 knows a score every 1/32 only; and the head costs little.
-    """
+    """Hidden states for the head, which runs in fp32: bfloat16 is too coarse for it."""
     device = hidden_states[0].device.type
     if not torch.is_autocast_enabled(device):
         yield hidden_states

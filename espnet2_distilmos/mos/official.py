@@ -241,9 +241,6 @@ def convert_config(
         # Tokens of one's own are needed for token_ce.
         "losses": {"mos_l1": {"weight": 1.0}},
         "token_info": token_info if columns else None,
-        # Training compares with the network before its weights are loaded, which
-        # no token file can match.
-        "check_token_upstream": False,
         "model_conf": {"extract_feats_in_collect_stats": False},
         "score_range": [1.0, 5.0],
     }

@@ -21,10 +21,8 @@ class EMATarget:
     evenly from ``momentum`` to ``momentum_end`` over ``momentum_steps`` steps. The
     average starts at the weights that the first batch finds.
 
-    It is no module, so that no state dict of a model contains it. It is stored in the
-    optimizer's state (:meth:`follow`), so that a training resumes with it. Under
-    DistributedDataParallel the processes have the same weights after each step, and
-    each averages them itself.
+    It is no module, so that no state dict of a model contains it, and is stored in the
+    optimizer's state (:meth:`follow`), so that a training resumes with it.
 
     Args:
         momentum, momentum_end: m at the first step and at the end.
@@ -54,7 +52,7 @@ class EMATarget:
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
     ) -> List[torch.Tensor]:
-        """Hidden states of a batch, as those of :meth:`AbsLayerFrontend.forward`."""
+        """Hidden states of a batch, as :meth:`AbsLayerFrontend.forward` gives them."""
         return self._started(frontend).to(speech.device)(speech, speech_lengths)[0]
 
     @torch.no_grad()

@@ -4,11 +4,9 @@
 """The MOS prediction task: arguments and assembly."""
 
 import argparse
-import logging
 import os
-from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from espnet2.fileio.read_text import load_num_sequence_text
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -83,6 +81,9 @@ class MOSTask(AbsTask):
             num_att_plot=0,
             unused_parameters=True,
             allow_multi_rates=True,
+            # Names of those that get an embedding; read from the training data.
+            listener_list=None,
+            corpus_list=None,
         )
 
     @staticmethod
@@ -103,16 +104,10 @@ class MOSTask(AbsTask):
         )
         add("--token_info", type=str_or_none, help="tokens.json beside tokens.scp")
         add(
-            "--check_token_upstream",
-            type=str2bool,
-            default=True,
-            help="Refuse tokens that another upstream made",
-        )
-        add(
             "--token_source",
             type=str_or_none,
-            help="Stream (mfcc, hubert) or fingerprint that the tokens must be of, "
-            "where it is not the frontend",
+            help="Stream (mfcc, hubert) or fingerprint that the tokens must be of. "
+            "None: made by the frontend as it is at the start",
         )
         add(
             "--upstream_lr",
@@ -130,17 +125,6 @@ class MOSTask(AbsTask):
             "--valid_utt2sys",
             type=str_or_none,
             help="utt2sys of the validation set, for system-level metrics",
-        )
-        add(
-            "--listener_list",
-            type=str_or_none,
-            help="Text file with the listeners that get an embedding (model_conf."
-            "listener_embedding), one a line. None: all in the training votes",
-        )
-        add(
-            "--corpus_list",
-            type=str_or_none,
-            help="As --listener_list, for the corpora (model_conf.corpus_embedding)",
         )
         add(
             "--model_conf",
@@ -260,27 +244,23 @@ class MOSTask(AbsTask):
                 torch.distributed.destroy_process_group()
 
     @classmethod
-    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
-        [Collection[Tuple[str, Dict[str, np.ndarray]]]],
-        Tuple[List[str], Dict[str, torch.Tensor]],
-    ]:
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> MOSCollateFn:
         return MOSCollateFn()
 
     @classmethod
     def build_preprocess_fn(
         cls, args: argparse.Namespace, train: bool
-    ) -> Optional[Callable[[str, Dict[str, np.array]], Dict[str, np.ndarray]]]:
+    ) -> MOSPreprocessor:
         train_paths = wav_paths_of(args.train_data_path_and_name_and_type)
+        valid_paths = wav_paths_of(args.valid_data_path_and_name_and_type)
         noisy_view = None
         if train and args.noisy_view is not None:
             noisy_view = NoisyView(**args.noisy_view, wav_paths=train_paths)
         return MOSPreprocessor(
             train=train,
             noisy_view=noisy_view,
-            wav_paths={
-                **train_paths,
-                **wav_paths_of(args.valid_data_path_and_name_and_type),
-            },
+            # The statistics stage reads both sets with one preprocessor.
+            wav_paths={**train_paths, **valid_paths},
             score_range=args.score_range,
             min_seconds=args.min_seconds,
             max_seconds=args.max_seconds,
@@ -312,10 +292,7 @@ class MOSTask(AbsTask):
         if mode != "train" or args.sampling_weights is None:
             return super().build_sequence_iter_factory(args, iter_options, mode)
         shapes = load_num_sequence_text(iter_options.shape_files[0], "csv_int")
-        processes = {}
-        if iter_options.distributed:
-            processes["rank"] = torch.distributed.get_rank()
-            processes["world_size"] = torch.distributed.get_world_size()
+        distributed = iter_options.distributed
         sampler = CategorySampler(
             lengths={utt_id: shape[0] for utt_id, shape in shapes.items()},
             categories=read_categories(args.sampling_categories, args.sampling_weights),
@@ -325,11 +302,11 @@ class MOSTask(AbsTask):
             batch_bins=iter_options.batch_bins,
             epoch_of=args.sampling_epoch,
             seed=args.seed,
-            **processes,
+            rank=torch.distributed.get_rank() if distributed else 0,
+            world_size=torch.distributed.get_world_size() if distributed else 1,
         )
-        logging.info(f"[{mode}] Batch sampler: {sampler}")
         return SequenceIterFactory(
-            dataset=cls.build_dataset(args, iter_options, set(sampler.utt_ids)),
+            dataset=cls.build_dataset(args, iter_options, set(shapes)),
             batches=sampler,
             seed=args.seed,
             num_iters_per_epoch=iter_options.num_iters_per_epoch,
@@ -345,8 +322,15 @@ class MOSTask(AbsTask):
         """Build the model, and make ``args`` (hence config.yaml) self-contained."""
         args.token_info = read_token_info(args.token_info)
         with initial_model(vars(args)) as model:
-            check_tokens(args, model.frontend)
-            keep_upstream_files(args, model.frontend)
+            frontend = model.frontend
+            check_tokens(args, frontend)
+            # What an upstream cannot be rebuilt without is copied into the experiment,
+            # and the configuration names the copy relative to config.yaml.
+            distributed = torch.distributed.is_initialized()
+            if not distributed or torch.distributed.get_rank() == 0:
+                folder = os.path.join(args.output_dir, UPSTREAM_FILES)
+                keep_files(frontend.checkpoint_files(), folder)
+            args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
         args.mos_format_version = FORMAT_VERSION
         return model
 
@@ -367,18 +351,6 @@ class MOSTask(AbsTask):
 def _register_scheduler() -> None:
     """Let ESPnet know the schedule; not at import, which would change it for others."""
     scheduler_classes.setdefault("warmuplinear", WarmupLinearLR)
-
-
-def keep_upstream_files(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
-    """Make ``frontend_conf`` rebuild the frontend from the experiment alone.
-
-    What an upstream cannot be rebuilt without is copied into the experiment, and the
-    configuration names the copy relative to ``config.yaml``.
-    """
-    if not (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
-        folder = os.path.join(args.output_dir, UPSTREAM_FILES)
-        keep_files(frontend.checkpoint_files(), folder)
-    args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
 
 
 def parameter_groups(
@@ -404,6 +376,9 @@ def parameter_groups(
         {"params": groups[layer], "lr": rate * (decay or 1.0) ** (last - layer)}
         for layer in sorted(groups)
     ]
-    known = {id(p) for p in frontend.parameters()}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    rest = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith("frontend.")
+    ]
     return [*result, {"params": rest}]

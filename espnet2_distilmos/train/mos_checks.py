@@ -3,18 +3,15 @@
 
 """What is refused before a training: options, data files and tokens that do not fit.
 
-Every check raises a ValueError (a DataError where a file is at fault) of one sentence:
-what was found, what was expected, what mends it. Without them a training would fail in
-the middle of an epoch, or train something else than was meant.
+Only faults with which a training would fail in the middle of an epoch, or train
+something else than was meant. Every check raises a ValueError (a DataError where a file
+is at fault) of one sentence: what was found, what was expected, what mends it.
 """
 
 import argparse
 import json
 import os
-from typing import Any, Dict, List, Mapping, Optional, Set
-
-from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
-from espnet2.tasks.abs_task import scheduler_classes
+from typing import Any, Dict, List, Mapping, Optional
 
 from espnet2_distilmos.data.datadir import (
     DataError,
@@ -26,10 +23,8 @@ from espnet2_distilmos.mos.build import build_losses, token_columns_of
 from espnet2_distilmos.mos.espnet_model import ACCURACIES
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
-from espnet2_distilmos.train.mos_preprocessor import wav_paths_of
-from espnet2_distilmos.train.mos_sampler import BY_SIZE, check_weights, read_categories
+from espnet2_distilmos.train.mos_sampler import BY_SIZE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
-from espnet2_distilmos.train.views import NoisyView
 
 # Name of the training data, and file of a data directory, of each condition.
 CONDITIONS = {"listener": ("votes", "votes.scp"), "corpus": ("corpus", "utt2domain")}
@@ -48,56 +43,29 @@ def check_before_training(args: argparse.Namespace) -> None:
     Raises:
         ValueError: one sentence; a DataError names the file and the utterance.
     """
+    for option, value in vars(args).items():
+        if option in ("losses", "noisy_view") or option.endswith("_conf"):
+            check_numbers(option, value)
     check_options(args)
     losses = build_losses(args.losses)
     active = {name: loss for name, loss in losses.items() if loss.weight > 0}
     _expect(active, f"no loss of weight above 0 among {list(losses)}", "one")
     check_conditions(args)
     check_labels(args, active)
-    if not args.collect_stats:
-        check_sampling(args)
-        check_noisy_view(args, active)
-        check_criteria(args, active)
+    if args.collect_stats:
+        return
+    check_sampling(args)
+    _expect(
+        args.noisy_view is None or any(x.view == MASKED for x in active.values()),
+        "--noisy_view and no loss that reads it",
+        "one of the masked view, such as --losses masked_token_ce.weight=0.05",
+    )
+    check_criteria(args, active)
 
 
 def _expect(good: Any, found: str, expected: str, kind: type = ValueError) -> None:
     if not good:
         raise kind(f"found {found}, expected {expected}")
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Refuse options that are impossible, alone or together."""
-    _expect(
-        args.use_preprocessor,
-        "use_preprocessor=false",
-        "true: metric.scp is read by the preprocessor",
-    )
-    for option, value in vars(args).items():
-        if option in ("losses", "noisy_view") or option.endswith("_conf"):
-            check_numbers(option, value)
-    if args.init_model is not None:
-        check_init_model(args)
-    count = args.votes_per_utterance
-    _expect(count is None or count > 0, f"--votes_per_utterance {count}", "1 or more")
-    rate, decay = args.upstream_lr, args.upstream_lr_decay
-    if rate is None and decay is None:
-        return
-    _expect(
-        decay is None or 0 < decay <= 1,
-        f"--upstream_lr_decay {decay}",
-        "a factor above 0 and up to 1, such as 0.9",
-    )
-    _expect(
-        rate is not None or "lr" in args.optim_conf,
-        "--upstream_lr_decay and no learning rate",
-        "--upstream_lr or --optim_conf lr=...",
-    )
-    for option in ("exclude_weight_decay", "sharded_ddp"):
-        _expect(
-            not getattr(args, option),
-            f"--{option} true with --upstream_lr or --upstream_lr_decay",
-            "one of them: the rates are groups of an ordinary optimizer",
-        )
 
 
 def check_numbers(name: str, value: Any) -> None:
@@ -124,108 +92,77 @@ def check_numbers(name: str, value: Any) -> None:
         )
 
 
-def check_init_model(args: argparse.Namespace) -> None:
-    """Refuse an ``--init_model`` that is missing, or that training would overwrite."""
-    found = f"--init_model {args.init_model}"
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that are impossible together."""
     _expect(
-        not args.init_param, f"{found} with --init_param", "one of them: not both fit"
+        args.use_preprocessor,
+        "use_preprocessor=false",
+        "true: metric.scp is read by the preprocessor",
     )
-    path = os.path.realpath(args.init_model)
+    if args.init_model is not None:
+        path = os.path.realpath(args.init_model)
+        _expect(
+            os.path.realpath(args.output_dir) not in (path, os.path.dirname(path)),
+            f"--init_model {args.init_model} in --output_dir",
+            "another directory, as training would overwrite the model (--tag)",
+        )
+    rate, decay = args.upstream_lr, args.upstream_lr_decay
+    base = args.optim_conf.get("lr") if rate is None else rate
     _expect(
-        os.path.exists(path),
-        f"nothing at {found}",
-        "an experiment directory, a model file in one, or a .zip of stage 10",
-        DataError,
+        decay is None or (0 < decay <= 1 and base is not None),
+        f"--upstream_lr_decay {decay} of the learning rate {base}",
+        "a factor above 0 and up to 1 of --upstream_lr or --optim_conf lr=...",
     )
     _expect(
-        os.path.realpath(args.output_dir) not in (path, os.path.dirname(path)),
-        f"{found} in --output_dir",
-        "another directory, as training would overwrite the model (--tag)",
+        not args.exclude_weight_decay or (rate is None and decay is None),
+        "--exclude_weight_decay true with --upstream_lr or --upstream_lr_decay",
+        "one of them: both make groups of the optimizer",
     )
 
 
 def check_sampling(args: argparse.Namespace) -> None:
-    """Refuse sampling weights that cannot be meant."""
+    """Refuse options that would undo the sampling weights."""
     weights, path = args.sampling_weights, args.sampling_categories
-    given = [weights is not None, path is not None]
     _expect(
-        all(given) or not (any(given) or args.sampling_epoch),
-        f"--sampling_weights {weights}, --sampling_categories {path} and "
-        f"--sampling_epoch {args.sampling_epoch}",
+        (weights is None) == (path is None),
+        f"--sampling_weights {weights} and --sampling_categories {path}",
         "both weights and the file with the category of each utterance, or neither",
     )
     if weights is None:
         return
-    check_weights(weights, args.sampling_epoch)
-    read_categories(path, weights)
     by_size = args.batch_type in BY_SIZE
     for good, option, expected in (
         (args.iterator_type == "sequence", "iterator_type", "sequence"),
         # Such epochs do not have as many batches each.
         (not (args.num_iters_per_epoch and by_size), "num_iters_per_epoch", "none"),
-        # It would undo the shares of a batch.
         (not vars(args).get("shuffle_within_batch"), "shuffle_within_batch", "false"),
     ):
         found = f"--{option} {vars(args).get(option)} with --sampling_weights"
         _expect(good, f"{found} and --batch_type {args.batch_type}", expected)
 
 
-def check_noisy_view(
-    args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]
-) -> None:
-    """Refuse a view that no loss reads, or that cannot be made."""
-    if args.noisy_view is None:
-        return
-    _expect(
-        any(loss.view == MASKED for loss in losses.values()),
-        "--noisy_view and no loss that reads it",
-        "one of the masked view, such as --losses masked_token_ce.weight=0.05",
-    )
-    paths = wav_paths_of(args.train_data_path_and_name_and_type)
-    try:
-        NoisyView(**args.noisy_view, wav_paths=paths)
-    except TypeError as error:
-        raise ValueError(f"noisy_view: {error}") from error
-
-
 def check_conditions(args: argparse.Namespace) -> None:
-    """Read the listeners and corpora, and refuse what cannot be embedded."""
+    """Read the listeners and corpora; each training utterance needs a line."""
     for kind, (name, file) in CONDITIONS.items():
         wanted = bool(args.model_conf.get(f"{kind}_embedding"))
-        names = getattr(args, f"{kind}_list")
         path = _files(args, "train").get(name)
         _expect(
-            (path or args.collect_stats) if wanted else not (path or names),
-            f"model_conf.{kind}_embedding={str(wanted).lower()}, --{kind}_list {names} "
-            f"and the training data {path}",
-            f"all or none: --train_data_path_and_name_and_type {file},{name},text",
+            (path or args.collect_stats) if wanted else not path,
+            f"model_conf.{kind}_embedding={str(wanted).lower()} and the training data "
+            f"{path}",
+            f"both or none: --train_data_path_and_name_and_type {file},{name},text",
         )
         if not path:
             continue
-        found = _read_conditions(path, kind, args)
-        if names is None:
-            names = sorted(found)
-        elif isinstance(names, str):
-            lines = read_scp(names, need_value=False)
-            names = [f"{word} {rest}".strip() for word, rest in lines.items()]
-        _expect(
-            found & set(names),
-            f"no {kind} of --{kind}_list in {path}",
-            "some to train on",
-            DataError,
-        )
-        setattr(args, f"{kind}_list", names)
-
-
-def _read_conditions(path: str, kind: str, args: argparse.Namespace) -> Set[str]:
-    """Listeners or corpora of the training set; each utterance needs a line."""
-    lines = read_scp(path)
-    ids = _utterances(args, "train")
-    _expect_lines(path, ids, lines, "[]" if kind == "listener" else "its_corpus")
-    if kind == "corpus":
-        return {lines[utt_id] for utt_id in ids}
-    votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
-    return {listener for some in votes for listener, _ in some}
+        lines = read_scp(path)
+        ids = _utterances(args, "train")
+        _expect_lines(path, ids, lines, "[]" if kind == "listener" else "its_corpus")
+        if kind == "corpus":
+            names = {lines[i] for i in ids}
+        else:
+            votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
+            names = {listener for some in votes for listener, _ in some}
+        setattr(args, f"{kind}_list", sorted(names))
 
 
 def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> None:
@@ -301,7 +238,7 @@ def check_criteria(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -
     for loss in losses.values():
         ids = [columns[i].id for i in loss.select(columns)]
         reported += [f"{prefix}{i}" for prefix in ACCURACIES[loss.view] for i in ids]
-    known = {"train": list(reported), "valid": list(reported)}
+    known = {"train": reported, "valid": list(reported)}
     scored = any(loss.view == CLEAN for loss in losses.values())
     if scored and "mos" in _files(args, "valid"):
         levels = LEVELS[:1] if args.valid_utt2sys is None else LEVELS
@@ -309,11 +246,6 @@ def check_criteria(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -
     criteria = [("best_model_criterion", c) for c in args.best_model_criterion]
     if args.patience is not None:
         criteria.append(("early_stopping_criterion", args.early_stopping_criterion))
-    scheduler = scheduler_classes.get(args.scheduler)
-    if scheduler and issubclass(scheduler, AbsValEpochStepScheduler):
-        # Has no mode: the scheduler's own option says it.
-        criterion = [*args.val_scheduler_criterion, "min"]
-        criteria.append(("val_scheduler_criterion", criterion))
     for option, criterion in criteria:
         # A configuration file may hold anything, also a plain string.
         parts = [criterion] if isinstance(criterion, str) else list(criterion)
@@ -353,41 +285,34 @@ def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
 
     Args:
         args: ``token_info`` is the contents of tokens.json, or None; the upstream is
-            ``token_source`` (a stream, or a fingerprint), or the pretrained
-            ``frontend`` itself unless ``check_token_upstream`` is false.
+            ``token_source`` (a stream, or a fingerprint), or ``frontend`` itself.
         frontend: as training starts with it.
     """
     info = args.token_info
     if not info:
         return
-    shift, fingerprint = info.get("frame_shift"), info.get("upstream_fingerprint")
-    _expect(
-        shift == frontend.frame_shift,
-        f"tokens with a frame every {shift} samples",
-        f"{frontend.frame_shift} as {frontend.name} gives them: rerun stage 5",
-    )
-    if args.token_source is None:
-        own = frontend.fingerprint() if args.check_token_upstream else fingerprint
-        _expect(
-            fingerprint == own,
-            f"tokens made by another upstream (fingerprint {fingerprint})",
-            f"those of {frontend.name} as configured ({own}): rerun stage 5 with this "
-            "configuration, or name their upstream with --token_source if it is meant",
-        )
-        return
-    streams = sorted({column["stream"] for column in info["columns"]})
-    _expect(
-        [args.token_source] == streams or args.token_source == fingerprint,
-        f"tokens of {', '.join(streams)} (fingerprint {fingerprint})",
-        f"those of --token_source {args.token_source}: give their tokens.json, or "
-        "correct the option",
-    )
+    shift, fingerprint = info["frame_shift"], info.get("upstream_fingerprint")
     # Older files say no more than the receptive field.
     field = info.get("minimum_samples", shift)
-    apart = abs(info.get("frame_centre", (field - 1) / 2) - frontend.frame_centre)
+    centre = info.get("frame_centre", (field - 1) / 2)
+    near = abs(centre - frontend.frame_centre) <= frontend.frame_shift / 2
     _expect(
-        apart <= frontend.frame_shift / 2,
-        f"tokens whose frames lie {apart:g} samples from those of {frontend.name}",
-        "at most half a frame: make them with a frontend of its grid (mfcc: "
+        shift == frontend.frame_shift and (near or args.token_source is None),
+        f"tokens with a frame every {shift} samples, the first at {centre:g}",
+        f"{frontend.frame_shift} and, to half a frame, {frontend.frame_centre:g} as "
+        f"{frontend.name} has them: rerun stage 5, or make them on its grid (mfcc: "
         f"frontend_conf.receptive_field {frontend.minimum_samples})",
+    )
+    streams = {column["stream"] for column in info["columns"]}
+    if args.token_source is not None:
+        meant = {args.token_source} in (streams, {fingerprint})
+    else:
+        meant = fingerprint == frontend.fingerprint()
+    _expect(
+        meant,
+        f"tokens made by another upstream ({', '.join(sorted(streams))}, fingerprint "
+        f"{fingerprint})",
+        f"those of {args.token_source or frontend.name + ' as configured'}: rerun "
+        "stage 5 with this configuration, or name their upstream with --token_source "
+        "if it is meant",
     )

@@ -23,6 +23,7 @@ from espnet2_distilmos.train.views import NoisyView
 
 # Frames by which tokens and audio may differ: upstreams pad their ends differently.
 MAX_FRAME_DIFFERENCE = 2
+SAMPLE_RATE = 16000
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -33,7 +34,6 @@ class MOSPreprocessor(AbsPreprocessor):
         train: True for training data, where cropping applies.
         wav_paths: audio file by utterance. ESPnet's ``sound`` type drops the rate, so
             the header is read again.
-        sample_rate: what the audio must have.
         score_range: (lowest, highest) label, or None.
         min_seconds, max_seconds: limits of the durations.
         crop_seconds: random crop in training, starting on a frame boundary.
@@ -49,7 +49,6 @@ class MOSPreprocessor(AbsPreprocessor):
 
     train: bool
     wav_paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    sample_rate: int = 16000
     score_range: Optional[Tuple[float, float]] = (1.0, 5.0)
     min_seconds: float = 0.1
     max_seconds: Optional[float] = None
@@ -105,7 +104,7 @@ class MOSPreprocessor(AbsPreprocessor):
             _expect(
                 index is not None,
                 f"utterance {uid}: found the corpus {data['corpus']!r}, expected one "
-                f"of {', '.join(self.corpora)}: correct utt2domain or --corpus_list",
+                f"of {', '.join(self.corpora)}: correct utt2domain",
             )
             prepared["corpus"] = np.array([index], dtype=np.int64)
         if self.crop_seconds is not None:
@@ -133,8 +132,8 @@ class MOSPreprocessor(AbsPreprocessor):
         if path is not None and uid not in self._rate_checked:
             rate = soundfile.info(path).samplerate
             _expect(
-                rate == self.sample_rate,
-                f"{where}: found audio at {rate} Hz, expected {self.sample_rate} Hz: "
+                rate == SAMPLE_RATE,
+                f"{where}: found audio at {rate} Hz, expected {SAMPLE_RATE} Hz: "
                 "rerun stage 2, which resamples",
             )
             self._rate_checked.add(uid)
@@ -146,7 +145,7 @@ class MOSPreprocessor(AbsPreprocessor):
             f"{where}: found NaN or infinite samples, expected finite ones: rerun "
             "stage 2, which leaves such files out",
         )
-        seconds, longest = len(speech) / self.sample_rate, self.max_seconds
+        seconds, longest = len(speech) / SAMPLE_RATE, self.max_seconds
         _expect(
             seconds >= self.min_seconds and not (longest and seconds > longest),
             f"{where}: found {seconds:.3f} s of audio, expected {self.min_seconds} to "
@@ -190,7 +189,7 @@ class MOSPreprocessor(AbsPreprocessor):
     def _crop(self, prepared: Dict[str, np.ndarray]) -> None:
         speech = prepared["speech"]
         shift = self.token_info["frame_shift"] if self.token_info else 1
-        length = int(self.crop_seconds * self.sample_rate)
+        length = int(self.crop_seconds * SAMPLE_RATE)
         if len(speech) <= length:
             return
         # ESPnet seeds NumPy's global generator per epoch and worker.
@@ -208,7 +207,7 @@ def _expect(good: bool, otherwise: str) -> None:
 
 
 def _rng(uid: str) -> np.random.Generator:
-    """Draws of an utterance in an epoch, whatever was drawn before."""
+    """Random numbers of an utterance in an epoch, whatever was drawn before."""
     return np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
 
 

@@ -19,11 +19,10 @@ _MEND = "correct --sampling_categories or --sampling_weights"
 
 
 def read_categories(path: str, weights: Mapping[str, float]) -> Dict[str, str]:
-    """Read the category of each utterance.
+    """Read lines ``utterance category``.
 
     Args:
-        path: lines ``utterance category``: the data set or corpus it is of, or
-            whether it is labelled.
+        path: the file.
         weights: of the categories that there may be.
 
     Raises:
@@ -39,36 +38,13 @@ def read_categories(path: str, weights: Mapping[str, float]) -> Dict[str, str]:
     return categories
 
 
-def check_weights(weights: Mapping[str, float], epoch_of: Optional[str] = None) -> None:
-    """Refuse weights that are not finite numbers, or are all zero.
-
-    Raises:
-        ValueError: one sentence.
-    """
-    numbers = [
-        isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w < math.inf
-        for w in weights.values()
-    ]
-    if not all(numbers) or not any(weights.values()):
-        raise ValueError(
-            f"found --sampling_weights {dict(weights)}, expected numbers of 0 or more, "
-            "such as 0.5, and one above 0"
-        )
-    if epoch_of is not None and not weights.get(epoch_of):
-        raise ValueError(
-            f"found --sampling_epoch {epoch_of}, expected a category of weight above "
-            f"0 among {dict(weights)}"
-        )
-
-
 class CategorySampler(AbsSampler):
     """Draw utterances so that each category has its share of every epoch and batch.
 
     The weight of a category over the sum of all is its share of an epoch's utterances.
     An epoch draws as many utterances as there are in all categories of weight above 0;
-    or, with ``epoch_of``, so many that this category is drawn once each. The counts are
-    the same in every epoch; weights in proportion to the categories' sizes draw every
-    utterance exactly once an epoch.
+    or, with ``epoch_of``, so many that this category is drawn once each. Weights in
+    proportion to the categories' sizes draw every utterance exactly once an epoch.
 
     Within a category the draws are without replacement and go on over the epochs: every
     utterance is drawn k times before one of them is drawn k + 1 times. Epoch e is a
@@ -109,16 +85,24 @@ class CategorySampler(AbsSampler):
         rank: int = 0,
         world_size: int = 1,
     ):
-        check_weights(weights, epoch_of)
+        numbers = all(
+            isinstance(weight, (int, float)) and 0 <= weight < math.inf
+            for weight in weights.values()
+        )
+        if not numbers or not any(weights.values()):
+            raise ValueError(
+                f"found --sampling_weights {dict(weights)}, expected numbers of 0 or "
+                "more, such as 0.5, and one above 0"
+            )
+        if epoch_of is not None and not weights.get(epoch_of):
+            raise ValueError(
+                f"found --sampling_epoch {epoch_of}, expected a category of weight "
+                f"above 0 among {dict(weights)}"
+            )
         if batch_type not in BY_COUNT + BY_SIZE:
             raise ValueError(
                 f"found --batch_type {batch_type} with --sampling_weights, expected "
                 f"one of {', '.join(BY_COUNT + BY_SIZE)}"
-            )
-        if batch_type in BY_COUNT and batch_size < world_size:
-            raise ValueError(
-                f"found --batch_size {batch_size} for {world_size} processes, expected "
-                "at least one utterance for each"
             )
         self.lengths = lengths
         self.batch_type = batch_type
@@ -141,33 +125,19 @@ class CategorySampler(AbsSampler):
         self.rounds = 1
         if self.draws != sizes:
             # So few of a round that no utterance is drawn twice; see _pass.
-            rounds = (math.ceil(self.draws[c] / (sizes[c] // 2 + 1)) for c in sizes)
-            self.rounds = max(rounds)
-        self._length = len(self.epoch(0))
+            self.rounds = max(
+                math.ceil(self.draws[c] / (sizes[c] // 2 + 1)) for c in sizes
+            )
 
     def __len__(self) -> int:
         """Batches of the first epoch; with ``numel`` another one can differ."""
-        return self._length
+        return len(self.epoch(0))
 
     def __iter__(self) -> Iterator[List[str]]:
         return iter(self.generate(self.seed))
 
-    def __repr__(self) -> str:
-        shares = ", ".join(
-            f"{self.draws[c]} of {len(ids)} of {c}" for c, ids in self.members.items()
-        )
-        return f"{type(self).__name__}(an epoch draws {shares}; seed={self.seed})"
-
-    @property
-    def utt_ids(self) -> List[str]:
-        """All utterances that can be drawn."""
-        return [utt_id for ids in self.members.values() for utt_id in ids]
-
     def generate(self, seed: int) -> List[List[str]]:
-        """Return this process's batches of epoch ``seed`` minus the training's seed.
-
-        ESPnet asks for them so, and shuffles their order.
-        """
+        """This process's batches of epoch ``seed`` minus the training's seed."""
         epoch = seed - self.seed
         batches = self.epoch(epoch)
         counts = ", ".join(f"{count} of {c}" for c, count in self.draws.items())
@@ -175,13 +145,13 @@ class CategorySampler(AbsSampler):
         return [batch[self.rank :: self.world_size] for batch in batches]
 
     def epoch(self, epoch: int) -> List[List[str]]:
-        """Return the batches of an epoch, of all processes together."""
-        drawn = {c: self._draw(c, epoch) for c in self.members}
+        """Batches of an epoch, of all processes together."""
+        drawn = [self._draw(c, epoch) for c in self.members]
         rng = np.random.RandomState([self.seed, epoch])
         batches: List[List[str]] = []
         for r in range(self.rounds):
             parts = []
-            for ids in drawn.values():
+            for ids in drawn:
                 start, stop = (len(ids) * k // self.rounds for k in (r, r + 1))
                 part = [ids[i] for i in rng.permutation(np.arange(start, stop))]
                 if self.batch_type != "unsorted":
@@ -216,7 +186,7 @@ class CategorySampler(AbsSampler):
     def _cut(self, utt_ids: Sequence[str]) -> List[List[str]]:
         """Cut into batches with an utterance for each process."""
         if self.batch_type in BY_COUNT:
-            number = math.ceil(len(utt_ids) / self.batch_size)
+            number = math.ceil(len(utt_ids) / max(self.batch_size, self.world_size))
             number = max(min(number, len(utt_ids) // self.world_size), 1)
             edges = [len(utt_ids) * k // number for k in range(number + 1)]
             batches = [list(utt_ids[a:b]) for a, b in zip(edges, edges[1:])]

@@ -97,8 +97,8 @@ def _set_averages(
 ) -> Dict[str, float]:
     """Let the average of each statistic be its sum over its count, and return it.
 
-    Never NaN, which would spoil ESPnet's sorting of epochs: what nothing was counted
-    of is left out, and what diverged is infinite.
+    Never NaN, as for :func:`validation_metrics`: what nothing was counted of is left
+    out, and what diverged is infinite.
     """
     means = {}
     for name, (total, count) in totals.items():
@@ -205,7 +205,6 @@ class MOSTrainer(Trainer):
         if options.no_forward_run:
             return
         totals = recorder.totals(distributed)
-        totals.pop("labelled", None)
         means = _set_averages(reporter, totals)
         # The sum of the means, where ESPnet has a mean of sums.
         losses = getattr(model, "module", model).losses

@@ -55,30 +55,23 @@ class NoisyView:
     sample_rate: int = 16000
 
     def __post_init__(self):
-        shares = (self.noise_prob, self.speech_prob, self.speech_share)
+        either = self.noise_prob + self.speech_prob
+        shares = (self.noise_prob, self.speech_prob, either, self.speech_share)
         ranges = (self.noise_snr, self.speech_snr, self.rt60)
-        for good, expected in (
-            (
-                all(0 <= share <= 1 for share in (*shares, self.reverb_prob))
-                and self.noise_prob + self.speech_prob <= 1,
-                "shares from 0 to 1, of noise and speech together",
-            ),
-            (
-                all(low <= high for low, high in ranges) and self.rt60[0] > 0,
-                "ranges that begin with the lowest value, and rt60 above 0",
-            ),
-            (
-                self.speech_prob == 0 or len(self.wav_paths) > 1,
-                "speech_prob=0 where there are less than two audio files",
-            ),
+        if not (
+            all(0 <= share <= 1 for share in (*shares, self.reverb_prob))
+            and all(low <= high for low, high in ranges)
+            and self.rt60[0] > 0
+            and (self.speech_prob == 0 or len(self.wav_paths) > 1)
         ):
-            if not good:
-                raise ValueError(f"found noisy_view {self}, expected {expected}")
+            raise ValueError(
+                f"found noisy_view {self}, expected shares from 0 to 1, of noise and "
+                "speech together; ranges that begin with the lowest value, rt60 above "
+                "0; and speech_prob=0 with less than two audio files"
+            )
         self._ids = sorted(self.wav_paths)
-        scps = (self.noise_scp, self.rir_scp)
-        self._noises, self._rooms = (
-            list(read_scp(s).values()) if s else [] for s in scps
-        )
+        self._noises = list(read_scp(self.noise_scp).values()) if self.noise_scp else []
+        self._rooms = list(read_scp(self.rir_scp).values()) if self.rir_scp else []
 
     def __call__(
         self, uid: str, speech: np.ndarray, generator: np.random.Generator
@@ -94,15 +87,15 @@ class NoisyView:
             (N,) float32, in time with ``speech``: the direct sound of a room does not
             come later, and the energy stays.
         """
-        length, noisy = len(speech), speech
+        noisy = speech
         if generator.random() < self.reverb_prob:
             noisy = reverberate(noisy, self._room(generator))
         kind = generator.random()
         if kind < self.noise_prob:
-            noise = self._noise(length, generator)
+            noise = self._noise(len(speech), generator)
             noisy = mix(noisy, noise, generator.uniform(*self.noise_snr))
         elif kind < self.noise_prob + self.speech_prob:
-            other, start = self._speaker(uid, length, generator)
+            other, start = self._speaker(uid, len(speech), generator)
             noisy = mix(noisy, other, generator.uniform(*self.speech_snr), start)
         return np.asarray(noisy, dtype=np.float32)
 
@@ -141,9 +134,8 @@ class NoisyView:
         if not self._rooms:
             rt60 = generator.uniform(*self.rt60)
             return synthetic_room(rt60, self.sample_rate, generator)
-        return self._read(
-            self._rooms[int(generator.integers(len(self._rooms)))], generator
-        )
+        path = self._rooms[int(generator.integers(len(self._rooms)))]
+        return self._read(path, generator)
 
 
 def mix(

@@ -79,7 +79,7 @@ class AbsMOSHead(torch.nn.Module, ABC):
     Args:
         input_size: dimension D of the hidden states.
         num_layers: L; the head gets L + 1 tensors.
-        token_columns: what its token predictors predict.
+        token_columns: what its token predictors predict; may be empty.
 
     Attributes:
         training_options: options that say how it is trained; all others say which
@@ -134,9 +134,7 @@ class AbsMOSHead(torch.nn.Module, ABC):
         return {}
 
     def set_token_training(self, wanted: bool) -> None:
-        """Say whether any loss trains the token predictors.
-
-        Unused ones need no gradient: DistributedDataParallel would wait for it.
+        """Say whether any loss trains the token predictors; others get no gradient.
 
         Raises:
             ValueError: when one does, and the head has none.

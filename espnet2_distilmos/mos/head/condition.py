@@ -3,7 +3,7 @@
 
 """What a score depends on besides the speech: the listener and the corpus."""
 
-from typing import Dict, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import torch
 
@@ -37,13 +37,9 @@ class Condition(torch.nn.Module):
     the frames; here they are added, which before a linear map is the same.
 
     The *mean listener*, whose label is the mean of the votes, has the offset zero, and
-    so has the mean over the corpora: the rows of ``corpus`` are relative to their
-    mean. A constant that all rows share is left to the head's own biases. So neither
-    needs a row of its own, and inference, which is that of the mean listener and of the
-    mean over the corpora unless one is named, runs the head alone.
-
-    All rows are zero at the start, drawn without random numbers, so that the rest of
-    the model starts as it does without them.
+    so has the mean over the corpora: the rows of ``corpus`` are relative to their mean.
+    Inference is that of these two unless a corpus is named, and runs the head alone.
+    All rows are zero at the start.
 
     Args:
         size: C, of the decoder's input; 0 of a head that takes no condition.
@@ -53,7 +49,7 @@ class Condition(torch.nn.Module):
             corpora, so that it is trained as well.
 
     Raises:
-        ValueError: for a share outside [0, 1), missing names or a single corpus.
+        ValueError: for a head that takes none, missing names or a single corpus.
     """
 
     def __init__(
@@ -69,24 +65,18 @@ class Condition(torch.nn.Module):
                 "found a listener or corpus embedding with a head that takes none, "
                 "expected --head distilmos or ssl_mos"
             )
-        if not 0 <= corpus_dropout < 1:
-            raise ValueError(
-                f"found model_conf.corpus_dropout={corpus_dropout}, expected 0 or more "
-                "and less than 1"
-            )
         self.corpus_dropout = corpus_dropout
-        names = {"listener": listeners, "corpus": corpora}
-        for (kind, given), least in zip(names.items(), (1, 2)):
-            if given is not None and len(given) < least:
-                raise ValueError(
-                    f"found model_conf.{kind}_embedding=true and {len(given)} names in "
-                    f"{kind}_list, expected at least {least}: train with their data "
-                    "(votes, corpus), or set it to false"
-                )
-            table = None if given is None else torch.zeros(len(given), size)
-            self.register_parameter(
-                kind, None if table is None else torch.nn.Parameter(table)
-            )
+        for kind, names, least in (("listener", listeners, 1), ("corpus", corpora, 2)):
+            table = None
+            if names is not None:
+                if len(names) < least:
+                    raise ValueError(
+                        f"found model_conf.{kind}_embedding=true and {len(names)} names"
+                        f" in {kind}_list, expected at least {least}: train with their "
+                        "data (votes, corpus), or set it to false"
+                    )
+                table = torch.nn.Parameter(torch.zeros(len(names), size))
+            self.register_parameter(kind, table)
         self.listeners = tuple(listeners or ())
         self.corpora = tuple(corpora or ())
 
@@ -130,19 +120,6 @@ class Condition(torch.nn.Module):
         known = (corpus >= 0).unsqueeze(1)
         return torch.where(known, offsets, torch.zeros_like(offsets))
 
-    def index(self, corpus: str) -> int:
-        """Index of a corpus by its name.
-
-        Raises:
-            ValueError: there is none of this name.
-        """
-        if corpus not in self.corpora:
-            raise ValueError(
-                f"found the corpus {corpus}, expected one that the model was trained "
-                f"on ({', '.join(self.corpora) or 'none'}), or no name for their mean"
-            )
-        return self.corpora.index(corpus)
-
     @torch.no_grad()
     def take_rows(self, kind: str, names: Sequence[str], table: torch.Tensor) -> int:
         """Start from the rows of another model, for the names that both have.
@@ -159,8 +136,8 @@ class Condition(torch.nn.Module):
         parameter: torch.nn.Parameter = getattr(self, kind)
         if kind == "corpus":
             parameter.copy_(table.mean(dim=0).expand_as(parameter))
-        places: Dict[str, int] = {name: row for row, name in enumerate(names)}
-        common = [name for name in own if name in places]
-        for name in common:
-            parameter[own.index(name)] = table[places[name]]
+        common = set(own) & set(names)
+        for row, name in enumerate(names):
+            if name in common:
+                parameter[own.index(name)] = table[row]
         return len(common)

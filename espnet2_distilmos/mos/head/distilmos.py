@@ -39,29 +39,24 @@ class SeparableBlock(torch.nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, stride: int):
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = (kernel_size - 1) // 2
+        padding = (kernel_size - 1) // 2
         self.dw = torch.nn.Conv1d(
             channels,
             channels,
             kernel_size,
-            stride=stride,
-            padding=self.padding,
+            stride,
+            padding,
             groups=channels,
             bias=False,
         )
         self.pw = torch.nn.Conv1d(channels, channels, 1, bias=False)
         self.bn = MaskedBatchNorm1d(channels)
 
-    def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Valid frames that come out of ``lengths`` valid frames."""
-        span = lengths + 2 * self.padding - self.kernel_size
-        return torch.div(span, self.stride, rounding_mode="floor") + 1
-
     def forward(self, x: torch.Tensor, lengths: torch.Tensor):
         """(B, C, T) with zeroed padding and (B,) to the same, downsampled."""
-        lengths = self.num_frames(lengths)
+        (kernel_size,), (stride,) = self.dw.kernel_size, self.dw.stride
+        span = lengths + 2 * self.dw.padding[0] - kernel_size
+        lengths = torch.div(span, stride, rounding_mode="floor") + 1
         x = self.pw(self.dw(x))
         mask = frame_mask(lengths, x.size(-1))
         x = torch.nn.functional.gelu(self.bn(x, mask))
@@ -151,9 +146,7 @@ class DistilMOSHead(AbsMOSHead):
     unclipped.
 
     Args:
-        input_size: dimension D of the hidden states.
-        num_layers: transformer layers L of the frontend.
-        token_columns: what the token predictors predict; may be empty.
+        input_size, num_layers, token_columns: see :class:`AbsMOSHead`.
         layers: which hidden states are mixed; None means 1..L.
         layer_mix: ``entmax15``, ``softmax`` or ``single``.
         hidden_dim: H.
@@ -213,7 +206,10 @@ class DistilMOSHead(AbsMOSHead):
         scores: bool = True,
     ) -> MOSPrediction:
         """See :meth:`AbsMOSHead.forward`; the condition is added to z_t."""
-        z, lengths, mask = self._fuse(hidden_states, lengths)
+        mask = frame_mask(lengths, hidden_states[0].size(1))
+        mixed = self.weighted_sum(hidden_states, mask)
+        z, lengths = self.feature_processor(mixed, lengths)
+        mask = frame_mask(lengths, z.size(1))
         x, utt_mos, frame_mos = z, None, None
         if scores:
             if condition is not None:
@@ -231,13 +227,6 @@ class DistilMOSHead(AbsMOSHead):
             embedding=masked_mean(x, mask),
             frame_stride=self.frame_stride,
         )
-
-    def _fuse(self, hidden_states: List[torch.Tensor], lengths: torch.Tensor):
-        """Hidden states to z (B, T', H), its valid frames (B,) and mask (B, T')."""
-        mask = frame_mask(lengths, hidden_states[0].size(1))
-        mixed = self.weighted_sum(hidden_states, mask)
-        z, lengths = self.feature_processor(mixed, lengths)
-        return z, lengths, frame_mask(lengths, z.size(1))
 
     def statistics(self) -> Dict[str, torch.Tensor]:
         return self.weighted_sum.mix.statistics()

@@ -24,9 +24,8 @@ class SSLMOSHead(AbsMOSHead):
     form that SHEET trains: last layer -> Linear(D, 64) -> ReLU -> Linear(64, 1).
 
     Args:
-        input_size: dimension D of the hidden states.
-        num_layers: transformer layers L of the frontend.
-        token_columns: must be empty; this head predicts no tokens.
+        input_size, num_layers: see :class:`AbsMOSHead`.
+        token_columns: not read; this head predicts no tokens.
         layer: which hidden state is read; None means the last.
         hidden_dim: width of the frame-wise network.
         score_range: (lowest, highest): squeeze frame scores into the scale with a

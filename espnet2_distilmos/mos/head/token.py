@@ -25,9 +25,7 @@ class TokenHead(AbsMOSHead):
     upstream carries over to fine-tuning, which takes another head.
 
     Args:
-        input_size: dimension D of the hidden states.
-        num_layers: transformer layers L of the frontend.
-        token_columns: what is predicted; one at least.
+        input_size, num_layers, token_columns: see :class:`AbsMOSHead`.
         layer: which hidden state is read; None means the last.
     """
 

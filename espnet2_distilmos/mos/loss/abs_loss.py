@@ -14,6 +14,8 @@ from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
 # Passes of the model over a batch: the true signal; and one in which spans of frames
 # are hidden from the transformer, and whose signal may be distorted.
 CLEAN, MASKED = "clean", "masked"
+# What a loss compares a prediction with; AbsMOSLoss.forward says what is in it.
+Target = Dict[str, torch.Tensor]
 
 
 class AbsMOSLoss(torch.nn.Module, ABC):
@@ -47,9 +49,7 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         return []
 
     @abstractmethod
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         """Compute the loss, not yet weighted.
 
         Args:
@@ -65,9 +65,7 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def count(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         """Scalar: number of items that :meth:`forward` averages over.
 
         The mean over an epoch weights each batch by it.

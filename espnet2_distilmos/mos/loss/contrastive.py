@@ -3,12 +3,10 @@
 
 """Contrastive loss on score differences."""
 
-from typing import Dict
-
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
-from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss, Target
 
 
 class ContrastiveLoss(AbsMOSLoss):
@@ -25,20 +23,15 @@ class ContrastiveLoss(AbsMOSLoss):
 
     def __init__(self, weight: float = 1.0, margin: float = 0.1):
         super().__init__(weight)
-        if margin < 0:
-            raise ValueError(f"found losses.{self.name}.margin={margin}, expected >= 0")
         self.margin = margin
 
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         labelled = torch.isfinite(target["mos"])
         error = prediction.utt_mos[labelled] - target["mos"][labelled]
         if error.numel() < 2:
             return prediction.utt_mos.sum() * 0.0
         # (y^_i - y^_j) - (y_i - y_j) is the difference of the two errors.
-        first, second = torch.triu_indices(
-            error.numel(), error.numel(), offset=1, device=error.device
-        )
+        count = error.numel()
+        first, second = torch.triu_indices(count, count, 1, device=error.device)
         gap = (error[first] - error[second]).abs()
         return torch.relu(gap - self.margin).mean()

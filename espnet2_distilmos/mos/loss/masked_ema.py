@@ -3,14 +3,14 @@
 
 """Masked prediction of the hidden states of the upstream's moving average."""
 
-from typing import Dict, Optional
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
-from espnet2_distilmos.mos.loss.abs_loss import MASKED, AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import MASKED, AbsMOSLoss, Target
 from espnet2_distilmos.mos.teacher import EMATarget
 
 
@@ -60,9 +60,7 @@ class MaskedEMALoss(AbsMOSLoss):
             torch.nn.Linear(size, size), torch.nn.GELU(), torch.nn.Linear(size, size)
         )
 
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         mask = target["mask"]
         wanted = target["ema"][self.layer][mask]
         wanted = F.layer_norm(wanted.float(), wanted.shape[-1:])
@@ -70,8 +68,5 @@ class MaskedEMALoss(AbsMOSLoss):
         cost = 2.0 - 2.0 * F.cosine_similarity(found, wanted, dim=-1)
         return cost.sum() / mask.sum().clamp(min=1)
 
-    def count(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """See :meth:`AbsMOSLoss.count`: masked frames."""
+    def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         return target["mask"].sum()

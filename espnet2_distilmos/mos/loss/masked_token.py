@@ -3,12 +3,12 @@
 
 """Masked prediction: the tokens of frames that the transformer does not see."""
 
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
-from espnet2_distilmos.mos.loss.abs_loss import MASKED
+from espnet2_distilmos.mos.loss.abs_loss import MASKED, Target
 from espnet2_distilmos.mos.loss.token import NO_TOKEN, TokenCrossEntropyLoss
 
 
@@ -35,15 +35,9 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         columns: Optional[List[str]] = None,
     ):
         super().__init__(weight, columns)
-        if alpha is not None and not 0 <= alpha <= 1:
-            raise ValueError(
-                f"found losses.{self.name}.alpha={alpha}, expected 0 to 1, or null"
-            )
         self.alpha = alpha
 
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         if self.alpha is None:
             return super().forward(prediction, target)
         parts = split_tokens(target["tokens"], target["mask"])
@@ -53,9 +47,7 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
                 total = total + factor * super().forward(prediction, {"tokens": tokens})
         return total
 
-    def count(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         """See :meth:`AbsMOSLoss.count`: masked frames, if only they are predicted."""
         tokens = target["tokens"]
         if self.alpha == 1.0:

@@ -3,12 +3,12 @@
 
 """Regression losses on utterance and frame scores."""
 
-from typing import Dict, Tuple
+from typing import Tuple
 
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
-from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss, Target
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
 
@@ -24,9 +24,7 @@ class UtteranceL1Loss(AbsMOSLoss):
     name = "mos_l1"
     cost = staticmethod(torch.abs)
 
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         labels, labelled = _labels(target["mos"])
         return masked_mean(self.cost(prediction.utt_mos - labels), labelled, dim=0)
 
@@ -54,13 +52,9 @@ class FrameL1Loss(AbsMOSLoss):
 
     def __init__(self, weight: float = 1.0, tau: float = 0.25):
         super().__init__(weight)
-        if tau < 0:
-            raise ValueError(f"found losses.{self.name}.tau={tau}, expected >= 0")
         self.tau = tau
 
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         labels, labelled = _labels(target["mos"])
         error = prediction.frame_mos - labels.unsqueeze(1)
         cost = self.cost(error) * (error.abs() > self.tau)

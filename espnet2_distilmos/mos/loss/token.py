@@ -3,13 +3,13 @@
 
 """Self-distillation: predict the k-means IDs of the pretrained layers."""
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
-from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss, Target
 
 # Never predicted and never trained on; k-means IDs start at zero.
 NO_TOKEN = -1
@@ -53,9 +53,7 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
             )
         return [i for i, c in enumerate(ids) if not self.columns or c in self.columns]
 
-    def forward(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         logits, tokens = align_tokens(prediction, target["tokens"])
         losses = [
             F.cross_entropy(
@@ -68,9 +66,7 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
         ]
         return torch.stack(losses).mean() / _count(tokens).clamp(min=1)
 
-    def count(
-        self, prediction: MOSPrediction, target: Dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         return _count(align_tokens(prediction, target["tokens"])[1])
 
 

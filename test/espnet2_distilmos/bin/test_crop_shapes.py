@@ -45,15 +45,11 @@ def test_the_crop_is_that_of_the_training_unless_given(samples, capsys):
     assert shapes(samples, "--config", config, "--crop_seconds", 4)["d"] == 4
     config.write_text("seed: 0\n")
     assert shapes(samples, "--config", config)["d"] == 5
-    for text, sentence in (
-        ("crop_seconds: -1\n", "has crop_seconds -1, expected seconds"),
-        ("crop_seconds: [\n", "cannot be read"),
-        ("- 1\n", "cannot be read"),
-    ):
+    for text in ("crop_seconds: [\n", "- 1\n"):
         config.write_text(text)
         command = ["--utt2num_samples", samples, "--output", samples, "--config"]
         assert main([str(part) for part in (*command, config)]) == 1
-        assert sentence in capsys.readouterr().err
+        assert str(config) in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_nothing_left_is_said(samples, capsys):

@@ -39,7 +39,6 @@ def test_a_mask_depends_on_seed_and_utterance_alone():
     assert (draw([80], ["b"], 6) != alone).any()
 
 
-@pytest.mark.parametrize("options", [{"start_prob": 1.5}, {"span": 0}])
-def test_impossible_options_are_refused(options):
+def test_impossible_options_are_refused():
     with pytest.raises(ValueError, match="found model_conf.mask"):
-        SpanMask(**options)
+        SpanMask(start_prob=1.5)

@@ -47,41 +47,31 @@ def test_a_good_utterance():
     assert (preprocessor()("utt1", {"speech": stereo})["speech"] == 0.5).all()
 
 
-@pytest.mark.parametrize("text", ["{}", '{"votes": 3}'])
-def test_unlabelled_is_nan(text):
-    data = preprocessor()("utt1", {**example(), "mos": text})
+def test_unlabelled_is_nan():
+    data = preprocessor()("utt1", {**example(), "mos": "{}"})
     assert data["mos"].shape == (1,) and np.isnan(data["mos"][0])
 
 
-def changed(name, change):
-    def make(data):
-        data[name] = change(data[name])
-
-    return make
-
-
 @pytest.mark.parametrize(
-    "change",
+    "name,change",
     [
-        changed("mos", lambda _: '{"mos": 5.1}'),
-        changed("votes", lambda _: '[["x", 6]]'),
-        changed("corpus", lambda _: "c"),
-        changed("speech", lambda x: np.where(x == 77, np.nan, x)),
-        changed("speech", lambda x: x[:1000]),  # too short
-        changed("speech", lambda x: np.tile(x, 9)),  # too long
-        changed("tokens", lambda t: t[:, :1]),
-        changed("tokens", lambda t: t[:, 0]),
-        changed("tokens", lambda t: t + [[0, 9]]),
-        changed("tokens", lambda t: t - 1),
-        changed("tokens", lambda t: t[:-3]),
-        changed("tokens", lambda t: np.repeat(t, 2, axis=0)),
+        ("mos", lambda _: '{"mos": 5.1}'),
+        ("votes", lambda _: '[["x", 6]]'),
+        ("corpus", lambda _: "c"),
+        ("speech", lambda x: np.where(x == 77, np.nan, x)),
+        ("speech", lambda x: x[:1000]),  # too short
+        ("speech", lambda x: np.tile(x, 9)),  # too long
+        ("tokens", lambda t: t[:, :1]),
+        ("tokens", lambda t: t + [[0, 9]]),
+        ("tokens", lambda t: t - 1),
+        ("tokens", lambda t: t[:-3]),
     ],
 )
-def test_bad_data_names_the_utterance_in_one_line(change):
+def test_bad_data_names_the_utterance_in_one_line(name, change):
     prepare = preprocessor(train=True, max_seconds=3, listeners="xyz", corpora="ab")
     prepare("utt1", example())
     data = example()
-    change(data)
+    data[name] = change(data[name])
     with pytest.raises(DataError, match="utterance utt1") as error:
         prepare("utt1", data)
     assert "\n" not in str(error.value) and ", expected" in str(error.value)
@@ -89,9 +79,8 @@ def test_bad_data_names_the_utterance_in_one_line(change):
 
 def test_an_utterance_without_tokens():
     data = {**example(), "tokens": np.zeros((0, 2), dtype=np.int16)}
-    for options in ({}, {"crop_seconds": 0.2}):
-        found = preprocessor(train=True, corpora="a", **options)("utt1", data)
-        assert found["tokens"].shape == (0, 2) and found["tokens"].dtype == np.int64
+    prepare = preprocessor(train=True, corpora="a", crop_seconds=0.2)
+    assert prepare("utt1", data)["tokens"].shape == (0, 2)
     with pytest.raises(DataError, match="--token_info"):
         MOSPreprocessor(train=False)("utt1", data)
 
@@ -195,9 +184,5 @@ def test_votes_are_drawn_anew_and_without_replacement():
     drawn = set()
     for epoch in range(20):
         torch.manual_seed(epoch)
-        found = prepare("utt1", example())
-        names = ["xyz"[i] for i in found["listeners"]]
-        scores = {"x": 2.0, "y": 4.5, "z": 3.0}
-        assert [scores[name] for name in names] == found["votes"].tolist()
-        drawn.add(frozenset(names))
+        drawn.add(frozenset(prepare("utt1", example())["listeners"].tolist()))
     assert sorted(map(len, drawn)) == [2, 2, 2]

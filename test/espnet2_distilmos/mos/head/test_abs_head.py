@@ -3,13 +3,8 @@
 
 import pytest
 
-from espnet2_distilmos.mos.head.abs_head import TokenColumn, checked_layer
+from espnet2_distilmos.mos.head.abs_head import checked_layer
 from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
-
-
-def test_column_ids_sort_by_layer():
-    ids = [TokenColumn("wavlm", layer, 200).id for layer in (1, 9, 12)]
-    assert ids == ["wavlm_l01", "wavlm_l09", "wavlm_l12"] == sorted(ids)
 
 
 def test_layers_and_tokens_that_a_head_does_not_have():

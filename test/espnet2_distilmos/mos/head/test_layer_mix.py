@@ -44,13 +44,6 @@ def test_softmax_mix_of_the_chosen_layers():
     assert abs(float(statistics["mix_l02"]) - 0.75) < 1e-6
 
 
-def test_single_layer():
-    mix = LayerMix([1], kind="single")
-    hidden_states = [torch.randn(1, 2, 3) for _ in range(3)]
-    assert mix(hidden_states) is hidden_states[1]
-    assert not list(mix.parameters()) and mix.statistics() == {}
-
-
 def test_refusals():
     with pytest.raises(ValueError, match="layer_mix='mean'"):
         LayerMix([1], kind="mean")

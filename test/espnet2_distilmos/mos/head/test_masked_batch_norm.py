@@ -12,9 +12,9 @@ from espnet2_distilmos.mos.masking import frame_mask
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("length", [9, 4])
-def test_valid_frames_as_if_there_were_no_padding(training, length):
+def test_valid_frames_as_if_there_were_no_padding(training):
     torch.manual_seed(0)
+    length = 4
     masked, plain = MaskedBatchNorm1d(3), torch.nn.BatchNorm1d(3)
     with torch.no_grad():
         masked.weight.uniform_(0.5, 2)

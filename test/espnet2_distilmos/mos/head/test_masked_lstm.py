@@ -25,9 +25,3 @@ def test_equals_packed_sequences_with_gradients():
     expected.square().sum().backward()
     for (name, a), b in zip(lstm.named_parameters(), reference.parameters()):
         assert torch.allclose(a.grad, b.grad, atol=1e-5), name
-
-
-def test_without_padding_it_is_the_plain_lstm():
-    lstm = MaskedBiLSTM(5, 7)
-    x = torch.randn(2, 4, 5)
-    assert torch.equal(lstm(x, torch.tensor([4, 4])), torch.nn.LSTM.forward(lstm, x)[0])

@@ -6,7 +6,7 @@ import pytest
 from espnet2_distilmos.mos.build import LOSSES
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_negative_weights_are_refused(name):
-    with pytest.raises(ValueError, match=f"losses.{name}.weight=-1"):
-        LOSSES[name](weight=-1)
+def test_negative_weights_are_refused():
+    for name, loss in LOSSES.items():
+        with pytest.raises(ValueError, match=f"losses.{name}.weight=-1"):
+            loss(weight=-1)

@@ -40,8 +40,3 @@ def test_equals_the_sum_over_pairs_written_as_loops():
 def test_no_pair_is_a_zero_with_a_gradient_of_zero(labels):
     value, gradient = loss_of([1.0] * len(labels), labels)
     assert value == 0 and not gradient.any()
-
-
-def test_negative_margin_is_refused():
-    with pytest.raises(ValueError, match="contrastive.margin"):
-        ContrastiveLoss(margin=-0.1)

@@ -25,17 +25,15 @@ def data():
     }
 
 
-@pytest.mark.parametrize("layer", [None, 1])
-def test_loss_is_the_standardised_cosine_at_masked_frames(layer, mos_corpus):
-    model, batch = make(mos_corpus, layer=layer), data()
+def test_loss_is_the_standardised_cosine_at_masked_frames(mos_corpus):
+    model, batch = make(mos_corpus, layer=1), data()
     found = model(**batch)
     frames = [model.frontend.num_frames(n) for n in (4000, 3000)]
     mask = model.span_mask(frames, batch["utt_id"], 0)
     speech, lengths = batch["speech"], batch["speech_lengths"]
-    chosen = 2 if layer is None else layer
     with torch.no_grad():
-        target = model.frontend(speech, lengths)[0][chosen][mask].double().numpy()
-        online = model.frontend(speech, lengths, mask)[0][chosen][mask]
+        target = model.frontend(speech, lengths)[0][1][mask].double().numpy()
+        online = model.frontend(speech, lengths, mask)[0][1][mask]
         online = model.losses["masked_ema"].predictor(online).double().numpy()
     # the average starts at the same weights
     target = target - target.mean(axis=1, keepdims=True)

@@ -74,8 +74,3 @@ def test_masks_are_taken_at_the_stride_of_the_head():
     # frames 2 and 4 of the first; frame 4 of the second is padding
     chosen[0, 1] = chosen[0, 2] = True
     torch.testing.assert_close(found, by_hand(prediction, target, chosen))
-
-
-def test_an_impossible_alpha_is_refused():
-    with pytest.raises(ValueError, match="masked_token_ce.alpha=1.5"):
-        MaskedTokenCrossEntropyLoss(alpha=1.5)
