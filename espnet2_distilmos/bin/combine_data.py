@@ -146,10 +146,10 @@ def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> Non
                 named = [(f"{domain}/{who}", mapped(score)) for who, score in pairs]
                 votes[utt_id] = json.dumps(named, ensure_ascii=False)
         add("votes.scp", votes)
-        low, high = data.score_range
+        scales = "{:g} to {:g} mapped to {:g} to {:g}"
         print(
             f"combine_data: {data.name}: {len(wavs)} utterances, {len(votes)} of them "
-            f"with votes, labels {low:g} to {high:g}",
+            f"with votes, labels {scales.format(*data.score_range, *score_range)}",
             file=sys.stderr,
         )
     write_metric_scp(os.path.join(output_dir, "metric.scp"), labels)

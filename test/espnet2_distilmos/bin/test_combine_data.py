@@ -65,7 +65,7 @@ def test_all_of_both_under_names_of_their_corpora(sets, capsys):
     }
     assert not (out / "utt2spk").exists()
     told = capsys.readouterr().err
-    assert "two: 1 utterances, 1 of them with votes, labels 0 to 100\n" in told
+    assert "two: 1 utterances" in told and "labels 0 to 100 mapped to 1 to 5\n" in told
 
 
 def test_another_scale_is_refused_unless_mapped(sets, capsys):
