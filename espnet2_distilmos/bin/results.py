@@ -109,7 +109,8 @@ def results(args: argparse.Namespace) -> List[str]:
         problems=problems,
         command=args.command,
     )
-    print(page, end="")
+    # run_command prints the problems
+    print(page.split("\nProblems:\n")[0].rstrip("\n"))
     if args.output is not None:
         with atomic_write(args.output) as file:
             file.write(page)

@@ -101,8 +101,14 @@ FORMATS: Dict[str, Format] = {
     "versa": Format(
         'VERSA\'s JSON lines, {"key": "utt", "utmos": 3.5, ...}', {"key": "id"}
     ),
-    "csv": Format("name and score between commas, or named columns", _PLAIN),
+    "csv": Format("name,score; or a heading such as id,mos,system", _PLAIN),
     "tsv": Format("the same between tabs", _PLAIN),
+}
+# Columns of a plain table whose heading is not ours
+_HEADINGS = {
+    "id": "id utt utt_id wav wav_path path file filename name sample_id".split(),
+    "score": "score mos rating pred prediction label answer".split(),
+    "system": "system system_id sys".split(),
 }
 _JSON = ("metric-scp", "versa", "distilmos-jsonl")
 
@@ -247,6 +253,22 @@ def _has_heading(rows: Sequence[Sequence[str]]) -> bool:
     return len(rows) > 1 and not any(map(_can_be_score, rows[0]))
 
 
+def _fitting_columns(header: Sequence[str]) -> Dict[str, List[str]]:
+    """Return the columns that can be id, score and system by their names.
+
+    In a heading with id and score, as ours, the very name is the only one that fits.
+    """
+    ours = {"id", "score"} <= set(header)
+    return {
+        field: (
+            [field]
+            if ours and field in header
+            else [name for name in names if name in header]
+        )
+        for field, names in _HEADINGS.items()
+    }
+
+
 def _plain_format(text: str) -> str:
     first = text.strip().split("\n")[0]
     return "tsv" if "\t" in first and "," not in first else "csv"
@@ -279,7 +301,8 @@ def detect_format(path: str) -> str:
                 return "sheet-results" if is_results else "sheet"
         if plain == "csv" and {"id", "path", "score", "error"} <= names:
             return "distilmos-csv"
-        if {"id", "score"} <= names:
+        fitting = _fitting_columns(list(names))
+        if fitting["id"] and fitting["score"]:
             return plain
         headed = _has_heading(rows)
         if len(rows[headed]) == len(rows[0]) == 2 and _can_be_score(rows[headed][1]):
@@ -288,7 +311,7 @@ def detect_format(path: str) -> str:
     formats = "; ".join(f"{name} ({f.description})" for name, f in FORMATS.items())
     raise DataError(
         f"{path}: the format is not clear, the first line is {_short(first)}, expected "
-        f"one of: {formats}; name it with --from."
+        f"one of: {formats}; name the format, or correct the heading."
     )
 
 
@@ -338,7 +361,7 @@ def read_scores(
     if format not in allowed:
         raise DataError(
             f"{path} cannot be read as {format}{' with named columns' if named else ''}"
-            f", expected {_list(allowed)}; correct --from."
+            f", expected {_list(allowed)}; name one of these."
         )
     file = ScoreFile(path=path, format=format)
     if format in _JSON:
@@ -394,7 +417,7 @@ def _choose_score(
     elif metric not in names:
         raise DataError(
             f"{file.path} has the metrics or columns {_list(names) or 'none'}, "
-            f"expected {metric or 'mos or a single one'}; choose with --metric."
+            f"expected {metric or 'mos or a single one'}; name the metric."
         )
     file.metric = metric
     return metric
@@ -449,13 +472,25 @@ def _read_table(
     layout = _layout(file.format)
     if file.format in ("csv", "tsv", "voicemos"):
         by_name = not all(column.isdecimal() for column in named.values())
-        if not by_name and not {"id", "score"} <= set(header):
+        fitting = _fitting_columns(header)
+        if not by_name and not (fitting["id"] and fitting["score"]):
             if _has_heading([cells for _, cells in table]):
                 row = _short(",".join(first))
                 file.notes.append(f"{file.path}:{line}: {row} was taken as heading.")
             else:
                 header = [str(i + 1) for i in range(len(first))]
                 table.insert(0, (0, header))
+                fitting = {}
+        for field, fits in fitting.items():
+            if field in named or (field == "score" and metric in header):
+                continue
+            if len(fits) == 1:
+                layout[field] = fits[0]
+            elif fits and len(header) > 2:
+                raise DataError(
+                    f"{file.path} has the columns {_list(fits)}, expected only one "
+                    f"that can hold the {field}; rename the others in the heading."
+                )
         for name, column in named.items():
             if column.isdecimal() and 1 <= int(column) <= len(header):
                 column = header[int(column) - 1]
@@ -478,8 +513,8 @@ def _read_table(
     if wrong:
         raise DataError(
             f"{file.path} has the columns {_list(header)}, expected {wrong[0]} once "
-            "among them; correct the heading, or name the columns with --id-column, "
-            "--score-column or --metric."
+            "among them; correct the heading, or name the columns, as `distilmos "
+            "convert` can."
         )
     texts = [layout.get(name) for name in ("path", "system", "error", "listener")]
     rows = []

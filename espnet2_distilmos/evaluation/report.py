@@ -364,6 +364,9 @@ def environment(command: Optional[str] = None) -> Dict[str, Optional[str]]:
 def read_results(path: str) -> Row:
     """Read a results.json, this version's or an earlier one's.
 
+    Files that were scored and are not found from here are looked for in the recipe's
+    directory, one or two above that of the results.
+
     Raises:
         DataError: It is none.
     """
@@ -374,12 +377,35 @@ def read_results(path: str) -> Row:
             raise ValueError(f"its format version is {document['format_version']}")
         if not isinstance(document["results"], list):
             raise ValueError("its results are no list")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for row in document["results"]:
+            if row.get("files"):
+                row["files"] = _find_files(row["files"], os.path.dirname(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}), expected a results.json of format "
             f"version {FORMAT_VERSION}; run stage 9 again."
         ) from error
     return document
+
+
+def _missing_files(files: Row) -> List[str]:
+    """The labels and predictions, of one set or of folds, that do not exist."""
+    paths = np.ravel([*files.values()]).tolist()
+    return [path for path in dict.fromkeys(paths) if not os.path.exists(path)]
+
+
+def _find_files(files: Row, directory: str) -> Row:
+    """Return the files as found from here, else from above the results' directory."""
+    for root in ("", os.path.join(directory, ".."), os.path.join(directory, "../..")):
+        found = {
+            key: [os.path.join(root, path) for path in np.ravel(paths).tolist()]
+            for key, paths in files.items()
+        }
+        if not _missing_files(found):
+            return {
+                k: v if isinstance(files[k], list) else v[0] for k, v in found.items()
+            }
+    return files
 
 
 def _write(
@@ -637,8 +663,11 @@ def comparison_table(rows: Sequence[Row]) -> List[str]:
         cells.append(format_value(row["difference"], row["interval"], "+"))
         for test in ("p_bootstrap", "p_correlation"):
             cells += [format_p(row[test]), format_p(row[f"{test}_holm"])]
-        significant = _is_significant(row["p_bootstrap_holm"], row)
-        lines.append([*cells, row["better"] if significant else "n.s."])
+        p_value = row["p_bootstrap_holm"]
+        verdict = "n.t." if p_value is None else "n.s."
+        lines.append(
+            [*cells, row["better"] if _is_significant(p_value, row) else verdict]
+        )
     return markdown(head, lines, num_names=3)
 
 
@@ -660,7 +689,7 @@ def write_comparison(output_dir: str, document: Row) -> str:
         f"- {document['num_utts']} utterances that every model scored; resampled: "
         f"{document['resample']}",
         "- p-values are two-sided; Holm's correction is over all comparisons of a "
-        f"metric at one level; n.s.: not significant at {ALPHA}",
+        f"metric at one level; n.s.: not significant at {ALPHA}; n.t.: not tested",
         "",
         *comparison_table(document["comparisons"]),
         *_list(sorted(missing), f"Not computed ({DASH}):"),
@@ -889,6 +918,13 @@ def _read_files(row: Row, score_range: Optional[Sequence[float]] = None) -> Scor
         raise DataError(
             f"{row['model']} does not say which files were scored; run stage 9 again."
         )
+    missing = _missing_files(row["files"])
+    if missing:
+        raise DataError(
+            f"the results of {row['model']} name {', '.join(missing[:3])}, not found "
+            "from here, expected the labels and predictions that were scored; run it "
+            "in the recipe's directory, to which the paths are relative."
+        )
     names = row["model"], row["test_set"]
     reference, prediction = row["files"]["reference"], row["files"]["prediction"]
     if "folds" not in row:
@@ -928,8 +964,8 @@ def overview(
     Returns:
         The page, and the contents of its results.json, where ``methods`` and
         ``comparisons`` are as of ``seeds.compare_methods``, with ``test_set``. Where
-        the files that were scored cannot be read they are over the runs alone, which a
-        sentence says.
+        the files that were scored cannot be read they are over the runs alone, or
+        without ``seeds`` not tested, which a sentence says.
 
     Raises:
         DataError: A metric or the baseline is unknown, or ``seeds`` is no expression.
@@ -1032,6 +1068,10 @@ def _compare_methods(
         models, found["problems"] = _read_again(methods)
     except DataError as error:
         text = "intervals and tests are over the runs alone, not over other items"
+        if seeds is None:
+            text = "the models were not tested against the baseline"
+            for row in comparisons:
+                row["reason"] = "the files that were scored could not be read"
         found["problems" if seeds is None else "remarks"].append(f"{text}: {error}")
         return found
     names = tuple(dict.fromkeys(metric.split("_mos_")[1] for metric in metrics))
@@ -1090,7 +1130,8 @@ def _overview_page(
             test = "test over runs and items, run by run where the seeds are the same"
         lines += [
             f"▲ better and ▼ worse than {baseline}: two-sided {test}, Holm's "
-            f"correction over a column, p < {ALPHA}. No mark: not significant.",
+            f"correction over a column, p < {ALPHA}. No mark: not significant. "
+            "n.t.: not tested.",
             "",
         ]
     lines += [*_list(content["remarks"]), ""] if content["remarks"] else []
@@ -1122,12 +1163,17 @@ def _metric_tables(
             text = format_value(row["mean"], row["interval"], note=note)
             cells[row["method"], row["test_set"]] = text
     differences: Dict[Tuple[str, str], str] = {}
+    untested: Dict[str, List[str]] = {}
     for row in content["comparisons"]:
         if row["metric"] == metric and row["difference"] is not None:
             key = row["method"], row["test_set"]
             text = format_value(row["difference"], row["interval"], "+")
             if row["p_holm"] is not None:
                 text += f", p = {format_p(row['p_holm'])}".replace("= <", "<")
+            else:
+                text += ", n.t."
+                cells[key] += " n.t."
+                untested.setdefault(row["reason"], []).append(" on ".join(key))
             differences[key] = text + ("" if row["paired"] else ", unpaired")
             if _is_significant(row["p_holm"], row):
                 cells[key] += " ▲" if row["better"] == row["method"] else " ▼"
@@ -1147,6 +1193,8 @@ def _metric_tables(
     if baseline is not None:
         lines += [f"Minus {baseline} [95 %], p after Holm's correction:", ""]
         lines += table(others, differences)
+        reasons = [f"n.t.: {', '.join(keys)}: {r}." for r, keys in untested.items()]
+        lines += [*_list(reasons), ""] if reasons else []
     return lines
 
 

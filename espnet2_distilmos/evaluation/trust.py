@@ -530,6 +530,8 @@ def _reading(path: str, what: str) -> Iterator[None]:
     # NumPy, zipfile, zlib and json have a dozen errors for a damaged file
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if "pickle" in reason:  # NumPy's advice is to allow it
+            reason = "it does not hold plain arrays"
         raise DataError(
             f"{path} is no readable {what} ({reason}), expected a file of `distilmos "
             "calibrate`; run it again."

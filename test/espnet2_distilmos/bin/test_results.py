@@ -2,6 +2,7 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -102,10 +103,37 @@ def test_what_cannot_be_compared_is_said(root, tmp_path, capsys):
     path.write_text(json.dumps(other))
     assert main([*files(root, "good"), str(path), "--baseline", "good"]) == 1
     captured = capsys.readouterr()
-    assert "gone.scp" in captured.err and "| bad" in captured.out
+    assert "gone.scp" in captured.err and "gone.scp" not in captured.out
+    assert "over the runs" not in captured.err
+    (row,) = table(captured.out.split("Utterances: SRCC")[1], "Minus good")[1:]
+    assert (
+        row[1].endswith(", n.t.") and "n.t.: bad on near, bad on far:" in captured.out
+    )
     assert main([*files(root, "bad"), str(path)]) == 1
     line = capsys.readouterr().err.splitlines()[0]
     assert str(path) in line and "bad on near" in line
+
+
+def test_files_are_found_from_another_directory(root, tmp_path, capsys, monkeypatch):
+    pages = []
+    for model in ("good", "bad"):
+        path = tmp_path / "recipe" / "exp" / model / "results.json"
+        path.parent.mkdir(parents=True)
+        text = (root / model / "results.json").read_text()
+        path.write_text(text.replace(f'"{root}/', '"'))
+    for file in root.glob("*_0_*.scp"):
+        shutil.copy(file, tmp_path / "recipe")
+    for name in ("near", "far"):
+        shutil.copytree(root / name, tmp_path / "recipe" / name)
+    for directory, pattern in (
+        (tmp_path, "recipe/exp/*/results.json"),
+        (tmp_path / "recipe", "exp/*/results.json"),
+    ):
+        monkeypatch.chdir(directory)
+        paths = sorted(map(str, directory.glob(pattern)))
+        assert main([*paths, "--baseline", "good"]) == 0
+        pages.append(capsys.readouterr().out)
+    assert pages[0] == pages[1] and "▼" in pages[0]
 
 
 def test_a_list_of_runs_gets_tables_and_figures(root, tmp_path, capsys):

@@ -341,6 +341,32 @@ def test_plain_tables(tmp_path, format, text, expected):
     assert (file.format, plain(file)) == (format, expected)
 
 
+@pytest.mark.parametrize(
+    "header, row",
+    [
+        ("id,mos,system", "a.wav,3.5,s1"),
+        ("wav_path,score,system_id", "a.wav,3.5,s1"),
+        ("sys\tfilename\trating\tage", "s1\ta.wav\t3.5\t20"),
+        ("id,score,label,system,sys", "a.wav,3.5,1,s1,x"),  # ours, with further values
+    ],
+)
+def test_common_headings(tmp_path, header, row):
+    file = read_scores(write(tmp_path, "f", f"{header}\n{row}\n"))
+    (record,) = file.records
+    assert (record.id, record.score, record.system) == ("a.wav", 3.5, "s1")
+    assert file.problems == file.notes == [] and file.metric == "mos"
+
+
+def test_headings_that_fit_more_than_once(tmp_path):
+    path = write(tmp_path, "f", "utt,mos,rating,file\na,3,4,b\n")
+    for columns, words in (({}, "utt, file"), ({"id": "utt"}, "mos, rating")):
+        with pytest.raises(DataError, match=f"has the columns {words}, ") as error:
+            read_scores(path, columns=columns)
+        assert "--" not in str(error.value)
+    file = read_scores(path, columns={"id": "utt"}, metric="rating")
+    assert plain(file) == [("a", 4.0)]
+
+
 # What is wrong
 
 
@@ -405,6 +431,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, text, format):
         read_scores(write(tmp_path, "f", text), format)
     assert str(error.value).startswith(f"{tmp_path}/f")
     assert "\n" not in str(error.value) and "expected" in str(error.value)
+    assert "--" not in str(error.value)  # commands differ in their options
 
 
 def test_missing_files_and_encodings(tmp_path):

@@ -256,7 +256,8 @@ def test_results_of_version_0_1(tmp_path):
     sd = np.std(new, ddof=1)
     assert f"{np.mean(new):.3f} ± {sd:.3f} (3) [{interval[0]:.3f}, " in page
     assert (
-        "0.100 (1) |" in page and "dev: intervals and tests are over the runs" in page
+        "0.100 (1) n.t. |" in page
+        and "dev: intervals and tests are over the runs" in page
     )
     compared = {row["method"]: row for row in content["comparisons"]}
     paired = scipy.stats.ttest_rel(new, old).pvalue
