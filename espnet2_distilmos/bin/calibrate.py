@@ -95,7 +95,7 @@ def get_parser() -> argparse.ArgumentParser:
         "than it was fitted to"
     )
     add("--scale", metavar=_SCALE, help=text)
-    text = f"default: {CALIBRATION} beside the model; {_SCALE} with --fit-scale"
+    text = f"default: beside the model, {CALIBRATION} or, with --fit-scale, {_SCALE}"
     add("--output", metavar="FILE", help=text)
     add_scoring_arguments(parser)
     return parser
@@ -279,8 +279,8 @@ def make_calibration(
 
 def _output(args: argparse.Namespace) -> str:
     """Return where the result goes; there may be no place beside the model."""
-    if args.output or args.fit_scale:
-        return args.output or _SCALE
+    if args.output:
+        return args.output
     from espnet2_distilmos.mos.checkpoint import open_trained_model
 
     with open_trained_model(args.model) as files:
@@ -288,11 +288,11 @@ def _output(args: argparse.Namespace) -> str:
     # What was unpacked from a .zip is gone, the hub's cache is not ours.
     if args.scale or not os.path.isdir(folder) or not os.path.exists(args.model):
         raise DataError(
-            "--output is missing: a calibration on another scale or of a packed model "
-            f"has no place beside the model {args.model}; name a file for `distilmos "
-            "predict --calibration`, or unpack the model."
+            "--output is missing: a calibration on another scale, or anything of a "
+            f"packed model, has no place beside the model {args.model}; name a file "
+            "for `distilmos predict`, or unpack the model."
         )
-    return os.path.join(folder, CALIBRATION)
+    return os.path.join(folder, _SCALE if args.fit_scale else CALIBRATION)
 
 
 def calibrate_model(args: argparse.Namespace) -> int:

@@ -5,11 +5,13 @@
 """Export a trained model to ONNX, checked in onnxruntime."""
 
 import argparse
+import contextlib
 import io
 import json
+import os
 import sys
 import warnings
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.cli import add_corpus_argument, run
@@ -39,6 +41,20 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_corpus_argument(parser)
     return parser
+
+
+@contextlib.contextmanager
+def _no_stdout() -> Iterator[None]:
+    """Drop what C++ prints: torch prints the whole graph that it cannot export."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def to_onnx(model, opset: int = 17) -> bytes:
@@ -80,7 +96,7 @@ def to_onnx(model, opset: int = 17) -> bytes:
     stride = model.inference(speech, torch.tensor([speech.size(1)])).frame_stride
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings():
+        with _no_stdout(), warnings.catch_warnings():
             # Every branch on a tensor's value is warned of. With one utterance and no
             # padding there is one way through all of them. The newer exporter, which
             # could verify the graph itself, refuses such branches.
@@ -95,11 +111,12 @@ def to_onnx(model, opset: int = 17) -> bytes:
                 output_names=["utt_mos", "frame_mos"],
                 dynamic_axes={"speech": {1: "samples"}, "frame_mos": {1: "frames"}},
             )
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+    except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
-            f"found an operation of {frontend.name} that ONNX lacks ({reason}), "
-            "expected one of the tested upstreams of `frontend: hf`"
+            f"found an operation of {frontend.name} that --opset {opset} of ONNX lacks "
+            f"({reason}), expected one of the tested upstreams of `frontend: hf` and an "
+            "opset that torch knows; --opset 17 is tested."
         ) from error
     proto = onnx.load_model_from_string(buffer.getvalue())
     metadata = {
@@ -153,6 +170,10 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
         DataError, ValueError, OSError: The model cannot be read or exported, or the
             graph differs.
     """
+    if os.path.isdir(args.output) or not args.output.lower().endswith(".onnx"):
+        raise DataError(
+            f"the output is {args.output}, expected a file that ends in .onnx."
+        )
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

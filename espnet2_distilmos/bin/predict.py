@@ -207,6 +207,8 @@ def _check_options(args: argparse.Namespace) -> None:
         wrong = f"--output is {args.output}, expected a file that ends in {endings}"
     elif suffix == ".scp" and args.interval is not None:
         wrong = f"{args.output} is .scp, expected .csv or .jsonl for --interval"
+    elif args.interval is not None and not 0 < args.interval < 1:
+        wrong = f"--interval is {args.interval:g}, expected a level such as 0.9"
     elif args.resume and not args.output:
         wrong = "--resume needs an --output to resume"
     elif args.jobs < 1:

@@ -86,7 +86,7 @@ def _open(path: str, name: str) -> Iterator[soundfile.SoundFile]:
         raise AudioError(
             f"{name} cannot be read as audio ({' '.join(reason.split()).rstrip('.')}), "
             "expected WAV, FLAC, OGG, OPUS or MP3; convert it, for example with "
-            f"`ffmpeg -i FILE{suffix} FILE.wav`, or leave it out."
+            f"`ffmpeg -i FILE{suffix} NEW.wav`, or leave it out."
         ) from error
 
 

@@ -470,6 +470,9 @@ def run_parser(
     parser: argparse.ArgumentParser,
     read: Callable[[argparse.Namespace], List[ClipSet]],
     cmd: Optional[Sequence[str]] = None,
+    check: Optional[
+        Callable[[argparse.Namespace, List[ClipSet], List[str]], List[str]]
+    ] = None,
 ) -> int:
     """Run a recipe's parser as a command.
 
@@ -478,6 +481,8 @@ def run_parser(
             ``wanted_sets``) and ``--skip_bad`` are added.
         read: Makes the sets from the options.
         cmd: Arguments, None for those of the command line.
+        check: Takes the options, all sets and the names of those that were written;
+            returns sentences on faults that ``--skip_bad`` does not excuse.
 
     Returns:
         Exit code: 0, or 1 when anything is faulty, unless ``--skip_bad true``.
@@ -492,7 +497,8 @@ def run_parser(
     )
     args = parser.parse_args(cmd)
     try:
-        written, faults = write_corpus(args.out, read(args))
+        clip_sets = read(args)
+        written, faults = write_corpus(args.out, clip_sets)
     except DataError as error:
         print(error, file=sys.stderr)
         return 1
@@ -500,6 +506,9 @@ def run_parser(
         print(sentence, file=sys.stderr)
     if not written:
         return 1
+    grave = check(args, clip_sets, written) if check else []
+    for sentence in grave:
+        print(sentence, file=sys.stderr)
     if faults and not args.skip_bad:
         print(
             f"{len(faults)} faults: the rest is in {args.out}; mend them and run this "
@@ -507,4 +516,4 @@ def run_parser(
             file=sys.stderr,
         )
         return 1
-    return 0
+    return 1 if grave else 0

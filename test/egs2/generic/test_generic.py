@@ -164,4 +164,28 @@ def test_a_missing_table_and_a_missing_option(table):
     missing = folder / "none.csv"
     result = recipes.run("generic", "local/data.sh", "--csv", missing, code=1)
     assert f"{missing} cannot be read" in result.stderr
-    assert "--csv" in recipes.run("generic", "local/data.sh", code=2).stderr
+    for options in ((), ("--sets", "test", "--download", "false")):
+        result = recipes.run("generic", "local/data.sh", *options, code=1)
+        assert result.stderr.count("\n") == 1 and "--local_data_opts" in result.stderr
+    result = recipes.run("generic", "local/data.sh", "--help")
+    assert "usage: local/data.sh" in result.stdout and not result.stderr
+
+
+def test_what_is_lost_is_not_well(table):
+    recipes, run, folder = table
+    lines = ["wav,mos,system,set", "a.wav,3,x,train", "b.wav,3,x,dev"]
+    out = folder / "out"
+    result = run(
+        [*lines, "c.wav,9,x,dev"], "--skip_bad", "true", audio=("a.wav",), code=1
+    )
+    assert "data lacks dev" in result.stderr and "All is well" not in result.stderr
+    options = ("--skip_bad", "true", f"--out={out}")
+    result = run([*lines, "c.wav,9,x,dev"], *options, audio=("a.wav", "b.wav"))
+    assert "All is well" not in result.stderr
+    (folder / "b.wav").write_text("no audio")
+    result = run(lines, f"--out={out}", code=1)
+    assert "b.wav cannot be read as audio" in result.stderr
+    assert "All is well" in run(lines, f"--out={out}", "--sets", "train").stderr
+    # All of one sentence are in one set, so that none is left for the others.
+    lines = ["wav,mos,system,sentence", "a.wav,3,x,1"]
+    assert "data lacks train, dev" in run(lines, "--skip_bad", "true", code=1).stderr

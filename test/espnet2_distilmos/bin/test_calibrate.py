@@ -294,8 +294,8 @@ def rescaled(setting, folder, name, transform):
 
 def test_a_linear_scale(calibrated, setting, run, tmp_path):
     few, labels = rescaled(setting, tmp_path, "calibration", lambda x: 20 * x - 10)
-    scale = tmp_path / "scale.json"
-    options = ["--labels", few, "--fit-scale", "linear", "--output", scale]
+    scale = calibrated / "scale.json"  # beside the model
+    options = ["--labels", few, "--fit-scale", "linear"]
     code, printed = run(main, calibrated, *options)
     assert code == 0 and "linear, 59 clips of calibration" in printed.out
     slope, intercept = np.polyfit(setting.scores["calibration"], labels, 1)

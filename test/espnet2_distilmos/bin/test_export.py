@@ -132,6 +132,20 @@ def test_what_onnx_lacks_gets_a_sentence():
     assert "\n" not in str(error.value)
 
 
+def test_what_cannot_be_made_is_one_sentence(scorer_dir, tmp_path, capfd):
+    (tmp_path / "dir.onnx").mkdir()
+    for model, output, options, found in (
+        (tmp_path, "mos.pt", (), "ends in .onnx"),  # before the model is opened
+        (tmp_path, "dir.onnx", (), "ends in .onnx"),
+        (scorer_dir, "mos.onnx", ("--opset", "3"), "--opset 3"),
+    ):
+        capfd.readouterr()
+        assert main([str(model), str(tmp_path / output), *options]) == 1
+        printed = capfd.readouterr()
+        assert printed.out == "" and found in printed.err
+        assert printed.err.count("\n") == 1
+
+
 def test_the_command_exports_one_corpus(corpora_dir, mos_corpus, tmp_path, capsys):
     path = next(iter(read_scp(str(mos_corpus.root / "valid" / "wav.scp")).values()))
     speech, _ = soundfile.read(path, dtype="float32")

@@ -424,6 +424,7 @@ def test_summary_by_directory_best_first():
         (["--output", "s.txt"], "--output is s.txt, expected"),
         (["--resume"], "--resume needs an --output"),
         (["--jobs", "0"], "--jobs is 0"),
+        (["--interval", "90"], "--interval is 90, expected a level"),
         (["--systems", "("], "neither a file nor a regular expression"),
         (["--device", "cuda:99"], "device='cuda:99'"),
         (["--batch-seconds=-1"], "batch_seconds=-1"),

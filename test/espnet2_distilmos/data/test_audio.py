@@ -143,6 +143,7 @@ def test_a_bad_file_gives_one_sentence(tmp_path, found):
     message = str(error.value)
     assert message.startswith(f"utterance utt7: {path} ")
     assert "\n" not in message and message.endswith(".")
+    assert "FILE.wav FILE.wav" not in message  # ffmpeg would read what it writes
 
 
 @pytest.mark.parametrize(

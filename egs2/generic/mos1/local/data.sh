@@ -10,35 +10,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=python3
-out=data
-score_range=(1 5)
-systems=true
 arguments=()
 while [ $# -gt 0 ]; do
-    case "$1" in
-        --python) python=$2; shift 2; continue ;;
-        --download) shift 2; continue ;; # there is nothing to download
-        --out) out=$2 ;;
-        --systems) systems=$2 ;;
-        --score_range) score_range=("${2-}" "${3-}") ;;
-    esac
+    if [ "$1" = --python ]; then
+        python=$2
+        shift 2
+        continue
+    fi
     arguments+=("$1")
     shift
 done
 . ./path.sh
-
-started=$(mktemp)
-trap 'rm -f "${started}"' EXIT
-bad=0
-"${python}" local/prepare_data.py "${arguments[@]}" || bad=$?
-[ "${bad}" -le 1 ] || exit "${bad}"
-for wav_scp in "${out}"/*/wav.scp; do
-    [ "${wav_scp}" -nt "${started}" ] || continue # of another run
-    "${python}" -m espnet2_distilmos.bin.check_data --data_dir "$(dirname "${wav_scp}")" \
-        --score_range "${score_range[@]}" --need_systems "${systems}" \
-        --check_audio true || bad=1
-done
-if [ "${bad}" -eq 0 ]; then
-    echo "All is well; go on with ./run.sh --stage 2" >&2
-fi
-exit "${bad}"
+exec "${python}" local/prepare_data.py "${arguments[@]}"

@@ -10,6 +10,7 @@ named with --*_column. A list ``wav,score`` without names is understood too.
 """
 
 import argparse
+import functools
 import os
 import re
 import sys
@@ -135,16 +136,24 @@ def system_of(row: Dict[str, str], path: str, regex: Optional[str]) -> str:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    if not args.csv:
+        raise DataError(
+            "--csv is missing, expected a table of ratings; give local/data.sh or, in "
+            "quotes, ./run.sh --local_data_opts the options --csv TABLE --audio_dir "
+            "FOLDER."
+        )
     faults: List[str] = []
     tables: List[Tuple[str, List[Row]]] = []
     for name, path in (("", args.csv), ("dev", args.dev_csv), ("test", args.test_csv)):
         if path:
             tables.append((name, read_ratings(path, args, faults)))
-    clip_sets: Dict[str, ClipSet] = {}
+    if not any(rows for _, rows in tables):
+        raise DataError(f"{args.csv} has no rows, expected ratings; see --help.")
     ids = {
         row["wav"]: utterance_id(row["wav"]) for _, rows in tables for _, row in rows
     }
     sets = {}
+    asked = [table or "train" for table, _ in tables]
     if not args.dev_csv and not args.test_csv:
         groups = {
             row["wav"]: row.get("source") or row["wav"]
@@ -153,14 +162,20 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
         }
         shares = {"test": args.test_share, "dev": args.dev_share}
         sets = divide(groups, shares)
+        shares["train"] = 1 - sum(shares.values())
+        asked = [name for name, share in shares.items() if share > 0]
+    if any(row.get("set") for _, row in tables[0][1]):
+        asked = [table for table, _ in tables if table]
+    new_set = functools.partial(
+        ClipSet, score_range=args.score_range, systems=args.systems
+    )
+    clip_sets = {name: new_set(name) for name in asked}
     for table, rows in tables:
         for where, row in rows:
             name = table or (row.get("set") or sets.get(row["wav"], "train")).lower()
             name = one_word(SETS.get(name, name))
             if name not in clip_sets:
-                clip_sets[name] = ClipSet(
-                    name, score_range=args.score_range, systems=args.systems
-                )
+                clip_sets[name] = new_set(name)
             path = find_audio(
                 row["wav"], args.audio_dir or os.path.dirname(args.csv) or "."
             )
@@ -187,21 +202,42 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
             )
     order = {"train": 0, "dev": 1, "test": 2}
     found = sorted(clip_sets.values(), key=lambda s: (order.get(s.name, 3), s.name))
-    if not found:
-        raise DataError(f"{args.csv} has no rows, expected ratings; see --help.")
     found[0].faults[:0] = faults
     wanted = wanted_sets(args, [clip_set.name for clip_set in found])
     return [clip_set for clip_set in found if clip_set.name in wanted]
 
 
+def check(
+    args: argparse.Namespace, clip_sets: List[ClipSet], written: List[str]
+) -> List[str]:
+    """Check what was written, audio too, and name the next step if all is well."""
+    from espnet2_distilmos.bin.check_data import check_data
+
+    sentences: List[str] = []
+    for name in written:
+        folder = os.path.join(args.out, name)
+        _, faults = check_data(
+            folder, args.score_range, need_systems=args.systems, audio=True
+        )
+        sentences += [fault.sentence for fault in faults]
+    lost = [clip_set.name for clip_set in clip_sets if clip_set.name not in written]
+    if lost:
+        sentences.append(
+            f"{args.out} lacks {', '.join(lost)}, expected every set; correct the "
+            f"table, or take only the others with --sets {' '.join(written)}."
+        )
+    if not sentences and not any(clip_set.faults for clip_set in clip_sets):
+        print("All is well; go on with ./run.sh --stage 2", file=sys.stderr)
+    return sentences
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
+        prog="local/data.sh",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--csv", required=True, help="all ratings, or those to train on"
-    )
+    parser.add_argument("--csv", help="all ratings, or those to train on (needed)")
     parser.add_argument("--dev_csv", help="ratings to choose the epoch by")
     parser.add_argument("--test_csv", help="ratings to score against")
     parser.add_argument("--audio_dir", help="what paths start at; that of the table")
@@ -219,6 +255,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--system_regex", help="its first group is the system, in the audio's path"
     )
+    # Every local/data.sh takes it; there is nothing to download.
+    parser.add_argument("--download", help=argparse.SUPPRESS)
     for kind in NAMES:
         parser.add_argument(f"--{kind}_column", help=f"name of the {kind} column")
-    sys.exit(run_parser(parser, read))
+    sys.exit(run_parser(parser, read, check=check))
