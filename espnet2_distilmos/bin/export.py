@@ -115,7 +115,7 @@ def to_onnx(model, opset: int = 17) -> bytes:
         reason = str(error).split("\n")[0]
         raise ValueError(
             f"found an operation of {frontend.name} that --opset {opset} of ONNX lacks "
-            f"({reason}), expected one of the tested upstreams of `frontend: hf` and an "
+            f"({reason}), expected a tested upstream of `frontend: hf` and an "
             "opset that torch knows; --opset 17 is tested."
         ) from error
     proto = onnx.load_model_from_string(buffer.getvalue())
