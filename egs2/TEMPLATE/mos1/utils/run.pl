@@ -97,16 +97,17 @@ def main(argv):
     max_jobs_run, job_name, jobs, log, command = parse(argv)
     running, failed = [], []
 
-    def stop(signum, frame):
-        for job in running:
-            job.process.terminate()
-        sys.exit(128 + signum)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    # Noted only: a job that is just being started is not among the running ones yet.
+    stopped_by = []
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, frame: stopped_by.append(number))
 
     waiting = list(jobs)
     while waiting or running:
+        if stopped_by:
+            for job in running:
+                job.process.terminate()
+            return 128 + stopped_by[0]
         while waiting and len(running) < max_jobs_run:
             number = str(waiting.pop(0))
 
