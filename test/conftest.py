@@ -148,7 +148,7 @@ def mos_corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scorer_dir(tmp_path_factory):
-    """An experiment directory whose random model hears differences, with tokens."""
+    """An experiment directory whose random model scores differ, with tokens."""
     import torch
 
     from espnet2_distilmos.mos.build import build_frontend, build_model

@@ -32,7 +32,7 @@ fs=16000             # Sampling rate, Hz.
 audio_format=wav     # Format of the audio in dumpdir: wav or flac; wav reads faster.
 min_wav_duration=1   # Shortest utterance, seconds.
 max_wav_duration=20  # Longest utterance, seconds.
-crop_seconds=3       # Training hears a random piece of this length.
+crop_seconds=3       # Training takes a random piece of this length.
 
 # Tokens
 first_tokens=conf/tokens_mfcc.yaml # Frontend whose tokens the first iteration predicts.

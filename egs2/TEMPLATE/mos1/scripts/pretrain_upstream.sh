@@ -36,7 +36,7 @@ train_args=          # Options that override it.
 token_source=        # Stream of the tokens where it is not the upstream that is trained.
 min_wav_duration=1   # Shortest utterance, seconds.
 max_wav_duration=20  # Longest utterance, seconds.
-crop_seconds=        # Training hears a random piece of this length; that of the configuration if empty.
+crop_seconds=        # Training takes a random piece of this length; that of the configuration if empty.
 fs=16000             # Sampling rate, Hz.
 
 ngpu=0
@@ -97,7 +97,7 @@ if [[ " ${steps} " == *" training "* ]]; then
     for phase in train valid; do
         scp="${phase}_scp"
         scp=${!scp}
-        # Validation hears whole utterances.
+        # Validation takes whole utterances.
         crop=()
         if [ "${phase}" = train ]; then
             crop=(--config "${train_config}")
