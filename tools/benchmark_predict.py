@@ -123,6 +123,7 @@ def bare_batches(waves: Sequence[np.ndarray], batch_seconds: float):
 
 
 def cpu_seconds(work: Callable[[], None]) -> float:
+    """Return the CPU seconds of this process that ``work`` takes."""
     start = time.process_time()
     work()
     return time.process_time() - start

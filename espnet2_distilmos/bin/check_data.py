@@ -203,6 +203,12 @@ def main(cmd=None) -> int:
 
 
 def check_and_report(args: argparse.Namespace) -> int:
+    """Check, print a sentence for each fault, write the list of good ids.
+
+    Returns:
+        0; ``--bad_exit_code`` where single utterances are at fault; 1 where the set
+        or all of it is.
+    """
     good, faults = check_data(
         args.data_dir,
         tuple(args.score_range),

@@ -29,6 +29,7 @@ COMMANDS = {
 
 
 def usage() -> str:
+    """Return the text of ``distilmos --help``."""
     width = max(map(len, COMMANDS))
     lines = ["usage: distilmos COMMAND ...", "", "Commands:"]
     lines += [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]

@@ -226,6 +226,7 @@ def main(cmd=None) -> int:
 
 
 def format_and_report(bad_exit_code: int, **options) -> int:
+    """Run ``format_audio``, print what was refused, and return the exit code."""
     written, errors = format_audio(**options)
     for utt_id in sorted(errors):
         print(f"format_audio: {errors[utt_id]}", file=sys.stderr)

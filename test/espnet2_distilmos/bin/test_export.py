@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from mos.frontend import tiny_upstreams
 
 import espnet2_distilmos.bin.export as module
 from espnet2_distilmos.bin.export import main, to_onnx
@@ -18,18 +19,7 @@ from espnet2_distilmos.predictor import MOSPredictor
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-LAYERS = dict(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
-)
-WAVEFORM = dict(
-    LAYERS,
-    conv_dim=[16, 24, 32],
-    conv_kernel=[10, 8, 4],
-    conv_stride=[5, 8, 8],
-    num_feat_extract_layers=3,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=2,
-)
+WAVEFORM = dict(tiny_upstreams.WAVEFORM, num_hidden_layers=2)
 LARGE = dict(WAVEFORM, feat_extract_norm="layer", do_stable_layer_norm=True)
 WHISPER = dict(
     d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=48
@@ -44,7 +34,7 @@ FAMILIES = {
     "data2vec-audio": dict(
         WAVEFORM, num_conv_pos_embeddings=5, conv_pos_kernel_size=19
     ),
-    "wav2vec2-bert": LAYERS,
+    "wav2vec2-bert": dict(tiny_upstreams.LAYERS, num_hidden_layers=2),
     "whisper": WHISPER,
 }
 

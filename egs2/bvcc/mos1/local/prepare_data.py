@@ -149,6 +149,7 @@ class Track:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     domain, sets = TRACKS[args.track]
     track = Track(args.corpus, domain)
     has_unlabelled = os.path.exists(track.path(UNLABELLED[0]))

@@ -41,6 +41,7 @@ def speaker_of(signal: str) -> str:
 
 
 def add_ratings(clip_set: ClipSet, root: str) -> None:
+    """Add the votes of the owner's list of ratings."""
     path = os.path.join(root, RATINGS)
     for where, row in read_table(path, COLUMNS, clip_set.faults):
         if not row["file"]:
@@ -76,6 +77,7 @@ def add_ratings(clip_set: ClipSet, root: str) -> None:
 
 
 def add_extract(clip_set: ClipSet, root: str) -> None:
+    """Add the clips of an extract, a folder with ratings.csv."""
     path = os.path.join(root, "ratings.csv")
     columns = ("utt", "wav", "system", "mos")
     for where, row in read_table(path, columns, clip_set.faults):
@@ -91,6 +93,7 @@ def add_extract(clip_set: ClipSet, root: str) -> None:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     wanted_sets(args, ["test"])
     clip_set = ClipSet("test", CLIPS, (0, 100))
     is_extract = os.path.exists(os.path.join(args.corpus, "ratings.csv"))

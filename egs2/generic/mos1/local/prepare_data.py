@@ -136,6 +136,7 @@ def system_of(row: Dict[str, str], path: str, regex: Optional[str]) -> str:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     if not args.csv:
         raise DataError(
             "--csv is missing, expected a table of ratings; give local/data.sh or, in "

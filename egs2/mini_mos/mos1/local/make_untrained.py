@@ -26,6 +26,7 @@ def main(cmd=None) -> int:
 
 
 def make_untrained(exp: str, out: str) -> int:
+    """Write the weights that the training in ``exp`` started from."""
     config = read_config(os.path.join(exp, "config.yaml"))
     # As the training does before it builds the model.
     set_all_random_seed(config["seed"])

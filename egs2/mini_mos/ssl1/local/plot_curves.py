@@ -33,6 +33,7 @@ def main() -> int:
 
 
 def plot(experiments: List[str], output: str) -> int:
+    """Draw cross-entropy and token accuracy of trainings by epoch."""
     import matplotlib
 
     matplotlib.use("Agg")

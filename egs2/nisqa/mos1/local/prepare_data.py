@@ -45,10 +45,12 @@ def condition(text: str) -> str:
 
 
 def stem(name: str) -> str:
+    """Return a file's name as one word, without folders and ending."""
     return one_word(os.path.splitext(os.path.basename(name.replace("\\", "/")))[0])
 
 
 def add_database(clip_set: ClipSet, root: str, database: str) -> None:
+    """Add the clips of one database's table."""
     path = os.path.join(root, database, f"{database}_file.csv")
     if not os.path.exists(path):
         clip_set.faults.append(
@@ -72,6 +74,7 @@ def add_database(clip_set: ClipSet, root: str, database: str) -> None:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     inner = os.path.join(args.corpus, "NISQA_Corpus")
     root = inner if os.path.isdir(inner) else args.corpus
     clip_sets = []

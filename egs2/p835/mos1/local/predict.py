@@ -74,6 +74,7 @@ def fit(inputs: np.ndarray, labels: np.ndarray, talkers: Sequence[str]) -> GridS
 
 
 def ridge(train: str, upstream: str) -> Predictor:
+    """Fit ridge regression on mean-pooled layers of the upstream."""
     frontend = build_frontend("hf", {"upstream": upstream}).eval()
 
     def features(speech: torch.Tensor) -> np.ndarray:
@@ -101,6 +102,7 @@ def ridge(train: str, upstream: str) -> Predictor:
 
 
 def distill_mos() -> Predictor:
+    """Predict with the released Distill-MOS."""
     try:
         import distillmos
     except ImportError as error:
@@ -113,6 +115,7 @@ def distill_mos() -> Predictor:
 
 
 def condition_mean(train: str) -> Predictor:
+    """Predict the mean training label of a clip's condition, or of all if it is new."""
     labels = read_metric_scp(f"{train}/metric.scp")
     of_system: Dict[str, List[float]] = {}
     for utt_id, system in read_scp(f"{train}/utt2sys").items():

@@ -118,6 +118,7 @@ Row = Tuple[str, str, str, str, str, object]
 
 
 def workbook_rows(folder: str) -> Iterator[Row]:
+    """Read the rows of the owner's workbook."""
     path = os.path.join(folder, WORKBOOK)
     tables = read_workbook(path, [sheet for sheet, _, _ in PARTS])
     for sheet, audio, band in PARTS:
@@ -135,6 +136,7 @@ def workbook_rows(folder: str) -> Iterator[Row]:
 
 
 def extract_rows(folder: str, faults: List[str]) -> Iterator[Row]:
+    """Read the rows of an extract, a folder with ratings.csv."""
     path = os.path.join(folder, "ratings.csv")
     columns = ("utt", "wav", "system", "mos", "talker")
     for where, row in read_table(path, columns, faults):
@@ -213,6 +215,7 @@ def part_of(clip: Clip, test: str, valid: str, group: Optional[int]) -> str:
 
 
 def fold_sets(clips: Sequence[Clip]) -> List[ClipSet]:
+    """Divide the clips into training, validation and test sets of every fold."""
     sets = []
     for fold, settings in all_folds().items():
         parts = {
@@ -262,6 +265,7 @@ def draw_speech(folder: str, count: int, seed: int = 0) -> ClipSet:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     p835 = read_p835(args.corpus)
     # What is missing is said of p835 alone.
     clips = [clip for clip in p835.clips() if os.path.isfile(clip.path)]

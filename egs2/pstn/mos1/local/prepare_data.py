@@ -27,6 +27,7 @@ CLIPS = 58709
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     wanted = wanted_sets(args, ["train", "dev"])
     inner = os.path.join(args.corpus, "pstn_train")
     root = inner if os.path.isdir(inner) else args.corpus

@@ -32,6 +32,7 @@ PREFIX = "voicemos2024-track2-"
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     inner = os.path.join(args.corpus, "DATA")
     root = inner if os.path.isdir(inner) else args.corpus
     clip_sets = []

@@ -41,12 +41,14 @@ def audio_dir(root: str) -> str:
 
 
 def without_ending(utterance: str) -> str:
+    """Return a file's name without its ending."""
     return utterance[:-4] if utterance.endswith(".wav") else utterance
 
 
 def read_set(
     root: str, subset: str, name: str, owners_name: str, published: int
 ) -> ClipSet:
+    """Read the votes of one set of a subset (clean or full)."""
     lists = os.path.join(root, "training_files", "split1", subset)
     # The subsets share their audio; within one, no file may be in two sets.
     clip_set = ClipSet(name + SUBSETS[subset], published, group=subset)
@@ -89,6 +91,7 @@ def read_set(
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     clip_sets = []
     known = [name + ending for ending in SUBSETS.values() for name in SETS]
     wanted = wanted_sets(args, known)

@@ -30,6 +30,7 @@ CLIPS = 8366 + 3197
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     wanted = wanted_sets(args, ["train", "dev"])
     inner = os.path.join(args.corpus, "TencentCorups")  # the owner's spelling
     root = inner if os.path.isdir(inner) else args.corpus

@@ -46,6 +46,7 @@ def system_of(row: Dict[str, str]) -> str:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     wanted = wanted_sets(args, ["train", "dev", "test"])
     inner = os.path.join(args.corpus, "TMHINTQI")
     root = inner if os.path.isdir(inner) else args.corpus

@@ -31,6 +31,7 @@ CLIPS = 6900  # 300 recordings, noisy and from 22 systems
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     wanted_sets(args, ["test"])
     # The ratings of a clip are in the order of no list of listeners.
     test = ClipSet("test", CLIPS, keep_votes=False)

@@ -93,6 +93,7 @@ def audio_folder(root: str, track: str) -> str:
 
 
 def read_set(root: str, name: str) -> ClipSet:
+    """Read the answers of one track."""
     track, published = SETS[name]
     clip_set = ClipSet(name, published)
     answers = find(root, track, f"{track}_answer.txt") or find(
@@ -140,6 +141,7 @@ def read_set(root: str, name: str) -> ClipSet:
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
+    """Return the sets that ``--sets`` names; all without it."""
     return [read_set(args.corpus, name) for name in wanted_sets(args, SETS)]
 
 

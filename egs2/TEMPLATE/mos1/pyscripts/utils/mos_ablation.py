@@ -34,6 +34,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,6 +100,7 @@ class Run(NamedTuple):
 
 
 def hash_of(content):
+    """Identify settings: 8 hexadecimal digits of what JSON makes of them."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -233,10 +235,12 @@ def read_runs(path, train_args="", token_options=""):
 
 
 def fail(sentence):
+    """End the script with a sentence and exit code 1."""
     sys.exit(f"mos_ablation.sh: {sentence}")
 
 
 def log(sentence):
+    """Print a sentence with the time."""
     print(time.strftime("%Y-%m-%dT%H:%M:%S (mos_ablation.sh)"), sentence, flush=True)
 
 
@@ -330,6 +334,8 @@ class Ablation:
         self.exp.mkdir(parents=True, exist_ok=True)
         self.settings = f"options: {shlex.join(f'{k}={v}' for k, v in options.items())}"
         self.processes, self.failed = set(), []
+        # Held while a process starts: what ends them all must know of it.
+        self.starting = threading.RLock()
 
     def folder(self, run, seed, fold):
         return self.exp / run.name / f"seed{seed}" / fold
@@ -343,14 +349,15 @@ class Ablation:
         values["dumpdir"] = Path(self.args.dumpdir, fold)
         for name, value in values.items():
             words = [word.replace(f"{{{name}}}", str(value)) for word in words]
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=log_file,
-            start_new_session=True,
-        )
-        self.processes.add(process)
+        with self.starting:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                start_new_session=True,
+            )
+            self.processes.add(process)
         return process.wait()
 
     def recipe(self, first, last, run, fold, seed="0", log_file=None, **own):
@@ -367,6 +374,7 @@ class Ablation:
 
     def stop(self, *_):
         """End all runs and this script, on a signal."""
+        self.starting.acquire()  # for good: nothing starts any more
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
