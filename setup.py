@@ -28,12 +28,15 @@ setup(
     entry_points={
         "console_scripts": ["distilmos=espnet2_distilmos.bin.distilmos:main"]
     },
-    python_requires=">=3.9",
+    # ESPnet 202611 asks for 3.12 or newer; on 3.11 there is 202511.
+    python_requires=">=3.11,<3.14",
     install_requires=[
         "espnet>=202511",
         "espnet-s3prl>=2026.5.14",
-        "torch",
-        "torchaudio",
+        # Nothing else ties the two: torchaudio 2.11.1 imports with torch 2.13 and newer
+        # only, and ESPnet 202511, by its setuptools, stays at torch 2.12 and older.
+        "torch>=2.11,<2.15",
+        "torchaudio==2.11.0",
         "transformers",
         "huggingface_hub",
         "entmax",

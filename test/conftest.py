@@ -210,9 +210,8 @@ def keep_random_state():
 
 def reporter_stats(output_dir) -> dict:
     """Statistics by epoch of a training's checkpoint, without the clock's."""
-    import torch
+    from espnet2_distilmos.train.mos_trainer import read_history
 
-    states = torch.load(Path(output_dir) / "checkpoint.pth", weights_only=True)
     clocks = ("time", "iter_time", "total_count")
     return {
         epoch: {
@@ -223,7 +222,7 @@ def reporter_stats(output_dir) -> dict:
             }
             for phase, stats in phases.items()
         }
-        for epoch, phases in states["reporter"]["stats"].items()
+        for epoch, phases in read_history(output_dir).items()
     }
 
 

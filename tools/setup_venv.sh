@@ -35,6 +35,13 @@ stamp="${venv}/.espnet2_distilmos"
 wanted="$("${venv}"/bin/python --version) ${extras} $(cksum < "${root}/setup.py") ${root}"
 if [ "$(cat "${stamp}" 2> /dev/null)" != "${wanted}" ]; then
     rm -f "${stamp}"
+    # Python 3.11 takes ESPnet 202511, which newer pips refuse for a dependency's URL.
+    if ! "${venv}"/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
+        "${venv}"/bin/python -m pip install --quiet --disable-pip-version-check 'pip<24' || {
+            echo "pip older than 24 cannot be installed into ${venv}; see the lines above." >&2
+            exit 1
+        }
+    fi
     echo "Installing espnet2_distilmos[${extras}] into ${venv} (some minutes the first time)"
     # shellcheck disable=SC2086  # PIP_OPTIONS are several words
     "${venv}"/bin/python -m pip install --quiet --disable-pip-version-check ${PIP_OPTIONS:-} \

@@ -289,9 +289,9 @@ def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> N
     """
     checkpoint = output_dir / "checkpoint.pth"
     previous = output_dir / "checkpoint.previous.pth"
-    states = _load(checkpoint)
+    states = read_checkpoint(checkpoint)
     if states is None:
-        states = _load(previous)
+        states = read_checkpoint(previous)
         if states is not None:
             logging.warning(f"{checkpoint} is cut off: going on from {previous}")
             os.replace(previous, checkpoint)
@@ -313,7 +313,7 @@ def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> N
             )
     epoch = reporter.get_epoch()
     model_file = output_dir / f"{epoch}epoch.pth"
-    if _load(model_file) is None:
+    if read_checkpoint(model_file) is None:
         with atomic_write(str(model_file), "wb") as file:
             torch.save(states["model"], file)
     links = ["latest.pth"]
@@ -339,7 +339,7 @@ def read_history(
         ValueError: when no checkpoint is there or it is cut off.
     """
     checkpoint = Path(output_dir) / "checkpoint.pth"
-    states = _load(checkpoint)
+    states = read_checkpoint(checkpoint)
     if states is None:
         raise ValueError(
             f"{checkpoint}: found no readable checkpoint, expected that of a training: "
@@ -348,8 +348,8 @@ def read_history(
     return states["reporter"]["stats"]
 
 
-def _load(path: Path) -> Optional[Dict[str, Any]]:
-    """Contents of a file that ``torch.save`` wrote; None if missing or cut off."""
+def read_checkpoint(path: Path) -> Optional[Dict[str, Any]]:
+    """Contents of a ``checkpoint.pth`` of any ESPnet; None if missing or cut off."""
     if not path.exists():
         return None
     # ESPnet before 202611 keeps these types in the reporter's state.

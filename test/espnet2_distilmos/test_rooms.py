@@ -4,6 +4,9 @@
 """Imports go one way: see the README."""
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,23 @@ def test_imports_go_one_way(path):
         assert "bin" not in rooms
     if room == "evaluation":
         assert not {"torch", "torchaudio", "transformers"} & {o[0] for o in others}
+
+
+def test_a_bare_espnet_imports_every_module():
+    """torchaudio may not fit its torch, and the others may not be there at all."""
+    modules = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+    code = (
+        "import importlib, sys\n"
+        "absent, *modules = sys.argv[1:]\n"
+        "sys.modules.update(dict.fromkeys(absent.split()))\n"
+        "for name in modules:\n"
+        "    importlib.import_module(name)\n"
+    )
+    absent = "entmax soxr peft s3prl matplotlib onnx onnxruntime tensorboard"
+    subprocess.run([sys.executable, "-c", code, absent, *modules], check=True)
+    # ESPnet's own tasks import torchaudio themselves.
+    ours = [m for m in modules if not re.search(r"tasks|\.train\.|mos_train", m)]
+    subprocess.run([sys.executable, "-c", code, "torchaudio", *ours], check=True)

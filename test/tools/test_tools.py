@@ -19,7 +19,7 @@ COMMANDS = ["bash", "cat", "cksum", "dirname", "env", "ln", "mkdir", "mv", "rm"]
 def fake_python(path, version="3.12", works=True):
     """Write a stand-in for a Python of some version, or a shim that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    good = works and version in ("3.12", "3.13")
+    good = works and version in ("3.11", "3.12", "3.13")
     path.write_text(
         f"#!/bin/sh\ncase \"$2\" in *'print(sys.executable)'*) echo {path}; exit 0;; "
         f"esac\nexit {0 if good else 1}\n"
@@ -58,9 +58,10 @@ def test_the_first_python_that_works_is_found(bare, tmp_path):
     # From the last choice to the first; neither a shim of a version that is not
     # installed nor an old Python is taken.
     expect(fake_python(tmp_path / "home/miniconda3/envs/mos/bin/python3"))
-    fake_python(tmp_path / "home/.pyenv/versions/3.11.7/bin/python3", "3.11")
+    fake_python(tmp_path / "home/.pyenv/versions/3.10.7/bin/python3", "3.10")
     fake_python(tmp_path / "bin" / "python3.13", works=False)
-    fake_python(tmp_path / "bin" / "python3", "3.11")
+    fake_python(tmp_path / "bin" / "python3", "3.10")
+    expect(fake_python(tmp_path / "home/.pyenv/versions/3.11.7/bin/python3", "3.11"))
     expect(fake_python(tmp_path / "home/.pyenv/versions/3.12.1/bin/python3"))
     expect(fake_python(tmp_path / "home/.pyenv/versions/3.13.0/bin/python3", "3.13"))
     pyenv = fake_python(tmp_path / "elsewhere/versions/3.13.1/bin/python3", "3.13")
@@ -71,7 +72,7 @@ def test_the_first_python_that_works_is_found(bare, tmp_path):
     old = fake_python(tmp_path / "old", "3.9")
     result = find(bare, PYTHON=str(old))
     assert result.returncode == 1 and result.stdout == ""
-    assert f"PYTHON={old} is not a Python 3.12 or 3.13" in result.stderr
+    assert f"PYTHON={old} is not a Python 3.11 to 3.13" in result.stderr
 
 
 @pytest.fixture

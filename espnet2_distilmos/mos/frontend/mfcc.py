@@ -6,7 +6,6 @@
 from typing import List, Optional, Tuple
 
 import torch
-import torchaudio
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.masked_norm import normalize_waveform
@@ -98,16 +97,20 @@ class MFCCFrontend(AbsLayerFrontend):
 
     def _mfcc(self, speech: torch.Tensor) -> torch.Tensor:
         """(N,) to (T, 39)."""
+        # Where it is used: one that does not fit its torch does not even import.
+        from torchaudio.compliance import kaldi
+        from torchaudio.functional import compute_deltas
+
         # The first kept window lies in the middle of the receptive field; those
         # before it serve the differences.
         before, skipped = divmod((self.receptive_field - WINDOW) // 2, HOP)
-        ceps = torchaudio.compliance.kaldi.mfcc(
+        ceps = kaldi.mfcc(
             speech[None, skipped:].float(),
             num_ceps=NUM_CEPS,
             use_energy=False,
             sample_frequency=self.sample_rate,
         )
-        delta = torchaudio.functional.compute_deltas(ceps.T)
-        both = [ceps.T, delta, torchaudio.functional.compute_deltas(delta)]
+        delta = compute_deltas(ceps.T)
+        both = [ceps.T, delta, compute_deltas(delta)]
         kept = torch.cat(both).T[before :: self.frame_shift // HOP]
         return kept[: self.num_frames(len(speech))]

@@ -15,6 +15,7 @@ from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.checkpoint import load_model, read_frontend_conf
 from espnet2_distilmos.tasks import mos as task_module
 from espnet2_distilmos.tasks.mos import MOSTask
+from espnet2_distilmos.train.mos_trainer import read_checkpoint
 
 DATA = "--train_data_path_and_name_and_type"
 
@@ -32,7 +33,7 @@ def build(mos_corpus, tmp_path, *options, **changes):
 
 
 def states_of(path):
-    states = torch.load(path, weights_only=True)
+    states = read_checkpoint(path)
     return states["model"] if "optimizers" in states else states
 
 

@@ -24,6 +24,7 @@ from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.train.mos_trainer import (
     MOSTrainer,
     MOSTrainerOptions,
+    read_checkpoint,
     read_history,
     restore_checkpoint,
     validation_metrics,
@@ -250,7 +251,7 @@ def links(folder):
 def assert_equal_runs(out, unbroken, training_log):
     assert training_log(out) == training_log(unbroken)
     assert links(out) == links(unbroken)
-    a, b = (torch.load(folder / "checkpoint.pth") for folder in (out, unbroken))
+    a, b = (read_checkpoint(folder / "checkpoint.pth") for folder in (out, unbroken))
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in b["model"])
     for x, y in zip(
         a["optimizers"][0]["state"].values(), b["optimizers"][0]["state"].values()
@@ -374,7 +375,7 @@ def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
     parts = mos_corpus.train(tmp_path / "parts", max_epoch=1, **changes)
     mos_corpus.train(tmp_path / "parts", "--resume", "true", max_epoch=2, **changes)
     assert training_log(whole) == training_log(parts)
-    states = [torch.load(e / "checkpoint.pth") for e in (whole, parts)]
+    states = [read_checkpoint(e / "checkpoint.pth") for e in (whole, parts)]
     models = [state["model"] for state in states]
     assert not any("ema_target" in key or "network" in key for key in models[0])
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
