@@ -4,9 +4,11 @@
 """Kaldi-style text files of a data directory, and atomic writing."""
 
 import contextlib
+import io
 import json
 import math
 import os
+import re
 import sys
 from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
@@ -16,6 +18,23 @@ ScoreRange = Optional[Tuple[float, float]]
 
 class DataError(ValueError):
     """A data file that cannot be used or written; the message is one sentence."""
+
+
+def read_text(path: str, errors: str = "strict", newline: Optional[str] = None) -> str:
+    """Read a file of UTF-8 text that a person may have written.
+
+    Byte order marks, which editors and spreadsheets write at the beginning, are no part
+    of the text; of joined files they are at the beginning of other lines, too.
+
+    Args:
+        path: File to read.
+        errors, newline: As of ``open``.
+
+    Raises:
+        OSError, UnicodeDecodeError: The file cannot be read, or is not UTF-8.
+    """
+    with open(path, encoding="utf-8", errors=errors, newline=newline) as file:
+        return re.sub("^\ufeff+", "", file.read(), flags=re.MULTILINE)
 
 
 def scan_scp(
@@ -32,31 +51,32 @@ def scan_scp(
     values: Dict[str, str] = {}
     faults: Dict[str, str] = {}
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                fields = line.strip().split(maxsplit=1)
-                if not fields:
-                    continue
-                utt_id, value = fields[0], "".join(fields[1:])
-                where = f"{path}:{number}: the id {utt_id}"
-                if utt_id in values:
-                    faults[utt_id] = (
-                        f"{where} occurs a second time, expected every id once; "
-                        "remove or rename one."
-                    )
-                    continue
-                values[utt_id] = value
-                if need_value and not value:
-                    faults[utt_id] = (
-                        f"{where} has no value, expected `id value`; complete or "
-                        "remove the line."
-                    )
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or f"not UTF-8 text: {error}"
         raise DataError(
             f"{path} cannot be read ({reason}), expected a text file with lines of "
             "`id value`; run the stage that writes it."
         ) from error
+    # Not splitlines: a line separator of Unicode may be in a name.
+    for number, line in enumerate(io.StringIO(text), 1):
+        fields = line.strip().split(maxsplit=1)
+        if not fields:
+            continue
+        utt_id, value = fields[0], "".join(fields[1:])
+        where = f"{path}:{number}: the id {utt_id}"
+        if utt_id in values:
+            faults[utt_id] = (
+                f"{where} occurs a second time, expected every id once; remove or "
+                "rename one."
+            )
+            continue
+        values[utt_id] = value
+        if need_value and not value:
+            faults[utt_id] = (
+                f"{where} has no value, expected `id value`; complete or remove the "
+                "line."
+            )
     return values, faults
 
 
@@ -293,8 +313,7 @@ def read_score_range(ref_dir: str) -> ScoreRange:
     if not os.path.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            low, up = map(float, file.read().split())
+        low, up = map(float, read_text(path).split())
         if not low < up:
             raise ValueError(f"{low:g} is not below {up:g}")
     except (OSError, ValueError) as error:

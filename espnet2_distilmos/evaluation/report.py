@@ -21,7 +21,12 @@ from typing import Any, Dict, Hashable, Iterable, List, Optional, Sequence, Tupl
 import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION, __version__
-from espnet2_distilmos.data.datadir import DataError, atomic_write, read_score_range
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    atomic_write,
+    read_score_range,
+    read_text,
+)
 from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
 from espnet2_distilmos.evaluation.formats import read_scores
 from espnet2_distilmos.evaluation.join import clusters_of, count, join, systems_of
@@ -371,8 +376,7 @@ def read_results(path: str) -> Row:
         DataError: It is none.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
+        document = json.loads(read_text(path))
         if document["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format version is {document['format_version']}")
         if not isinstance(document["results"], list):
@@ -732,8 +736,8 @@ def read_list(
         DataError: The file cannot be read or has no run that can be scored.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.partition("#")[0].split() for line in file]
+        text = read_text(path)
+        lines = [line.partition("#")[0].split() for line in text.split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}), expected a list of runs, one a line: "

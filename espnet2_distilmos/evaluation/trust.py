@@ -40,7 +40,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.data.datadir import DataError, atomic_write, read_text
 
 #: Beside the model's config.yaml.
 CALIBRATION = "calibration.npz"
@@ -573,7 +573,6 @@ def write_scale(path: str, scale: Mapping[str, Any]) -> None:
 def read_scale(path: str) -> Dict[str, Any]:
     """Read what ``write_scale`` wrote."""
     with _reading(path, "scale"):
-        with open(path, encoding="utf-8") as file:
-            scale = json.load(file)
+        scale = json.loads(read_text(path))
         _check_stored(scale, "scale")
     return scale

@@ -9,6 +9,8 @@ is at fault) of one sentence: what was found, what was expected, what mends it.
 """
 
 import argparse
+import codecs
+import contextlib
 import json
 import os
 from typing import Any, Dict, List, Mapping, Optional
@@ -206,7 +208,17 @@ def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> 
 def _files(args: argparse.Namespace, which: str) -> Dict[str, str]:
     """Audio and text files of the training or the validation set, by name."""
     data = getattr(args, f"{which}_data_path_and_name_and_type")
-    return {n: path for path, n, kind in data if n == "speech" or kind == "text"}
+    files = {n: path for path, n, kind in data if n == "speech" or kind == "text"}
+    for path in files.values():
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            _expect(
+                file.read(3) != codecs.BOM_UTF8,
+                f"a byte order mark, which ESPnet takes for part of the id, in {path}",
+                "none: remove it with `sed -i '1s/^\\xef\\xbb\\xbf//' FILE`, or have "
+                "mos.sh prepare the data",
+                DataError,
+            )
+    return files
 
 
 def _utterances(args: argparse.Namespace, which: str) -> List[str]:

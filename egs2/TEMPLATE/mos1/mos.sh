@@ -145,6 +145,9 @@ formatted_dir() {
         echo "${data_feats}/$1"
     fi
 }
+plain_text() { # plain_text FILE: prints it without byte order marks and carriage returns
+    LC_ALL=C sed $'s/^\xef\xbb\xbf//; s/\r$//' "$1"
+}
 is_unlabelled() {
     [[ " ${unlabelled_parts[*]} " == *" $1 "* ]]
 }
@@ -217,14 +220,15 @@ if in_stage 2; then
             bad_sets+=("${dset}")
         fi
         # Labels of refused audio go; labels without any audio stay for stage 3 to report.
-        awk 'NR == FNR { good[$1]; next } NF && !($1 in good)' "${dir}/wav.scp" "${keys}" > "${dir}/logs/refused"
+        awk 'NR == FNR { good[$1]; next } NF && !($1 in good)' \
+            "${dir}/wav.scp" <(plain_text "${keys}") > "${dir}/logs/refused"
         keep_utterances --exclude --labels_only "${dir}/logs/refused" "data/${dset}" "${dir}"
         if is_unlabelled "${dset}"; then
             rm -f "${dir}/votes.scp"
             awk '{ print $1 " {}" }' "${dir}/wav.scp" > "${dir}/.metric.scp"
             mv "${dir}/.metric.scp" "${dir}/metric.scp"
         elif [ -e "data/${dset}/score_range" ]; then
-            cp "data/${dset}/score_range" "${dir}"
+            plain_text "data/${dset}/score_range" > "${dir}/score_range"
         fi
     done
     stop_for_bad 2 "${bad_sets[@]}"

@@ -24,6 +24,18 @@ def test_read_scp_keeps_order_and_spaces(tmp_path):
     assert list(read_scp(path).items()) == [("b", "/x/a file.wav"), ("a", "/y.wav")]
 
 
+def test_byte_order_marks_are_no_part_of_ids(tmp_path):
+    path = tmp_path / "x"
+    text = '\ufeffa {"mos": 3}\r\n\ufeffb x\u2028y\n'  # two files, joined
+    path.write_text(text, encoding="utf-8", newline="")
+    assert read_scp(path) == {"a": '{"mos": 3}', "b": "x\u2028y"}
+    (tmp_path / "score_range").write_text("\ufeff0 100\n", encoding="utf-8")
+    assert read_score_range(tmp_path) == (0, 100)
+    path.write_text("\ufeffa x\na y\n", encoding="utf-8")
+    with pytest.raises(DataError, match="the id a occurs a second time"):
+        read_scp(path)
+
+
 @pytest.mark.parametrize(
     "content, place",
     [(b"a x\nb y\na z\n", ":3: the id a"), (b"a x\nb\n", ":2: the id b")]

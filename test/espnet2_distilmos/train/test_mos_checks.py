@@ -122,6 +122,8 @@ def unlabelled(text):
     "file,change,named",
     [
         ("metric.scp", without_first, "valid00"),
+        ("metric.scp", lambda text: f"\ufeff{text}", "a byte order mark"),
+        ("wav.scp", lambda text: f"\ufeff{text}", "a byte order mark"),
         ("metric.scp", lambda text: text.replace('"mos": 1.0', '"mos": 0'), "valid00"),
         ("metric.scp", unlabelled, "no labelled utterance"),
         ("utt2sys", without_first, "valid00"),

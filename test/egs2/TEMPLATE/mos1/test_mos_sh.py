@@ -69,6 +69,24 @@ def test_audio_that_cannot_be_used_stops_stage_2_with_the_rest_done(recipe):
     assert len(recipe.lines("dump/raw/train/wav.scp")) == 6
 
 
+def test_byte_order_marks_and_carriage_returns_change_nothing(recipe):
+    def run_and_read():
+        shutil.rmtree(recipe.dir / "dump", ignore_errors=True)
+        recipe.run("--stop_stage", 4)
+        folders = ("org/train", "train", "test")
+        files = (p for f in folders for p in (recipe.dir / "dump/raw" / f).iterdir())
+        return {p: p.read_bytes() for p in files if p.is_file()}
+
+    recipe.write("test", "score_range", ["0 100"])
+    expected = run_and_read()
+    assert len(expected) > 15
+    for path in (recipe.dir / "source").glob("*/*"):
+        if path.is_file():
+            text = path.read_bytes().replace(b"\n", b"\r\n")
+            path.write_bytes(b"\xef\xbb\xbf" + text)
+    assert run_and_read() == expected
+
+
 def test_labels_that_cannot_be_used_stop_stage_3(recipe):
     labels = recipe.lines("source/train/metric.scp")
     labels[1] = 'train1 {"mos": 5.5}'

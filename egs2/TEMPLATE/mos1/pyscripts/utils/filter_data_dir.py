@@ -11,6 +11,7 @@ comes last; it takes a new date when that of SRC is newer, as its audio is then.
 """
 
 import argparse
+import codecs
 import os
 import sys
 from pathlib import Path
@@ -39,8 +40,12 @@ def get_parser():
 
 
 def read_lines(path):
-    """Return the lines with content; bytes, as other stages check the encoding."""
+    """Return the lines with content; bytes, as other stages check the encoding.
+
+    A byte order mark, of this file or of one joined to it, is no part of an id.
+    """
     lines = path.read_bytes().splitlines()
+    lines = [line.removeprefix(codecs.BOM_UTF8) for line in lines]
     return [line + b"\n" for line in lines if line.split()]
 
 

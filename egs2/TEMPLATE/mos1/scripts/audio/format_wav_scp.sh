@@ -39,15 +39,18 @@ if ! mkdir -p "${logdir}" 2> /dev/null || ! [ -w "${out_dir}" ]; then
 fi
 rm -rf "${logdir}"/output.*
 
-# An id that occurs twice is ambiguous: neither of its lines is taken.
+# An id that occurs twice is ambiguous: neither of its lines is taken. awk would take a
+# byte order mark or a carriage return for a part of it.
 keys=${segments:-${wav_scp}}
+plain="${logdir}/keys.txt"
+LC_ALL=C sed $'s/^\xef\xbb\xbf//; s/\r$//' "${keys}" > "${plain}"
 awk -v file="${keys}" '
     { if ($1 in first) { repeated[$1] = repeated[$1] " and " NR } else first[$1] = NR }
     END { for (id in repeated)
         print "utterance " id ": " file " has it on the lines " first[id] repeated[id] \
               ", expected one line; ids are unique: remove or rename one." }' \
-    "${keys}" | LC_ALL=C sort > "${logdir}/duplicates.txt"
-awk 'NR == FNR { count[$1]++; next } count[$1] == 1' "${keys}" "${keys}" > "${logdir}/keys.scp"
+    "${plain}" | LC_ALL=C sort > "${logdir}/duplicates.txt"
+awk 'NR == FNR { count[$1]++; next } count[$1] == 1' "${plain}" "${plain}" > "${logdir}/keys.scp"
 
 errors="${out_dir}/errors.txt"
 rm -f "${errors}"
