@@ -10,6 +10,8 @@ from typing import Iterator, Optional, Tuple, Union
 import numpy as np
 import soundfile
 
+from espnet2_distilmos.data.names import FOREIGN_SUFFIXES
+
 # Float files may overshoot full scale a little (a mix, a resampler); a peak this
 # far above it means samples stored in the integer range, which would only clip.
 MAX_PLAUSIBLE_PEAK = 8.0
@@ -26,17 +28,6 @@ SAMPLE_RATES = (1000, 768000)
 
 # Lengths in a RIFF header that mean "unknown": written to a pipe.
 _UNKNOWN_RIFF_LENGTH = 0x7FFFF000
-
-# What libsndfile decodes, by the ending of the name.
-AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 "
-    ".sph .nist .voc".split()
-)
-# Audio all the same, for other decoders.
-FOREIGN_SUFFIXES = frozenset(
-    ".m4a .aac .mp4 .m4b .wma .webm .weba .amr .ac3 .eac3 .mka .3gp .ape .wv .tta "
-    ".mpc .spx .dsf .dff".split()
-)
 
 # ``mean`` of all channels, or the number of one, from 0.
 Channel = Union[str, int]

@@ -9,7 +9,6 @@ Averaging of votes, all checks and the writing are here.
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import math
@@ -29,6 +28,7 @@ from typing import (
     Tuple,
 )
 
+from espnet2_distilmos.data import tables
 from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
@@ -72,54 +72,79 @@ def read_table(
     columns: Sequence[str],
     faults: List[str],
     header: bool = True,
-    delimiter: str = ",",
+    optional: Sequence[str] = (),
 ) -> List[Row]:
-    """Read a table of an owner.
-
-    Args:
-        path: UTF-8 text, with or without a byte order mark. Blank lines are skipped.
-        columns: Names that the first line must have; without ``header`` those of the
-            fields from left to right.
-        faults: Gets a sentence for each row with another number of fields, which is
-            left out.
-        header: Whether the first line names the columns.
-        delimiter: Between the fields.
-
-    Returns:
-        The rows in the order of the file, texts stripped.
+    """Read columns of an owner's table, UTF-8 text; see :func:`table_rows`.
 
     Raises:
-        DataError: The file cannot be read, or lacks a column.
+        DataError: The file cannot be read, or lacks a column, or has one twice.
     """
-    rows: List[Row] = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            names = [name.strip() for name in next(reader, [])] if header else columns
-            missing = [name for name in columns if name not in names]
-            if missing:
-                raise DataError(
-                    f"{path} has the columns {', '.join(names) or 'none'}, expected "
-                    f"also {', '.join(missing)}; get the file again from its owner."
-                )
-            for fields in reader:
-                if not any(field.strip() for field in fields):
-                    continue
-                where = f"{path}:{reader.line_num}"
-                if len(fields) != len(names):
-                    faults.append(
-                        f"{where} has {len(fields)} fields, expected {len(names)} "
-                        f"({', '.join(names)}); correct the line."
-                    )
-                    continue
-                rows.append((where, dict(zip(names, map(str.strip, fields)))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = tables.read_table(path, 0 if header else len(columns))
+    except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"{path} cannot be read ({reason}), expected a list of the corpus; check "
             "the path of the corpus in db.sh, or get the file again from its owner."
         ) from error
-    return rows
+    return table_rows(table, columns, faults, header, optional)
+
+
+def table_rows(
+    table: tables.Table,
+    columns: Sequence[str],
+    faults: List[str],
+    header: bool = True,
+    optional: Sequence[str] = (),
+) -> List[Row]:
+    """Return columns of a table, row by row.
+
+    Args:
+        table: With commas, semicolons or tabs between the fields.
+        columns: Names that the first line must have, in any case; without ``header``
+            those of the fields from left to right.
+        faults: Gets a sentence for each row with another number of fields, which is
+            left out.
+        header: Whether the first line names the columns.
+        optional: Names that it may have.
+
+    Returns:
+        The named columns of the rows, in the order of the file; texts stripped,
+        decimal commas as points where they are that beyond doubt.
+
+    Raises:
+        DataError: The table lacks a column, or has one twice.
+    """
+    path = table.path
+    names = table.names() if header else list(columns)
+    places = {c: tables.find_column(path, names, c) for c in (*columns, *optional)}
+    missing = [name for name in columns if places[name] is None]
+    if missing:
+        raise DataError(
+            f"{path} has the columns {', '.join(names) or 'none'}, expected "
+            f"also {', '.join(missing)}; get the file again from its owner."
+        )
+    good = []
+    for line, cells in table.rows[header:]:
+        if len(cells) == len(names):
+            good.append((f"{path}:{line}", cells))
+        else:
+            faults.append(
+                f"{path}:{line} has {len(cells)} fields, expected {len(names)} "
+                f"({', '.join(names)}); correct the line, in which a field with "
+                f"{tables.DELIMITERS[table.delimiter]} of its own needs quotes."
+            )
+    texts = {
+        name: tables.with_points(
+            [row[place].strip() for _, row in good], table.delimiter
+        )
+        for name, place in places.items()
+        if place is not None
+    }
+    return [
+        (where, {name: column[k] for name, column in texts.items()})
+        for k, (where, _) in enumerate(good)
+    ]
 
 
 class ClipSet:
@@ -205,7 +230,8 @@ class ClipSet:
             if not low <= value <= high:
                 self.faults.append(
                     f"{where}: clip {utt_id} has the score {score!r}, expected a "
-                    f"number from {low:g} to {high:g}; correct or remove the row."
+                    f"number from {low:g} to {high:g}, decimals after a point; correct "
+                    "or remove the row."
                 )
                 return
         path = os.path.abspath(path)

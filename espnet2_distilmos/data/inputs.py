@@ -3,18 +3,18 @@
 
 """From what a person names on the command line to audio files with unique ids."""
 
+import codecs
 import collections
-import csv
 import glob
 import os
 import sys
 from typing import BinaryIO, List, NamedTuple, Optional, Sequence, Set
 
-from espnet2_distilmos.data.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
-from espnet2_distilmos.data.datadir import DataError, read_scp
+from espnet2_distilmos.data.datadir import DataError, read_scp, read_text
+from espnet2_distilmos.data.names import without_ending
+from espnet2_distilmos.data.tables import find_column, parse_table
 
-_SUFFIXES = tuple(AUDIO_SUFFIXES | FOREIGN_SUFFIXES)
-_TABLES = {".csv": ",", ".tsv": "\t"}
+_TABLES = (".csv", ".tsv")
 # What macOS writes beside each file on foreign disks, under the same suffix.
 _RESOURCE_FORK = "._"
 
@@ -47,7 +47,7 @@ def collect_inputs(
     directory           all audio in it and below, sorted by name  path from there
     pattern (``*?[``)   what matches, sorted; ``**`` goes deep     as file or directory
     ``*.scp``           of each line ``id path``                   id of the line
-    ``table.csv:col``   of each row (also .tsv, tab-separated);    path as written
+    ``table.csv:col``   of each row (also .tsv);                   path as written
                         relative to here, else to the table
     ``-``               of each line on standard input             path as given
     ==================  =========================================  ====================
@@ -101,7 +101,7 @@ def _of_path(path: str) -> List[InputFile]:
 
 
 def _is_audio_name(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES) and not name.startswith(_RESOURCE_FORK)
+    return without_ending(name) != name and not name.startswith(_RESOURCE_FORK)
 
 
 def _of_directory(top: str) -> List[InputFile]:
@@ -136,37 +136,36 @@ def _of_stdin(stdin: BinaryIO, null_separated: bool) -> List[InputFile]:
         lines = content.split(b"\0")
     else:
         lines = [line.rstrip(b"\r") for line in content.split(b"\n")]
+    lines = [line.removeprefix(codecs.BOM_UTF8) for line in lines]
     paths = [os.fsdecode(line) for line in lines if line]
     return [InputFile(path, path) for path in paths]
 
 
 def _of_table(path: str, column: str) -> List[InputFile]:
-    delimiter = _TABLES[os.path.splitext(path)[1].lower()]
     try:
-        with open(
-            path, encoding="utf-8-sig", errors="surrogateescape", newline=""
-        ) as file:
-            rows = list(csv.reader(file, delimiter=delimiter)) or [[]]
-    except (OSError, csv.Error) as error:
+        table = parse_table(path, read_text(path, "surrogateescape", newline=""))
+    except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}), "
-            "expected a table with the names of the columns first; correct the name or "
-            "write the table again."
+            f"{path} cannot be read ({error.strerror or error}), expected a table with "
+            "the names of the columns first; correct the name or write the table again."
         ) from error
-    if column not in rows[0]:
+    names = table.names()
+    place = find_column(path, names, column) if column else None
+    if place is None:
         raise DataError(
             f"{path} has no column {column!r}, expected TABLE:COLUMN with one of its "
-            f"columns {', '.join(rows[0])}; correct the name after the colon."
+            f"columns {', '.join(names)}; correct the name after the colon."
         )
-    place = rows[0].index(column)
     found = []
-    for number, row in enumerate(rows[1:], 1):
-        if not row:
-            continue
-        if len(row) <= place or not row[place]:
+    for line, row in table.rows[1:]:
+        is_whole = len(row) == len(names)
+        if not is_whole or not row[place]:
+            fault = f"nothing in the column {column}"
+            if not is_whole:
+                fault = f"{len(row)} fields for {len(names)} columns"
             raise DataError(
-                f"{path}: row {number} has nothing in the column {column}, expected "
-                "the path of an audio file; complete or remove the row."
+                f"{path}:{line} has {fault}, expected the path of an audio file "
+                "in its place; complete or remove the row."
             )
         name = row[place]
         beside = os.path.join(os.path.dirname(path), name)

@@ -7,14 +7,11 @@ A data directory is read as its metric.scp, with utt2sys and votes.scp. A name t
 format cannot hold (blanks in Kaldi's files, commas in answer.txt, what is not UTF-8) is
 written as ``%:`` and the name with these characters percent-encoded (``%:a%20b`` for
 ``a b``); only names that begin with ``%:`` are decoded.
-
-Tables are read by the csv module, as pandas does not say in which line a bad row is.
 """
 
 import ast
 import collections
 import csv
-import io
 import json
 import math
 import os
@@ -25,7 +22,19 @@ import warnings
 from statistics import fmean
 from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    atomic_write,
+    read_scp,
+    read_text,
+)
+from espnet2_distilmos.data.tables import (
+    Table,
+    as_names,
+    find_column,
+    parse_table,
+    with_points,
+)
 from espnet2_distilmos.evaluation.join import (
     DEFAULT_METRIC,
     ESCAPE,
@@ -204,9 +213,8 @@ def _json_or_literal(line: str) -> Any:
 
 def _read_text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
-        if text.strip(" \t\r\n,"):
+        text = read_text(path, newline="")
+        if text.strip(" \t\r\n,;"):
             return text
         error: Exception = ValueError("it is empty")
     except (OSError, UnicodeDecodeError) as found:
@@ -217,32 +225,25 @@ def _read_text(path: str) -> str:
     ) from error
 
 
-def _cells(path: str, text: str, format: str) -> List[Tuple[int, List[str]]]:
-    """Return first line and cells of every row of a table that is not blank."""
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter="\t" if format == "tsv" else ",",
-        quoting=csv.QUOTE_NONE if format == "voicemos" else csv.QUOTE_MINIMAL,
-        strict=True,
+def _parse(path: str, text: str, format: str) -> Table:
+    """Take a table of one of the formats apart."""
+    if format == "tsv":
+        return parse_table(path, text, "\t")
+    if format != "voicemos":
+        return parse_table(path, text, ",;")
+    table = parse_table(path, text, ",;", csv.QUOTE_NONE)
+    if table.delimiter == ",":
+        return table
+    raise DataError(
+        f"{path} has semicolons between name and score, expected commas as in "
+        "answer.txt; write it so, or read it as csv."
     )
-    line, rows = 1, []
-    try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append((line, row))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{path}:{line}: the row cannot be read ({error}), expected cells with "
-            "every quote closed; correct the line."
-        ) from error
-    return rows
 
 
 def _can_be_score(cell: str) -> bool:
     """Whether a cell is empty, a number or nan: no name of a column."""
     try:
-        float(cell.strip() or "0")
+        float(cell.strip().replace(",", ".") or "0")
     except ValueError:
         return False
     return True
@@ -250,7 +251,9 @@ def _can_be_score(cell: str) -> bool:
 
 def _has_heading(rows: Sequence[Sequence[str]]) -> bool:
     """Guess whether the first row of a table names the columns."""
-    return len(rows) > 1 and not any(map(_can_be_score, rows[0]))
+    # Above row names there may be nothing; without a name there is no utterance.
+    names = rows[0][not rows[0][0].strip() :]
+    return len(rows) > 1 and not any(map(_can_be_score, names))
 
 
 def _fitting_columns(header: Sequence[str]) -> Dict[str, List[str]]:
@@ -263,15 +266,14 @@ def _fitting_columns(header: Sequence[str]) -> Dict[str, List[str]]:
         field: (
             [field]
             if ours and field in header
-            else [name for name in names if name in header]
+            else [name for known in names for name in header if name.lower() == known]
         )
         for field, names in _HEADINGS.items()
     }
 
 
-def _plain_format(text: str) -> str:
-    first = text.strip().split("\n")[0]
-    return "tsv" if "\t" in first and "," not in first else "csv"
+def _plain_format(table: Table) -> str:
+    return "tsv" if table.delimiter == "\t" else "csv"
 
 
 def detect_format(path: str) -> str:
@@ -292,9 +294,10 @@ def detect_format(path: str) -> str:
     elif re.fullmatch(r"\S+\s+\{.*\}", first):
         return "metric-scp"
     else:
-        plain = _plain_format(text)
-        rows = [cells for _, cells in _cells(path, text, plain)[:2]]
-        names = {cell.strip() for cell in rows[0]}
+        table = parse_table(path, text)
+        plain = _plain_format(table)
+        rows = [cells for _, cells in table.rows[:2]]
+        names = set(as_names(rows[0]))
         if plain == "csv" and {"wav_path", "sample_id"} <= names:
             if names & {"score", "answer", "avg_score"}:
                 is_results = "answer" in names and "score" not in names
@@ -307,7 +310,8 @@ def detect_format(path: str) -> str:
         headed = _has_heading(rows)
         if len(rows[headed]) == len(rows[0]) == 2 and _can_be_score(rows[headed][1]):
             quoted = any(line.startswith('"') for line in text.split("\n"))
-            return plain if headed or quoted or plain == "tsv" else "voicemos"
+            is_answer = table.delimiter == "," and not headed and not quoted
+            return "voicemos" if is_answer else plain
     formats = "; ".join(f"{name} ({f.description})" for name, f in FORMATS.items())
     raise DataError(
         f"{path}: the format is not clear, the first line is {_short(first)}, expected "
@@ -356,7 +360,8 @@ def read_scores(
         path, format = os.path.join(path, "metric.scp"), "metric-scp"
     text = _read_text(path)
     if format is None:
-        format = _plain_format(text) if named else detect_format(path)
+        plain = _plain_format(parse_table(path, text)) if named else None
+        format = plain or detect_format(path)
     allowed = ["csv", "tsv"] if named else list(FORMATS)
     if format not in allowed:
         raise DataError(
@@ -466,20 +471,19 @@ def _read_table(
     file: ScoreFile, text: str, metric: Optional[str], named: Mapping[str, str]
 ) -> _Rows:
     """Read CSV, TSV and answer.txt of any owner."""
-    table = _cells(file.path, text, file.format)
-    line, first = table[0]
-    header = [cell.strip() for cell in first]
+    table = _parse(file.path, text, file.format)
+    line, first = table.rows[0]
+    header, body = as_names(first), table.rows[1:]
     layout = _layout(file.format)
     if file.format in ("csv", "tsv", "voicemos"):
         by_name = not all(column.isdecimal() for column in named.values())
         fitting = _fitting_columns(header)
         if not by_name and not (fitting["id"] and fitting["score"]):
-            if _has_heading([cells for _, cells in table]):
+            if _has_heading([cells for _, cells in table.rows]):
                 row = _short(",".join(first))
                 file.notes.append(f"{file.path}:{line}: {row} was taken as heading.")
             else:
-                header = [str(i + 1) for i in range(len(first))]
-                table.insert(0, (0, header))
+                header, body = [str(i + 1) for i in range(len(first))], table.rows
                 fitting = {}
         for field, fits in fitting.items():
             if field in named or (field == "score" and metric in header):
@@ -492,9 +496,13 @@ def _read_table(
                     f"that can hold the {field}; rename the others in the heading."
                 )
         for name, column in named.items():
+            place = find_column(file.path, header, column)
             if column.isdecimal() and 1 <= int(column) <= len(header):
-                column = header[int(column) - 1]
-            layout[name] = column
+                place = int(column) - 1
+                header[place] = header[place] or column
+            layout[name] = column if place is None else header[place]
+        if len(header) == 2 and not header[0]:
+            header[0] = layout["id"]  # the row names are all that there is
         rest = [name for name in header if name not in layout.values()]
         for name in ("id", "score") if len(header) == 2 else ():
             if name not in named and layout[name] not in header and rest:
@@ -509,17 +517,27 @@ def _read_table(
     layout["score"] = _choose_score(file, names, layout["score"], metric)
     needed = [layout[name] for name in ("id", "score", *named)]
     wrong = [name for name in needed if name not in header]
-    wrong += [name for name in header if header.count(name) > 1]
+    wrong += [name for name in header if name and header.count(name) > 1]
     if wrong:
         raise DataError(
             f"{file.path} has the columns {_list(header)}, expected {wrong[0]} once "
             "among them; correct the heading, or name the columns, as `distilmos "
             "convert` can."
         )
+    if body is not table.rows:
+        table.names()  # refuses what has none
+    numeric = {layout["score"], *_NUMERIC}
+    whole = [cells for _, cells in body if len(cells) == len(header)]
+    for place in (i for i, name in enumerate(header) if name in numeric):
+        column = with_points([cells[place] for cells in whole], table.delimiter)
+        for cells, cell in zip(whole, column):
+            cells[place] = cell
     texts = [layout.get(name) for name in ("path", "system", "error", "listener")]
     rows = []
-    for line, cells in table[1:]:
-        values: Dict[str, Any] = {n: c for n, c in zip(header, cells) if c.strip()}
+    for line, cells in body:
+        values: Dict[str, Any] = {
+            n: c for n, c in zip(header, cells) if n and c.strip()
+        }
         utt_id = values.pop(layout["id"], "")
         if len(cells) != len(header) or not utt_id:
             file.problems.append(
@@ -580,7 +598,8 @@ def _finite(file: ScoreFile, value: Any, where: str) -> Optional[float]:
     if _is_number(value) and abs(value) <= sys.float_info.max:
         return float(value)
     file.problems.append(
-        f"{where} has the score {_short(value)}, expected a finite number; correct it."
+        f"{where} has the score {_short(value)}, expected a finite number such as 3.5; "
+        "correct it."
     )
     return None
 

@@ -5,14 +5,16 @@
 
 import collections
 import os
+import posixpath
 import re
 import urllib.parse
 from dataclasses import dataclass, field
-from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Hashable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from espnet2_distilmos.data.datadir import DataError, read_scp
+from espnet2_distilmos.data.names import as_seen, without_ending
 
 DEFAULT_METRIC = "mos"
 #: Begins an escaped name. Two hexadecimal digits follow every % of percent-encoding:
@@ -87,26 +89,24 @@ def count(ids: Sequence[str]) -> str:
     return f"{len(ids)} {plural} (the first is {shown(ids[0])})"
 
 
-_AUDIO_SUFFIX = re.compile(
-    r"\.(wav|w64|flac|og[ga]|opus|mp[34]|m4a|aac|amr|wma|webm|aif[fc]?|au|sph|caf)$",
-    re.IGNORECASE,
-)
-
-
 def file_stem(path: str) -> str:
     """Return a file's name without folder and without the ending of an audio file."""
-    return _AUDIO_SUFFIX.sub("", os.path.basename(path))
+    return without_ending(re.split(r"[/\\]", path)[-1])
 
 
 # Joining
 
-# From the narrowest to the widest: what may stand for an utterance.
-_KEYS = (
-    lambda utt_id, path: {utt_id},
-    lambda utt_id, path: {os.path.normpath(path)} if path else set(),
-    lambda utt_id, path: {_AUDIO_SUFFIX.sub("", utt_id)},
-    lambda utt_id, path: {file_stem(utt_id), file_stem(path or utt_id)},
-)
+
+def _keys(utt_id: str, path: Optional[str]) -> List[Set[str]]:
+    """Return what may stand for an utterance, from the narrowest to the widest."""
+    seen, place = as_seen(utt_id), as_seen(path or "")
+    return [
+        {utt_id},
+        {seen},
+        {posixpath.normpath(place)} if path else set(),
+        {without_ending(seen)},
+        {file_stem(seen), file_stem(place or seen)},
+    ]
 
 
 def match(
@@ -115,10 +115,11 @@ def match(
 ) -> Tuple[Dict[int, int], List[str]]:
     """Match utterances by id, else by path, else by file name.
 
-    Equal ids always match. What is left is matched by equal paths, then by ids without
-    the ending of an audio file, then by the names of the files without folders and
-    ending (of the id or the path: SHEET's sample_id of BVCC lacks the system that is
-    in the file's name). A name that fits two utterances of one side matches none.
+    Equal ids always match. What is left is matched by ids that look equal (see
+    ``as_seen``), then by paths, by ids without the ending of an audio file, and by the
+    names of the files without folders and ending (of the id or the path: SHEET's
+    sample_id of BVCC lacks the system that is in the file's name). A name that fits two
+    utterances of one side matches none.
 
     Args:
         left: Id and path (or None) of each utterance; the ids differ.
@@ -132,10 +133,11 @@ def match(
     """
     sides = (left, right)
     pairs: Dict[int, int] = {}
-    for keys_of in _KEYS:
+    all_keys = [[_keys(*item) for item in items] for items in sides]
+    for level in range(len(_keys("", None))):
         # of all, also of what is matched already: two clips with one file name stay
         # apart when the other side has only one of them under its full name
-        keys = [[keys_of(*item) for item in items] for items in sides]
+        keys = [[of_one[level] for of_one in of_side] for of_side in all_keys]
         index: List[Dict] = [collections.defaultdict(set) for _ in sides]
         for side in (0, 1):
             for i, own in enumerate(keys[side]):

@@ -4,6 +4,7 @@
 """Recipe generic: anybody's table of ratings."""
 
 import json
+import statistics
 
 import pytest
 
@@ -18,7 +19,11 @@ def table(recipes, tone, tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         for n, wav in enumerate(audio):
-            tone(path.parent / wav, hertz=100 + 10 * n)
+            target = path.parent / wav
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Readers look at the content, soundfile's writer at endings that it knows.
+            tone(path.parent / "tone.wav", hertz=100 + 10 * n)
+            (path.parent / "tone.wav").rename(target)
         options = ("local/data.sh", "--csv", path, *options)
         return recipes.run("generic", *options, code=code)
 
@@ -106,6 +111,77 @@ def test_an_answer_list_without_names_or_systems(table):
     assert not (folder / "utt2sys").exists()
 
 
+@pytest.mark.parametrize(
+    "lines, labels",
+    [
+        # exact names first
+        (["wav,mos,mos2,system", "a.wav,3,4,s"], {"a": 3}),
+        (["WAV,mos2,mos_3,System,Mos,rating 1", "a.wav,1,2,s,3,4"], {"a": 3}),
+        # a vote a column; an empty one is none
+        (
+            [
+                "wav,rating_1,rating_2,rating_3,system",
+                "a.wav,3,5,4.5,s",
+                "b.wav,1,,2,s",
+            ],
+            {"a": [3, 5, 4.5], "b": [1, 2]},
+        ),
+        # R's write.csv, pandas' QUOTE_ALL, a heading of two columns that nobody needs
+        (['"","wav","mos","system"', '"1","a.wav",3.5,"s"'], {"a": 3.5}),
+        (['"wav","mos","system"', '"a.wav","3.5","s,1"'], {"a": 3.5}),
+        (["wav,x,x,mos,system", "a.wav,1,2,3,s"], {"a": 3}),
+        # semicolons and tabs with decimal commas
+        (["\ufeffWav;MOS;System", "a.wav;3,05;s", "b.wav;4;s"], {"a": 3.05, "b": 4}),
+        (["wav\tmos\tsystem", "a.wav\t3,05\ts"], {"a": 3.05}),
+        (["wav;mos_1;mos_2;system", "a.wav;3,5;4;s"], {"a": [3.5, 4]}),
+    ],
+)
+def test_a_label_comes_from_its_own_column(table, lines, labels):
+    recipes, run, _ = table
+    wavs = [f"{name}.wav" for name in labels]
+    run(lines, "--test_share", 0, "--dev_share", 0, audio=wavs)
+    votes = {name: label for name, label in labels.items() if isinstance(label, list)}
+    means = {name: statistics.mean(scores) for name, scores in votes.items()}
+    assert every_set(recipes) == {"train": pytest.approx({**labels, **means})}
+    for name in votes:
+        found = json.loads(recipes.table("generic", "data/train/votes.scp")[name])
+        assert [score for _, score in found] == votes[name]
+        assert len({listener for listener, _ in found}) == len(found)
+
+
+def test_a_list_without_names_between_semicolons(table):
+    recipes, run, _ = table
+    options = ("--systems", "false", "--test_share", 0, "--dev_share", 0)
+    run(["utt1;3,05", "utt2;4"], *options, audio=("utt1.opus", "utt2.WAV"))
+    assert every_set(recipes) == {"train": {"utt1": 3.05, "utt2": 4}}
+    wavs = recipes.table("generic", "data/train/wav.scp")
+    assert [path.rsplit("/")[-1] for path in wavs.values()] == ["utt1.opus", "utt2.WAV"]
+    # Between commas a number with a comma may be thousands: what is wrong is said.
+    result = run(['"utt1","3,05"', '"utt2","4"'], *options, code=1)
+    assert "clip utt1 has the score '3,05', expected a number from" in result.stderr
+
+
+def test_names_are_those_of_files_as_people_see_them(table):
+    recipes, run, folder = table
+    composed, decomposed = "cl\u00e9", "cle\u0301"
+    given = [f"{composed}\\a.WAV", "b.WAVE", f"./{composed}/c", "d.flac"]
+    wavs = [f"{decomposed}/a.wav", "b.wave", f"{decomposed}/c.rf64", "d.flac"]
+    lines = ["wav,mos,system", *(f"{name},3,s" for name in given)]
+    options = ("--test_share", 0, "--dev_share", 0)
+    run(lines, *options, audio=wavs)
+    ids = [f"{composed}_a", f"{composed}_c", "b", "d"]
+    assert sorted(every_set(recipes)["train"]) == sorted(ids)
+    # what is equal only then is not one
+    for more, audio, sentence in (
+        (f"{decomposed}/a.wav", wavs, "looks like"),
+        ("d.FLAC", wavs, "clip 'd.FLAC' looks like 'd.flac' of an earlier row"),
+        ("e", [*wavs, "e.wav", "e.ogg"], "e.ogg or "),
+    ):
+        result = run([*lines, f"{more},4,s"], *options, audio=audio, code=1)
+        assert sentence in result.stderr and "1 faults" in result.stderr
+        assert set(every_set(recipes)["train"].values()) == {3}
+
+
 def test_tables_for_each_set(table):
     recipes, run, folder = table
     folder.mkdir()
@@ -152,6 +228,25 @@ def test_every_fault_is_told_at_once_before_any_training(table):
         (["wav,b", "1,2"], (), "known to hold the score; name it with --score_column"),
         (["wav,mos", "1,2"], ("--system_column", "x"), "but not x"),
         (["wav,mos"], (), "has no rows"),
+        (
+            ["wav,mos,rating", "1,2,3"],
+            (),
+            "mos, rating, each of which could hold the s",
+        ),
+        (["wav,mos,MOS", "1,2,3"], (), "mos, MOS, each of which could hold the score"),
+        (["wav,mos,mos", "1,2,3"], (), "name it with --score_column"),
+        (["wav,a,a", "1,2,3"], ("--score_column", "a"), "has the heading a 2 times"),
+        (["wav,mos2", "1,2"], (), "known to hold the score"),
+        (
+            ["wav,mos1,mos2,rating1,rating2", "1,2,3,4,5"],
+            (),
+            "mos1, mos2, rating1, rat",
+        ),
+        (["wav,mos1,mos2,rater", "1,2,3,x"], (), "a column a listener or a row a vote"),
+        (["wav,file,mos", "1,2,3"], (), "could hold the wav, expected one such column"),
+        (["wav,mos,", "1,3,05"], (), ":2: column 3 has '05' and no heading"),
+        (["wav;x,mos", "a;b,c"], (), "its first line has a comma and a semicolon"),
+        (["wav,mos1,mos2", "a,2,3", "a,4,5"], (), ":3: clip a has a second row of v"),
     ],
 )
 def test_a_table_that_is_not_understood(table, lines, options, sentence):

@@ -31,16 +31,17 @@ def audio(folder, name):
 # Reading
 
 
-def test_table_with_names_a_byte_order_mark_and_another_delimiter(tmp_path):
+def test_table_with_names_a_byte_order_mark_and_tabs(tmp_path):
     path = tmp_path / "ratings.tsv"
     path.write_text(
-        "\ufeffwav\tmos \textra\na.wav\t3.5\tx,y\n\n b.wav \t4\t\n", "utf-8"
+        "\ufeffwav\tMOS \textra\tx\tx\na.wav\t3,5\tx,y\t\t\n\n b.wav \t4\t\t\t\n",
+        "utf-8",
     )
     faults = []
-    rows = read_table(str(path), ("wav", "mos"), faults, delimiter="\t")
+    rows = read_table(str(path), ("wav", "mos"), faults, optional=("Extra", "no"))
     assert rows == [
-        (f"{path}:2", {"wav": "a.wav", "mos": "3.5", "extra": "x,y"}),
-        (f"{path}:4", {"wav": "b.wav", "mos": "4", "extra": ""}),
+        (f"{path}:2", {"wav": "a.wav", "mos": "3.5", "Extra": "x,y"}),
+        (f"{path}:4", {"wav": "b.wav", "mos": "4", "Extra": ""}),
     ]
     assert faults == []
 
@@ -63,6 +64,12 @@ def test_table_without_names_and_rows_of_another_length(tmp_path):
     [
         (b"wav,score\n", "has the columns wav, score, expected also mos"),
         (b"", "has the columns none"),
+        (
+            b"wav,mos,Mos,mos\na,1,2,3\n",
+            "has the heading mos 2 times, in the columns 2,",
+        ),
+        (b"wav,MOS,Mos\na,1,2\n", "has the heading mos 2 times"),
+        (b"wav,mos,\na,3,05\n", ":2: column 3 has '05' and no heading"),
         (b"wav,mos\n\xff\n", "cannot be read"),
         (None, "cannot be read (No such file or directory)"),
     ],

@@ -81,7 +81,7 @@ def test_an_unreadable_directory_is_one_failure(tree, monkeypatch):
 
 
 def test_wav_scp(tree):
-    (tree / "wav.scp").write_text("u2 b/2.wav\nu1 a file.wav\nu3 sox x |\n")
+    (tree / "wav.scp").write_text("\ufeffu2 b/2.wav\nu1 a file.wav\nu3 sox x |\n")
     items = {"u2": "b/2.wav", "u1": "a file.wav", "u3": "sox x |"}
     assert collect_inputs(["wav.scp"]) == [InputFile(*item) for item in items.items()]
 
@@ -101,11 +101,15 @@ def test_columns_of_tables(tree):
     ]
     (tree / "votes.tsv").write_text("a\tb\n1\tone.ogg\n")
     assert ids("votes.tsv:b") == ["one.ogg"]
+    (tree / "excel.csv").write_text('"Score";"Wav"\n3,05;one.ogg\n')
+    assert ids("excel.csv:wav") == ["one.ogg"]
 
 
 def test_lists_on_standard_input(tree):
     lines = b"one.ogg\r\n\nb/2.wav\n sp ace.wav"
     assert ids("-", stdin=io.BytesIO(lines)) == ["one.ogg", "b/2.wav", " sp ace.wav"]
+    marked = io.BytesIO(b"\xef\xbb\xbfone.ogg\n\xef\xbb\xbfb/2.wav\n")  # of two files
+    assert ids("-", stdin=marked) == ["one.ogg", "b/2.wav"]
     names = b"new\nline.wav\0\xff.wav\0"
     found = collect_inputs(["-"], io.BytesIO(names), null_separated=True)
     assert [os.fsencode(item.path) for item in found] == [b"new\nline.wav", b"\xff.wav"]
@@ -130,11 +134,15 @@ def test_odd_names(tree):
         (["t.csv"], "t.csv has no column '', .* score, wav"),
         (["t.csv:wave"], "t.csv has no column 'wave', .* score, wav"),
         (["none.csv:wav"], "none.csv cannot be read"),
-        (["t.csv:wav"], "t.csv: row 3 has nothing in the column wav"),
+        (["t.csv:wav"], "t.csv:4 has nothing in the column wav"),
+        (["u.csv:wav"], "u.csv has the heading wav 2 times"),
+        (["v.csv:wav"], "v.csv:2 has 3 fields for 2 columns"),
     ],
 )
 def test_what_names_nothing_is_a_sentence(tree, inputs, found):
     (tree / "void").mkdir()
     (tree / "t.csv").write_text("score,wav\n1,one.ogg\n\n2,\n")
+    (tree / "u.csv").write_text("wav,wav\none.ogg,b/2.wav\n")
+    (tree / "v.csv").write_text("score,wav\n3,05,one.ogg\n")
     with pytest.raises(DataError, match=found):
         collect_inputs(inputs, io.BytesIO(b"\n"))

@@ -306,10 +306,12 @@ def test_columns_by_name_and_number(tmp_path):
     file = read_scores(path, columns=columns)
     assert file.records == [Score("C_01.wav", 4.58, "1"), Score("C_02.wav", 1.0, "2")]
     numbers = read_scores(path, "csv", columns={"id": 1, "score": 3, "system": "2"})
-    assert numbers.records == file.records and len(numbers.notes) == 1
+    assert numbers.records == file.records and numbers.notes == []
     metric = read_scores(path, metric="MOS", columns={"id": "Filename"})
     assert metric.metric == "MOS" and plain(metric) == plain(file)
-    for wrong in ({"id": "Filename", "score": "mos"}, {"id": 1, "score": 4}, {}):
+    other_case = read_scores(path, columns={"id": "filename", "score": "mos"})
+    assert plain(other_case) == plain(file) == plain(read_scores(path))
+    for wrong in ({"id": "Filename", "score": "mean"}, {"id": 1, "score": 4}):
         with pytest.raises(DataError, match="has the columns Filename, Condition, MOS"):
             read_scores(path, "csv", columns=wrong)
     # BVCC's votes, without a heading, and a cell that looks like a column's number
@@ -334,6 +336,16 @@ def test_columns_by_name_and_number(tmp_path):
         ("tsv", "name\tmos\r\na b\t3.5\r\n", [("a b", 3.5)]),
         ("csv", "\ufeffutteranceId,mean\r\n1.wav,3.5\r\n", [("1.wav", 3.5)]),
         ("csv", "score,x,id\n3,9,007\n", [("007", 3.0)]),
+        # as spreadsheets, pandas and R write them
+        ("csv", "utt1;3,05\nutt2;4\n", [("utt1", 3.05), ("utt2", 4.0)]),
+        ("csv", '\ufeff"Wav";"MOS"\r\n"a, b";3,5\r\n', [("a, b", 3.5)]),
+        ("tsv", "wav\tmos\n1,5\t3,05\nb\t4\n", [("1,5", 3.05), ("b", 4.0)]),
+        ("csv", '"","wav","mos"\n"1","a.wav","3.5"\n', [("a.wav", 3.5)]),
+        ("csv", ",mos\nutt1,3.5\n", [("utt1", 3.5)]),
+        ("csv", "wav,mos,,\na,3,,\n", [("a", 3.0)]),
+        ("csv", '"wav", "mos"\n"a", "3.5"\n', [("a", 3.5)]),
+        ("sheet", "wav_path;score;sample_id\nx/a.wav;3,5;a\n", [("a", 3.5)]),
+        ("distilmos-csv", ",id,path,score,error\n0,a,x,3.5,\n", [("a", 3.5)]),
     ],
 )
 def test_plain_tables(tmp_path, format, text, expected):
@@ -377,6 +389,7 @@ def test_bad_rows_are_named_and_the_others_kept(tmp_path, format):
     text = path.read_text()
     last = len(text.splitlines())
     cells = ["nan", "1e999", "abc", "1_0", "٣"]
+    cells += ['"3,05"', '"1,234"'] * (format not in ("tsv", "voicemos"))
     values = ["NaN", '"3.5"', "true", "[1]", "1" * 400]
     is_json = format in ("metric-scp", "versa", "distilmos-jsonl")
     for bad in (values if is_json else cells) + ["null"] * (format == "metric-scp"):
@@ -422,6 +435,9 @@ def test_wrong_fields_of_an_object(tmp_path):
         # empty, an open quote, a column twice, no row
         *[(t, None) for t in ("\ufeff \r\n", ",,\n,,\n", 'id,score\n"a,3\nb,4\n')],
         *[(t, None) for t in ("id,score,score\na,3,4\n", "id,path,score,error\n")],
+        # a column without a heading, one that is not clear, semicolons in answer.txt
+        *[(t, None) for t in ("id,score,\na,3,05\n", "a;b,c\nd;e,f\n")],
+        *[("utt1;3,05\n", "voicemos"), ("id,mos,MOS\na,3,4\n", None)],
         ("a\nb\n", "metric-scp"),
         ("a,3\n", "mosnet"),
     ],

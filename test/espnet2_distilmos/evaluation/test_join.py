@@ -81,6 +81,19 @@ def test_what_either_side_lacks_is_a_sentence():
         ("1:/x/a.wav 2:/y/a.wav", "p:/y//a.wav q:/x/../x/a.wav", "1=q 2=p"),
         # SHEET's BVCC against answer.txt
         ("1:/w/A-1.wav 2:/w/B-2.wav", "B-2", "2=B-2"),
+        # as people see them: slashes of Windows, endings of any kind and case, and
+        # letters of any form; what only then is equal to two others matches none
+        (r"\x\a.wav 2:D:\x\b.WAVE", "a x/b", r"\x\a.wav=a 2=x/b"),
+        (r"1:D:\x\a.wav", "2:D:/x/a.WAV", "1=2"),
+        ("a.nist b.rf64 c.voc d.snd e.WAV", "e d c b a.NIST", "*"),
+        ("\u00e9 x/\u00e9.wav", "x/e\u0301.WAV e\u0301", "*"),
+        (r"x\a x/a", "x/a.wav", r"? x\a x/a x/a.wav"),
+        (
+            "\u00e9.wav",
+            "e\u0301.wav e\u0301.WAV",
+            "? \u00e9.wav e\u0301.wav e\u0301.WAV",
+        ),
+        ("\u00e9 e\u0301", "e\u0301", "e\u0301=e\u0301"),
         # id and path of one fit two others
         ("a:b.wav", "x/a x/b", "? a x/a x/b"),
     ],
@@ -93,6 +106,9 @@ def test_match(left, right, expected):
 
     one, other = items(left), items(right)
     found, unclear = match(one, other)
+    if expected == "*":  # all, in the other order
+        ids = [[item[0] for item in side] for side in (one, other[::-1])]
+        expected = " ".join(map("=".join, zip(*ids)))
     pairs, _, ambiguous = expected.partition("?")
     assert {f"{one[i][0]}={other[j][0]}" for i, j in found.items()} == set(
         pairs.split()
@@ -146,4 +162,5 @@ def test_sources_that_cannot_be_used(source):
 def test_phrases():
     assert count(["a"]) == "1 utterance (the first is a)"
     assert shown("two\nlines") == "'two\\nlines'" and shown("日本 語") == "日本 語"
+    assert file_stem(r"D:\x\a.WAVE") == "a"
     assert file_stem("/x/a.b.wav") == "a.b" and file_stem("a.b") == "a.b"

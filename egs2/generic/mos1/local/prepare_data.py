@@ -16,19 +16,21 @@ import re
 import sys
 from typing import Dict, List, Optional, Sequence, Tuple
 
+from espnet2_distilmos.data import tables
 from espnet2_distilmos.data.corpus import (
     ClipSet,
     Row,
     divide,
     one_word,
-    read_table,
     run_parser,
+    table_rows,
     true_or_false,
     wanted_sets,
 )
 from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.data.names import as_seen, without_ending
 
-# Usual names, in lower case and without anything but letters; the first found is taken.
+# Usual names, in lower case and without blanks, underscores, hyphens and points.
 NAMES = {
     "wav": "wav wavpath wavname audio audiopath audiofile path file filename filepath "
     "filenamedeg filepathdeg degwav clip stimulus utteranceid utterance",
@@ -44,85 +46,163 @@ NEEDED = ("wav", "score")
 SETS = {"valid": "dev", "val": "dev", "validation": "dev", "eval": "test"}
 
 
-def read_first_line(path: str) -> Tuple[List[str], str]:
-    """Return the fields of the first line and what stands between them."""
+def plain(name: str) -> str:
+    """Return a heading as ``NAMES`` has it."""
+    return re.sub(r"[\s_.-]", "", name).lower()
+
+
+def numbered(names: Sequence[str], usual: Sequence[str]) -> List[List[str]]:
+    """Return groups of headings such as rating_1, rating_2: of votes, maybe."""
+    groups: Dict[str, List[str]] = {}
+    for name in names:
+        stem, number = re.fullmatch(r"(.*?)([0-9]*)", plain(name), re.DOTALL).groups()
+        if number and stem in usual:
+            groups.setdefault(stem, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def choose_columns(
+    path: str, names: Sequence[str], wanted: Dict[str, Optional[str]]
+) -> Dict[str, List[str]]:
+    """Return the headings of each kind of column that a table has.
+
+    That is one, but for scores in numbered columns, which are votes.
+
+    Args:
+        path: For messages.
+        names: All headings.
+        wanted: By kind the heading that was asked for; None finds it. Kinds that are
+            not there are not looked for.
+
+    Raises:
+        DataError: A column that was asked for, or needed, is not there, or several
+            could be meant.
+    """
+    chosen: Dict[str, List[str]] = {}
+    has = f"{path} has the columns {', '.join(names)}"
+    for kind, name in wanted.items():
+        if name is None:
+            continue
+        place = tables.find_column(path, names, name)
+        groups = numbered(names, [plain(name)]) if kind == "score" else []
+        if place is None and not groups:
+            raise DataError(f"{has}, but not {name}; correct --{kind}_column.")
+        chosen[kind] = groups[0] if place is None else [names[place]]
+    taken = {name for group in chosen.values() for name in group}
+    free = [name for name in names if name and name not in taken]
+    for kind in wanted:
+        if kind in chosen:
+            continue
+        usual = NAMES[kind].split()
+        groups = [[name] for name in free if plain(name) in usual]
+        if kind == "score":
+            groups = groups or numbered(free, usual)
+        if len(groups) > 1:
+            fitting = ", ".join(name for group in groups for name in group)
+            raise DataError(
+                f"{path} has {fitting}, each of which could hold the {kind}, expected "
+                f"one such column; name it with --{kind}_column."
+            )
+        if groups:
+            chosen[kind] = groups[0]
+        elif kind in NEEDED:
+            raise DataError(
+                f"{has}, and none of them is known to hold the {kind}; name it with "
+                f"--{kind}_column."
+            )
+    if len(chosen["score"]) > 1 and "listener" in chosen:
+        raise DataError(
+            f"{path} has the scores {', '.join(chosen['score'])} and the listener "
+            f"{chosen['listener'][0]}, expected a column a listener or a row a vote; "
+            "name one column of scores with --score_column."
+        )
+    return chosen
+
+
+def read_ratings(path: str, args: argparse.Namespace, faults: List[str]) -> List[Row]:
+    """Return the rows of a table by kind of column; a row a vote of numbered columns.
+
+    Raises:
+        DataError: The table cannot be read, or its columns are not clear.
+    """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            line = file.readline().rstrip("\r\n")
+        table = tables.read_table(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}), expected a table of ratings in UTF-8; "
             "correct --csv or convert the file."
         ) from error
-    delimiter = max(",;\t", key=line.count)
-    return line.split(delimiter), delimiter
-
-
-def choose_columns(
-    path: str, names: Sequence[str], wanted: Dict[str, Optional[str]]
-) -> Dict[str, str]:
-    """Return the name in the table of each kind of column that it has.
-
-    Raises:
-        DataError: A column that was asked for, or needed, is not there.
-    """
-    chosen = {}
-    plain = {re.sub("[^a-z]", "", name.lower()): name.strip() for name in names}
-    for kind, usual in NAMES.items():
-        if wanted.get(kind):
-            if wanted[kind] not in plain.values():
-                raise DataError(
-                    f"{path} has the columns {', '.join(plain.values())}, but not "
-                    f"{wanted[kind]}; correct --{kind}_column."
-                )
-            chosen[kind] = wanted[kind]
-            continue
-        found = [plain[name] for name in usual.split() if name in plain]
-        found = [name for name in found if name not in chosen.values()]
-        if found:
-            chosen[kind] = found[0]
-        elif kind in NEEDED:
-            raise DataError(
-                f"{path} has the columns {', '.join(plain.values())}, and none of them "
-                f"is known to hold the {kind}; name it with --{kind}_column."
-            )
-    return chosen
-
-
-def read_ratings(path: str, args: argparse.Namespace, faults: List[str]) -> List[Row]:
-    """Return the rows of a table by kind of column."""
-    names, delimiter = read_first_line(path)
-    wanted = {kind: getattr(args, f"{kind}_column") for kind in NAMES}
-    header = True
-    if len(names) == 2 and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", names[1]):
-        names, header = ["wav", "score"], False  # as the VoiceMOS challenges write it
+    first = table.rows[0][1] if table.rows else []
+    # As the VoiceMOS challenges write it.
+    is_list = len(first) == 2 and re.fullmatch(r"\s*[-+]?[0-9.,]+\s*", first[1])
+    names = list(NEEDED) if is_list else table.names()
+    wanted = {
+        kind: getattr(args, f"{kind}_column")
+        for kind in NAMES
+        if args.systems or kind != "system"
+    }
     chosen = choose_columns(path, names, wanted)
-    print(
-        f"{path}: " + ", ".join(f"{kind} is {name}" for kind, name in chosen.items()),
-        file=sys.stderr,
+    found = [f"{kind} is {', '.join(chosen[kind])}" for kind in NAMES if kind in chosen]
+    votes = " (votes)" if len(chosen["score"]) > 1 else ""
+    print(f"{path}: {', '.join(found)}{votes}", file=sys.stderr)
+    columns = (
+        names if is_list else [name for group in chosen.values() for name in group]
     )
-    columns = names if not header else list(chosen.values())
-    rows = read_table(path, columns, faults, header, delimiter)
-    return [
-        (where, {kind: row[name] for kind, name in chosen.items()})
-        for where, row in rows
-    ]
+    rows = []
+    seen = set()
+    for where, row in table_rows(table, columns, faults, header=not is_list):
+        by_kind = {kind: row[group[0]] for kind, group in chosen.items()}
+        scores = {name: row[name] for name in chosen["score"] if row[name]}
+        if len(chosen["score"]) == 1 or not scores:
+            rows.append((where, by_kind))
+        elif by_kind["wav"] in seen:
+            faults.append(
+                f"{where}: clip {by_kind['wav']} has a second row of votes, expected "
+                "one; remove one."
+            )
+        else:
+            votes = [
+                {"score": score, "listener": name} for name, score in scores.items()
+            ]
+            rows += [(where, {**by_kind, **vote}) for vote in votes]
+        seen.add(by_kind["wav"])
+    return rows
 
 
-def find_audio(name: str, audio_dir: str) -> str:
-    """Return the path of a clip; its ending may be missing in the table."""
+@functools.lru_cache(maxsize=None)
+def list_folder(folder: str) -> Dict[str, List[str]]:
+    """Return the names in a folder by what they look like, with and without ending."""
+    found: Dict[str, List[str]] = {}
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        for seen in {as_seen(name), without_ending(as_seen(name))}:
+            found.setdefault(seen, []).append(name)
+    return found
+
+
+def find_audio(name: str, audio_dir: str) -> List[str]:
+    """Return the paths that a clip may have, one if all is well.
+
+    In the table its ending may be missing, or letters, slashes and the ending be
+    written otherwise than on disk. What is not found is returned as it is written.
+    """
     path = os.path.join(audio_dir, name)
-    if not os.path.exists(path):
-        for ending in (".wav", ".flac", ".ogg", ".mp3"):
-            if os.path.exists(path + ending):
-                return path + ending
-    return path
+    if os.path.isfile(path):
+        return [path]
+    seen = as_seen(name)
+    found = ["/" if seen.startswith("/") else audio_dir]
+    for part in seen.split("/"):
+        found = [
+            os.path.join(folder, match)
+            for folder in found
+            for match in list_folder(folder).get(part, [part])
+        ]
+    return sorted(filter(os.path.isfile, found)) or [path]
 
 
 def utterance_id(name: str) -> str:
     """Return an id made of the path in the table, without its ending."""
-    stem = re.sub(r"\.(wav|flac|ogg|opus|mp3)$", "", name, flags=re.IGNORECASE)
-    return one_word(re.sub(r"[/\\]+", "_", stem.lstrip("./\\")))
+    stem = without_ending(as_seen(name)).lstrip("./")
+    return one_word(re.sub("/+", "_", stem))
 
 
 def system_of(row: Dict[str, str], path: str, regex: Optional[str]) -> str:
@@ -144,42 +224,57 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
             "FOLDER."
         )
     faults: List[str] = []
-    tables: List[Tuple[str, List[Row]]] = []
+    ratings: List[Tuple[str, List[Row]]] = []
     for name, path in (("", args.csv), ("dev", args.dev_csv), ("test", args.test_csv)):
         if path:
-            tables.append((name, read_ratings(path, args, faults)))
-    if not any(rows for _, rows in tables):
+            ratings.append((name, read_ratings(path, args, faults)))
+    if not any(rows for _, rows in ratings):
         raise DataError(f"{args.csv} has no rows, expected ratings; see --help.")
     ids = {
-        row["wav"]: utterance_id(row["wav"]) for _, rows in tables for _, row in rows
+        row["wav"]: utterance_id(row["wav"]) for _, rows in ratings for _, row in rows
     }
     sets = {}
-    asked = [table or "train" for table, _ in tables]
+    asked = [table or "train" for table, _ in ratings]
     if not args.dev_csv and not args.test_csv:
         groups = {
             row["wav"]: row.get("source") or row["wav"]
-            for _, rows in tables
+            for _, rows in ratings
             for _, row in rows
         }
         shares = {"test": args.test_share, "dev": args.dev_share}
         sets = divide(groups, shares)
         shares["train"] = 1 - sum(shares.values())
         asked = [name for name, share in shares.items() if share > 0]
-    if any(row.get("set") for _, row in tables[0][1]):
-        asked = [table for table, _ in tables if table]
+    if any(row.get("set") for _, row in ratings[0][1]):
+        asked = [table for table, _ in ratings if table]
     new_set = functools.partial(
         ClipSet, score_range=args.score_range, systems=args.systems
     )
     clip_sets = {name: new_set(name) for name in asked}
-    for table, rows in tables:
+    spellings: Dict[str, str] = {}
+    for table, rows in ratings:
         for where, row in rows:
             name = table or (row.get("set") or sets.get(row["wav"], "train")).lower()
             name = one_word(SETS.get(name, name))
             if name not in clip_sets:
                 clip_sets[name] = new_set(name)
-            path = find_audio(
+            utt_id = ids[row["wav"]]
+            if spellings.setdefault(utt_id, row["wav"]) != row["wav"]:
+                clip_sets[name].faults.append(
+                    f"{where}: clip {row['wav']!r} looks like {spellings[utt_id]!r} of "
+                    "an earlier row, expected one spelling of a name; correct the row, "
+                    "or rename one of two clips."
+                )
+                continue
+            path, *others = find_audio(
                 row["wav"], args.audio_dir or os.path.dirname(args.csv) or "."
             )
+            if others:
+                clip_sets[name].faults.append(
+                    f"{where}: clip {row['wav']!r} can be {path} or {others[0]}, "
+                    "expected one such file; write its name in full."
+                )
+                continue
             system = system_of(row, path, args.system_regex) if args.systems else ""
             if args.systems and not system:
                 clip_sets[name].faults.append(
@@ -192,7 +287,7 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
             listener = row.get("listener")
             clip_sets[name].add(
                 where,
-                ids[row["wav"]],
+                utt_id,
                 path,
                 system,
                 row["score"] if row["score"] else None,

@@ -6,7 +6,6 @@
 """Data directories without labels from folders of speech."""
 
 import argparse
-import csv
 import os
 import random
 import re
@@ -14,8 +13,9 @@ import sys
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 from espnet2_distilmos.cli import call
-from espnet2_distilmos.data.audio import AUDIO_SUFFIXES
+from espnet2_distilmos.data.corpus import read_table
 from espnet2_distilmos.data.datadir import DataError, write_metric_scp, write_scp
+from espnet2_distilmos.data.names import AUDIO_SUFFIXES
 
 # Who speaks, by the path inside a corpus that local/data.sh knows by name; what follows
 # the match is the utterance. Files that do not match are no speech.
@@ -50,15 +50,14 @@ def find_speech(speech_dir: str) -> List[Utterance]:
     """
     manifest = os.path.join(speech_dir, "manifest.csv")
     if os.path.exists(manifest):
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or not {"wav", "speaker"} <= set(rows[0]):
+        faults: List[str] = []
+        rows = read_table(manifest, ("wav", "speaker"), faults)
+        if faults or not rows:
             raise DataError(
-                f"{manifest} has the columns {list(rows[0]) if rows else []}, expected "
-                "wav and speaker among them, and rows; correct or remove it (then a "
-                "speaker is a folder)."
+                f"{(faults or [f'{manifest} has no rows, expected some.'])[0]} Without "
+                "this file a speaker is a folder."
             )
-        speaker_of = {os.path.normpath(row["wav"]): row["speaker"] for row in rows}
+        speaker_of = {os.path.normpath(row["wav"]): row["speaker"] for _, row in rows}
         lost = [p for p in speaker_of if not os.path.exists(f"{speech_dir}/{p}")]
         if lost:
             raise DataError(

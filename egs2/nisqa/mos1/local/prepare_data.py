@@ -60,7 +60,8 @@ def add_database(clip_set: ClipSet, root: str, database: str) -> None:
         )
         return
     columns = ("con", "filename_deg", "mos")
-    for where, row in read_table(path, columns, clip_set.faults):
+    optional = ("filename_ref",)
+    for where, row in read_table(path, columns, clip_set.faults, optional=optional):
         reference = row.get("filename_ref", "")
         clip_set.add(
             where,

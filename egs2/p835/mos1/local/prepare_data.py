@@ -25,7 +25,6 @@ import zipfile
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
-from espnet2_distilmos.data.audio import AUDIO_SUFFIXES
 from espnet2_distilmos.data.corpus import (
     Clip,
     ClipSet,
@@ -35,6 +34,7 @@ from espnet2_distilmos.data.corpus import (
     wanted_sets,
 )
 from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.data.names import AUDIO_SUFFIXES
 
 TALKERS = ("f1", "f2", "f3", "m1", "m2", "m3")
 NUM_GROUPS = 3

@@ -32,6 +32,7 @@ from espnet2_distilmos.data.datadir import DataError
 PUBLISHED = {"train": 12937, "test": 1978}
 COLUMNS = ("method", "snr", "noise", "quality_score", "file_name")
 SUBJECT = ("ID", "id", "subject", "listener", "idx")  # who voted, under one of these
+OPTIONAL = (*SUBJECT, "uttr")
 NOTHING = ("", "nan", "na", "none")
 
 
@@ -64,7 +65,7 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
     # A clip that a listener did not rate for quality has an empty cell.
     rows = [
         (where, row)
-        for where, row in read_table(path, COLUMNS, faults)
+        for where, row in read_table(path, COLUMNS, faults, optional=OPTIONAL)
         if row["quality_score"].lower() not in NOTHING
     ]
     subject = next((name for name in SUBJECT if rows and name in rows[0][1]), None)

@@ -38,7 +38,8 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
     path = os.path.join(args.corpus, "metadata.csv")
     means = {}
     columns = ("sample_id", "score", "wav_path")
-    for where, row in read_table(path, columns, test.faults):
+    optional = ("raw_ratings",)
+    for where, row in read_table(path, columns, test.faults, optional=optional):
         system, _, recording = row["sample_id"].partition("-")
         try:
             ratings = json.loads(row.get("raw_ratings") or "[]")
