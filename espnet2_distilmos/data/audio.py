@@ -10,6 +10,7 @@ from typing import Iterator, Optional, Tuple, Union
 import numpy as np
 import soundfile
 
+from espnet2_distilmos.data.containers import Contents, Spliced, examine
 from espnet2_distilmos.data.names import FOREIGN_SUFFIXES
 
 # Float files may overshoot full scale a little (a mix, a resampler); a peak this
@@ -23,11 +24,14 @@ _BLOCK_SAMPLES = 1 << 18
 # header as data.
 _TOLERATED_LOSS_SECONDS = 0.05
 
+# What libsndfile reads as many samples of as there are bytes for.
+_SAMPLE_BYTES = {
+    **dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1),
+    **{"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8},
+}
+
 # Sampling rates in Hz beyond which a header is taken to be broken.
 SAMPLE_RATES = (1000, 768000)
-
-# Lengths in a RIFF header that mean "unknown": written to a pipe.
-_UNKNOWN_RIFF_LENGTH = 0x7FFFF000
 
 # ``mean`` of all channels, or the number of one, from 0.
 Channel = Union[str, int]
@@ -43,8 +47,12 @@ def describe(path: str, utt_id: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _open(path: str, name: str) -> Iterator[soundfile.SoundFile]:
-    """Open a file; what goes wrong then or in the block is an AudioError."""
+def _open(path: str, name: str) -> Iterator[Tuple[soundfile.SoundFile, int]]:
+    """Open a file, and count its samples per channel.
+
+    What goes wrong then or in the block is an AudioError, of which the file's being cut
+    off, or holding more than would be read, is a kind.
+    """
     found = ""
     if path.rstrip().endswith("|"):
         found = "is a command (stage 2 of the recipe makes files of them)"
@@ -65,51 +73,74 @@ def _open(path: str, name: str) -> Iterator[soundfile.SoundFile]:
             f"{name} {found}, expected an audio file; correct the path, make the file "
             "again or leave it out."
         )
+    contents = Contents()
     try:
-        # As bytes: a name need not be text in any encoding.
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            yield file
+        with open(path, "rb") as raw:
+            contents = examine(raw)
+            # As bytes: a name need not be text in any encoding.
+            source = os.fsencode(path)
+            if contents.head:
+                source = Spliced(raw, contents.head, contents.skip)
+            with soundfile.SoundFile(source) as file:
+                yield file, _whole_frames(file, contents, name)
     except (soundfile.SoundFileError, OSError) as error:
         suffix = os.path.splitext(path)[1].lower()
         reason = getattr(error, "error_string", None) or str(error)
         if suffix in FOREIGN_SUFFIXES:
             reason = f"libsndfile has no decoder of {suffix[1:]}"
+        elif contents.declared > contents.held:
+            lengths = f"{contents.declared} bytes", f"{contents.held}"
+            raise _uneven(name, "is cut off", *lengths) from error
         raise AudioError(
-            f"{name} cannot be read as audio ({' '.join(reason.split()).rstrip('.')}), "
+            f"{name} cannot be read as audio "
+            f"({' '.join(reason.split()).rstrip('.') or 'its samples are damaged'}), "
             "expected WAV, FLAC, OGG, OPUS or MP3; convert it, for example with "
             f"`ffmpeg -i FILE{suffix} NEW.wav`, or leave it out."
         ) from error
 
 
-def _share_on_disk(path: str) -> float:
-    """Share of the audio data declared by a WAV header that the file holds.
+def _whole_frames(file: soundfile.SoundFile, contents: Contents, name: str) -> int:
+    """Samples per channel that reading gives.
 
-    libsndfile silently plays what is left of a file that was cut off.
+    Raises:
+        AudioError: They are a part of what the file declares or holds.
     """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        if file.read(4) != b"RIFF":
-            return 1.0
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            length = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
-                if length == 0 or length >= _UNKNOWN_RIFF_LENGTH:
-                    return 1.0
-                return min(1.0, (size - file.tell()) / length)
-            # Chunks start at even places.
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return 1.0
+    if contents.fault:
+        raise AudioError(
+            f"{name} {contents.fault}, expected one whole recording; make it again, "
+            "leave it out, or take what can be read, for example with "
+            "`ffmpeg -i FILE NEW.wav`."
+        )
+    frames, per_second = file.frames, contents.per_second
+    if contents.held == 0 or frames == 0:
+        return frames
+    readable = frames / file.samplerate
+    if per_second:  # MP3, of which libsndfile may only estimate the length
+        frames = min(frames, contents.held)
+        readable = contents.declared / per_second
+    elif file.subtype in _SAMPLE_BYTES:
+        per_frame = file.channels * _SAMPLE_BYTES[file.subtype]
+        per_second = file.samplerate * per_frame
+        # Of some containers libsndfile also plays what follows the samples.
+        frames = min(frames, contents.declared // per_frame)
+    else:  # compressed: bytes go with seconds
+        per_second = min(contents.declared, contents.held) / readable
+    declared, held = contents.declared / per_second, contents.held / per_second
+    found = ""
+    if declared - held > _TOLERATED_LOSS_SECONDS:
+        found = "is cut off"
+    elif held - min(declared, readable) > _TOLERATED_LOSS_SECONDS:
+        found, declared = "has a wrong length", min(declared, readable)
+    if found:
+        raise _uneven(name, found, f"{declared:.2f} s", f"{held:.2f} s")
+    return frames
 
 
-def _declared_seconds(file: soundfile.SoundFile, path: str) -> float:
-    """What the header declares; 0 where it only estimates."""
-    if file.format not in ("WAV", "WAVEX", "FLAC", "RF64", "W64"):
-        return 0.0
-    if not 0 < file.frames < 1 << 60:  # "unknown" is a number of 63 bits
-        return 0.0
-    # Compressed or not, bytes go with seconds.
-    return file.frames / file.samplerate / max(_share_on_disk(path), 1e-9)
+def _uneven(name: str, found: str, declared: str, held: str) -> AudioError:
+    return AudioError(
+        f"{name} {found}: its header declares {declared} and the file holds {held}, "
+        "expected both alike; make it again or leave it out."
+    )
 
 
 def read_header(path: str, utt_id: str = "") -> Tuple[int, int, int]:
@@ -123,10 +154,10 @@ def read_header(path: str, utt_id: str = "") -> Tuple[int, int, int]:
         Samples per channel, sampling rate in Hz, number of channels.
 
     Raises:
-        AudioError: The file is missing, a directory, empty or not audio.
+        AudioError: The file is missing, a directory, empty, not audio, or cut off.
     """
-    with _open(os.fspath(path), describe(path, utt_id)) as file:
-        return file.frames, file.samplerate, file.channels
+    with _open(os.fspath(path), describe(path, utt_id)) as (file, frames):
+        return frames, file.samplerate, file.channels
 
 
 def check_samples(samples: np.ndarray, name: str) -> None:
@@ -212,8 +243,8 @@ def read_blocks(
     """
     path = os.fspath(path)
     name = describe(path, utt_id)
-    with _open(path, name) as file:
-        rate, declared = file.samplerate, _declared_seconds(file, path)
+    with _open(path, name) as (file, frames):
+        rate = file.samplerate
         low, high = SAMPLE_RATES
         if not low <= rate <= high:
             raise AudioError(
@@ -229,21 +260,17 @@ def read_blocks(
         length = num_given = 0
         is_last = False
         while not is_last:
-            block = file.read(
-                _BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True
-            )
+            count = min(_BLOCK_SAMPLES // file.channels, frames - length)
+            block = file.read(count, dtype="float32", always_2d=True)
             length += len(block)
             is_last = len(block) == 0
             if is_last and length == 0:
                 break
             if not is_last:
                 check_samples(block, name)
-            elif declared - length / rate > _TOLERATED_LOSS_SECONDS:
-                raise AudioError(
-                    f"{name} is cut off: its header declares {declared:.2f} s and the "
-                    f"file holds {length / rate:.2f} s, expected both alike; make it "
-                    "again or leave it out."
-                )
+            elif (frames - length) / rate > _TOLERATED_LOSS_SECONDS:
+                lengths = f"{frames / rate:.2f} s", f"{length / rate:.2f} s"
+                raise _uneven(name, "is cut off", *lengths)
             if channel == "mean":
                 mono = block.mean(axis=1, dtype=np.float32)
             else:
