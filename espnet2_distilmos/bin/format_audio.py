@@ -8,6 +8,7 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,10 @@ import soundfile
 
 from espnet2_distilmos.cli import call, progress
 from espnet2_distilmos.data.audio import AudioError, read_audio
-from espnet2_distilmos.data.datadir import atomic_write, read_scp, write_scp
+from espnet2_distilmos.data.datadir import atomic_write, path_of_id, read_scp, write_scp
+
+# A segment may end this much after its recording, as in Kaldi: it is shortened.
+_MAX_OVERSHOOT_SECONDS = 0.5
 
 
 class Piece(NamedTuple):
@@ -85,17 +89,19 @@ def read_pieces(
         }
         return pieces, errors
     pieces, errors = {}, {}
-    for utt_id, text in read_scp(segments).items():
+    for utt_id, text in read_scp(segments, need_value=False).items():
         try:
             recording, start, end = text.split()
             piece = Piece(recordings[recording], float(start), float(end))
-            if piece.start < 0 or 0 <= piece.end <= piece.start:
-                raise ValueError
+            if not (0 <= piece.start < math.inf and abs(piece.end) < math.inf):
+                raise ValueError("not a time")
+            if 0 <= piece.end <= piece.start:
+                raise ValueError("no duration")
             pieces[utt_id] = piece
         except (KeyError, ValueError):
             errors[utt_id] = (
-                f"utterance {utt_id}: {segments} has '{text}', expected 'recording "
-                f"start end' of a recording in {wav_scp}, in seconds and 0 <= start < "
+                f"utterance {utt_id}: its line of segments is '{text}', expected "
+                f"'recording start end' of a recording in {wav_scp}, in seconds and 0 <= start < "
                 "end; correct the line."
             )
     return pieces, errors
@@ -109,13 +115,19 @@ def _as_file(path: str, utt_id: str) -> Iterator[str]:
         return
     command = path[:-1].strip()
     with tempfile.NamedTemporaryFile(suffix=".audio") as file:
-        # wav.scp is the user's own file and Kaldi's format runs such lines in a shell.
-        result = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.PIPE,
-        )
+        try:
+            # wav.scp is the user's own file; Kaldi's format runs such lines in a shell.
+            result = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.PIPE,
+            )
+        except (OSError, ValueError) as error:  # too long, or has a null byte
+            raise AudioError(
+                f"utterance {utt_id}: the command in wav.scp cannot be run ({error}), "
+                "expected one for bash; correct the line."
+            ) from error
         if result.returncode != 0:
             last = result.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
             raise AudioError(
@@ -133,7 +145,9 @@ def source_of(piece: Piece, fs: int) -> str:
     """Return what the file of ``piece`` depends on, to know when it is out of date."""
     source = {"source": piece.recording, "start": piece.start, "end": piece.end}
     source["fs"] = fs
-    with contextlib.suppress(OSError):  # a command, or missing: reading tells
+    source["reader"] = 2  # the first also took parts of files and of segments
+    # A command, or missing: reading tells.
+    with contextlib.suppress(OSError, ValueError):
         status = os.stat(piece.recording)
         source.update(size=status.st_size, time=status.st_mtime_ns)
     return json.dumps(source, sort_keys=True)
@@ -181,9 +195,7 @@ def format_audio(
     paths, lengths, written = {}, {}, 0
     decoded = None  # the recording in ``whole``, kept for segments that follow
     for utt_id, piece in progress(pieces.items(), "format_audio", unit="utterance"):
-        # "/" is legal in an id and not in the name of a file.
-        name = utt_id.replace("%", "%25").replace("/", "%2F")
-        path = os.path.join(audio_dir, f"{name}.{audio_format}")
+        path = path_of_id(audio_dir, utt_id, f".{audio_format}")
         source = source_of(piece, fs)
         length = samples_if_current(path, source)
         if length is None:
@@ -194,6 +206,15 @@ def format_audio(
                     decoded = piece.recording
             except AudioError as error:
                 errors[utt_id] = str(error)
+                continue
+            seconds = len(whole) / fs
+            if max(piece.start, piece.end - _MAX_OVERSHOOT_SECONDS) > seconds:
+                errors[utt_id] = (
+                    f"utterance {utt_id}: its segment is from {piece.start:g} to "
+                    f"{piece.end:g} s and {piece.recording} is {seconds:.2f} s long, "
+                    f"expected one that ends at most {_MAX_OVERSHOOT_SECONDS:g} s after "
+                    "it; correct the line of segments."
+                )
                 continue
             end = None if piece.end < 0 else round(piece.end * fs)
             samples = whole[round(piece.start * fs) : end]

@@ -4,12 +4,14 @@
 """Kaldi-style text files of a data directory, and atomic writing."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
 import os
 import re
 import sys
+import urllib.parse
 from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 # Lowest and highest allowed score; None is any finite number.
@@ -266,6 +268,18 @@ def write_scp(
     ids = sorted(values, key=lambda i: i.encode("utf-8")) if sort else values
     with atomic_write(path) as file:
         file.writelines(f"{utt_id} {values[utt_id]}\n" for utt_id in ids)
+
+
+def path_of_id(folder: str, utt_id: str, suffix: str) -> str:
+    """Return the file of an utterance in ``folder``; any id makes a safe name."""
+    name = urllib.parse.quote(os.fsencode(utt_id), safe="")
+    if name.startswith("."):  # ids such as ``..``
+        name = "%2E" + name[1:]
+    if len(name) > 200:
+        # File systems take 255 bytes.
+        digest = hashlib.sha256(os.fsencode(utt_id)).hexdigest()
+        name = f"{name[:160]}-{digest[:32]}"
+    return os.path.join(folder, name + suffix)
 
 
 def write_metric_scp(

@@ -7,26 +7,19 @@
 frame_shift) / sample_rate``. Files of version 0.1 may lack ``frame_centre``.
 """
 
-import hashlib
 import json
 import os
-import urllib.parse
 from typing import Mapping
 
 import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.data.datadir import atomic_write, write_scp
+from espnet2_distilmos.data.datadir import atomic_write, path_of_id, write_scp
 
 
 def npy_path(folder: str, utt_id: str) -> str:
-    """Return the file of an utterance in ``folder``; any id makes a safe name."""
-    name = urllib.parse.quote(os.fsencode(utt_id), safe="")
-    if len(name) > 200:
-        # File systems take 255 bytes.
-        digest = hashlib.sha256(os.fsencode(utt_id)).hexdigest()
-        name = f"{name[:160]}-{digest[:32]}"
-    return os.path.join(folder, name + ".npy")
+    """Return the .npy file of an utterance in ``folder``."""
+    return path_of_id(folder, utt_id, ".npy")
 
 
 def write_frames(folder: str, utt_id: str, frames: np.ndarray) -> str:

@@ -76,18 +76,42 @@ def test_bad_audio_gets_a_sentence_each_and_the_good_is_written(tmp_path):
 def test_segments_cut_the_recordings(tmp_path):
     samples = tone(1.0, 16000)
     soundfile.write(tmp_path / "long.wav", samples, 16000)
+    good = {
+        "0.1 0.6": slice(1600, 9600),
+        "0.5 -1": slice(8000, None),
+        "0.25 1": slice(4000, None),
+        "0.25 1.0001": slice(4000, None),
+        "0.75 1.5": slice(12000, None),  # Kaldi shortens it
+    }
+    bad = {
+        "0.8 0.2": "expected 'recording start end'",
+        "nan 1": "expected 'recording start end'",
+        "0 inf": "expected 'recording start end'",
+        "0": "expected 'recording start end'",
+        "0 1.51": "is 1.00 s long, expected one that ends at most 0.5 s after it",
+        "0 10": "is 1.00 s long, expected",
+        "1.2 1.4": "is 1.00 s long, expected",
+        "2 -1": "is 1.00 s long, expected",
+        "1e300 2e300": "is 1.00 s long, expected",
+    }
     segments = tmp_path / "segments"
-    segments.write_text("a long 0.1 0.6\nb long 0.5 -1\nc long 0.8 0.2\nd other 0 1\n")
+    lines = [f"good{i} long {times}\n" for i, times in enumerate(good)]
+    lines += [f"bad{i} long {times}\n" for i, times in enumerate(bad)]
+    lines += ["other nowhere 0 1\n", "nothing\n"]
+    segments.write_text("".join(lines[::-1]))
     code, out = run(
         tmp_path, {"long": tmp_path / "long.wav"}, "--segments", str(segments)
     )
     assert code == 1
     written = {k: soundfile.read(p)[0] for k, p in read_scp(f"{out}/wav.scp").items()}
-    assert set(written) == {"a", "b"}
-    np.testing.assert_allclose(written["a"], samples[1600:9600], atol=1e-4)
-    np.testing.assert_allclose(written["b"], samples[8000:], atol=1e-4)
-    errors = (out / "errors.txt").read_text()
-    assert "utterance c" in errors and "utterance d" in errors
+    assert len(written) == len(good)
+    for i, part in enumerate(good.values()):
+        np.testing.assert_allclose(written[f"good{i}"], samples[part], atol=1e-4)
+    errors = (out / "errors.txt").read_text().splitlines()
+    assert len(errors) == len(bad) + 2
+    for i, words in enumerate(bad.values()):
+        (sentence,) = [e for e in errors if e.startswith(f"utterance bad{i}: ")]
+        assert words in sentence
 
 
 def test_a_repeat_keeps_files_and_a_change_makes_them_again(tmp_path, capsys):
@@ -112,14 +136,28 @@ def test_a_repeat_keeps_files_and_a_change_makes_them_again(tmp_path, capsys):
     assert soundfile.info(out / "data" / "a.flac").frames == 4000
 
 
-def test_ids_with_a_slash_have_their_own_files(tmp_path):
+def test_any_id_has_a_file_of_its_own(tmp_path):
+    ids = ["s/a", "s%2Fa", "..", ".", "../b", "/b", "x\0y", "é日", "y" * 300]
+    seconds = {key: 0.2 + 0.1 * number for number, key in enumerate(ids)}
     paths = {}
-    for key, seconds in (("s/a", 0.2), ("s%2Fa", 0.3)):
-        paths[key] = tmp_path / f"{seconds}.wav"
-        soundfile.write(paths[key], tone(seconds, 16000), 16000)
-    _, out = run(tmp_path, paths)
-    assert read_scp(str(out / "utt2num_samples")) == {"s/a": "3200", "s%2Fa": "4800"}
-    assert len(list((out / "data").iterdir())) == 2
+    for key, length in seconds.items():
+        paths[key] = tmp_path / f"{length:.1f}.wav"
+        soundfile.write(paths[key], tone(length, 16000), 16000)
+    paths["null"] = f"{tmp_path}/0.2\0.wav"
+    paths["command"] = "echo \0 |"
+    code, out = run(tmp_path, paths)
+    assert code == 1
+    found = read_scp(str(out / "utt2num_samples"))
+    assert found == {key: str(round(16000 * seconds[key])) for key in sorted(ids)}
+    for key, path in read_scp(str(out / "wav.scp")).items():
+        assert os.path.dirname(os.path.abspath(path)) == str(out / "data")
+        assert soundfile.info(path).frames == int(found[key])
+    assert len(list((out / "data").glob("*.flac"))) == len(ids)
+    errors = (out / "errors.txt").read_text().splitlines()
+    assert [error.split(":")[0] for error in errors] == [
+        "utterance command",
+        "utterance null",
+    ]
 
 
 def test_what_ends_the_run_is_named(tmp_path, capsys):
