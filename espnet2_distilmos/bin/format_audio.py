@@ -101,8 +101,8 @@ def read_pieces(
         except (KeyError, ValueError):
             errors[utt_id] = (
                 f"utterance {utt_id}: its line of segments is '{text}', expected "
-                f"'recording start end' of a recording in {wav_scp}, in seconds and 0 <= start < "
-                "end; correct the line."
+                f"'recording start end' of a recording in {wav_scp}, in seconds and "
+                "0 <= start < end; correct the line."
             )
     return pieces, errors
 
@@ -212,8 +212,9 @@ def format_audio(
                 errors[utt_id] = (
                     f"utterance {utt_id}: its segment is from {piece.start:g} to "
                     f"{piece.end:g} s and {piece.recording} is {seconds:.2f} s long, "
-                    f"expected one that ends at most {_MAX_OVERSHOOT_SECONDS:g} s after "
-                    "it; correct the line of segments."
+                    "expected one that ends at most "
+                    f"{_MAX_OVERSHOOT_SECONDS:g} s after it; correct the line of "
+                    "segments."
                 )
                 continue
             end = None if piece.end < 0 else round(piece.end * fs)

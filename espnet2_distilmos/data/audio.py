@@ -88,9 +88,9 @@ def _open(path: str, name: str) -> Iterator[Tuple[soundfile.SoundFile, int]]:
         reason = getattr(error, "error_string", None) or str(error)
         if suffix in FOREIGN_SUFFIXES:
             reason = f"libsndfile has no decoder of {suffix[1:]}"
-        elif contents.declared > contents.held:
+        elif contents.declared > contents.held and not contents.per_second:
             lengths = f"{contents.declared} bytes", f"{contents.held}"
-            raise _uneven(name, "is cut off", *lengths) from error
+            raise _cut_off(name, *lengths) from error
         raise AudioError(
             f"{name} cannot be read as audio "
             f"({' '.join(reason.split()).rstrip('.') or 'its samples are damaged'}), "
@@ -126,19 +126,21 @@ def _whole_frames(file: soundfile.SoundFile, contents: Contents, name: str) -> i
     else:  # compressed: bytes go with seconds
         per_second = min(contents.declared, contents.held) / readable
     declared, held = contents.declared / per_second, contents.held / per_second
-    found = ""
+    lengths = f"{min(declared, readable):.2f} s", f"{held:.2f} s"
     if declared - held > _TOLERATED_LOSS_SECONDS:
-        found = "is cut off"
-    elif held - min(declared, readable) > _TOLERATED_LOSS_SECONDS:
-        found, declared = "has a wrong length", min(declared, readable)
-    if found:
-        raise _uneven(name, found, f"{declared:.2f} s", f"{held:.2f} s")
+        raise _cut_off(name, f"{declared:.2f} s", lengths[1])
+    if held - min(declared, readable) > _TOLERATED_LOSS_SECONDS:
+        raise AudioError(
+            f"{name} would be read in part: its header declares {lengths[0]} and the "
+            f"file holds {lengths[1]}, expected both alike; make it again, for example "
+            "with `ffmpeg -i FILE NEW.wav`, or leave it out."
+        )
     return frames
 
 
-def _uneven(name: str, found: str, declared: str, held: str) -> AudioError:
+def _cut_off(name: str, declared: str, held: str) -> AudioError:
     return AudioError(
-        f"{name} {found}: its header declares {declared} and the file holds {held}, "
+        f"{name} is cut off: its header declares {declared} and the file holds {held}, "
         "expected both alike; make it again or leave it out."
     )
 
@@ -270,7 +272,7 @@ def read_blocks(
                 check_samples(block, name)
             elif (frames - length) / rate > _TOLERATED_LOSS_SECONDS:
                 lengths = f"{frames / rate:.2f} s", f"{length / rate:.2f} s"
-                raise _uneven(name, "is cut off", *lengths)
+                raise _cut_off(name, *lengths)
             if channel == "mean":
                 mono = block.mean(axis=1, dtype=np.float32)
             else:

@@ -13,7 +13,7 @@ import io
 import operator
 import os
 import re
-from typing import BinaryIO, Callable, Dict, Iterable, List, NamedTuple, Optional
+from typing import BinaryIO, Callable, Iterable, NamedTuple, Optional
 
 _BLOCK = 1 << 16
 
@@ -83,7 +83,7 @@ def examine(file: BinaryIO) -> Contents:
     """Compare what an audio file declares with what it holds.
 
     Args:
-        file: Open for binary reading, seekable; its name has no meaning.
+        file: Open for binary reading, seekable, with a ``name``.
 
     Returns:
         What was found; of a container that is not known, or too broken to be read,
@@ -94,10 +94,13 @@ def examine(file: BinaryIO) -> Contents:
     while len(tag := _read(file, at, 10)) == 10 and tag[:3] == b"ID3":
         length = functools.reduce(lambda sum, byte: sum << 7 | byte & 127, tag[6:], 0)
         at += 10 + length + (10 if tag[5] & 0x10 else 0)
-    reader = _READERS.get(tag[:4])
-    if reader is None and _mpeg_frame(tag[:4]):
-        reader = _mpeg
-    return reader(file, at, size) or Contents() if reader else Contents()
+    reader = _READERS.get(tag[:4], _mpeg)
+    if reader is _mpeg and not _mpeg_frame(tag[:4]):
+        # By its name libsndfile takes a file to be an MP3, whatever it begins with.
+        if not str(file.name).lower().endswith(".mp3"):
+            return Contents()
+        at = _next_mpeg(file, at)
+    return reader(file, at, size) or Contents()
 
 
 def _read(file: BinaryIO, at: int, count: int) -> bytes:
@@ -337,18 +340,14 @@ class _MpegFrame(NamedTuple):
     samples: int  # per channel
 
 
-# By whether MPEG-1, and the layer
-_KBPS: Dict[bool, List[str]] = {
-    True: [
-        "32 64 96 128 160 192 224 256 288 320 352 384 416 448",
-        "32 48 56 64 80 96 112 128 160 192 224 256 320 384",
-        "32 40 48 56 64 80 96 112 128 160 192 224 256 320",
-    ],
-    False: [
-        "32 48 56 64 80 96 112 128 144 160 176 192 224 256",
-        "8 16 24 32 40 48 56 64 80 96 112 128 144 160",
-        "8 16 24 32 40 48 56 64 80 96 112 128 144 160",
-    ],
+# kbit/s by version, whether MPEG-1, and by layer
+_KBPS = {
+    (True, 1): "32 64 96 128 160 192 224 256 288 320 352 384 416 448",
+    (True, 2): "32 48 56 64 80 96 112 128 160 192 224 256 320 384",
+    (True, 3): "32 40 48 56 64 80 96 112 128 160 192 224 256 320",
+    (False, 1): "32 48 56 64 80 96 112 128 144 160 176 192 224 256",
+    (False, 2): "8 16 24 32 40 48 56 64 80 96 112 128 144 160",
+    (False, 3): "8 16 24 32 40 48 56 64 80 96 112 128 144 160",
 }
 
 
@@ -362,7 +361,7 @@ def _mpeg_frame(header: bytes) -> Optional[_MpegFrame]:
     # Version 1 and layer 4 are not given; a rate of 0 kbps is of the frame's own.
     if version == 1 or layer == 4 or bits in (0, 15) or rate == 3:
         return None
-    kbps = int(_KBPS[version == 3][layer - 1].split()[bits - 1])
+    kbps = int(_KBPS[version == 3, layer].split()[bits - 1])
     rate = (44100, 48000, 32000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
     samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
     slot = 4 if layer == 1 else 1
@@ -372,7 +371,7 @@ def _mpeg_frame(header: bytes) -> Optional[_MpegFrame]:
 
 def _mpeg(file: BinaryIO, base: int, size: int) -> Optional[Contents]:
     """Without a count of frames, libsndfile multiplies the first one's length."""
-    first = _mpeg_frame(_read(file, base, 4))
+    first = _mpeg_frame(_read(file, base, 4)) if base >= 0 else None
     if first is None:
         return None
     start, counted = base, None

@@ -96,7 +96,7 @@ def test_a_whole_file_is_read_and_a_part_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_two_recordings_in_one_file_are_refused(tmp_path, kind):
-    words = "has a wrong length|one behind the other|cannot be read as audio"
+    words = "read in part|one behind the other|cannot be read as audio"
     refused(tmp_path, encode(kind) + encode(kind), words)
 
 
@@ -174,7 +174,10 @@ def test_a_voc_of_several_blocks(tmp_path):
     at = data.index(b"\x09", 26)
     short = (16000 + 12).to_bytes(3, "little")
     more = b"\2" + (len(data) - at - 17 - 16000).to_bytes(3, "little")
-    begin, samples = data[:at] + b"\x09" + short + data[at + 4 : at + 16], data[at + 16 :]
+    begin, samples = (
+        data[:at] + b"\x09" + short + data[at + 4 : at + 16],
+        data[at + 16 :],
+    )
     refused(tmp_path, begin + samples[:16000] + more + samples[16000:], "holds 3.00 s")
 
 
@@ -238,6 +241,16 @@ def test_an_mp3_of_variable_bit_rate(tmp_path, tags, count):
         cut = front + mp3[: len(mp3) // 2]
         refused(tmp_path, cut, "declares 10.* holds 5")
         refused(tmp_path, front + mp3 + mp3, "declares 10.* holds 20")
+
+
+def test_an_mp3_behind_what_is_none(tmp_path):
+    """A name makes it one."""
+    mp3 = vbr()
+    mp3 = mp3[frames(mp3)[1] :]
+    expected = read(tmp_path, mp3)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(bytes(300) + mp3)
+    np.testing.assert_array_equal(read_audio(str(path)), expected)
 
 
 def test_an_mp3_of_variable_bit_rate_in_a_wav(tmp_path):
