@@ -119,7 +119,7 @@ def _find(file: BinaryIO, search: Callable[[bytes], int], at: int) -> int:
 
 def _rest(file: BinaryIO, at: int, size: int) -> int:
     """Bytes from ``at`` to the end, 0 if they are nothing but zeros."""
-    file.seek(at)
+    file.seek(min(at, size))
     while block := file.read(_BLOCK):
         if block.strip(b"\0"):
             return size - at
@@ -178,7 +178,7 @@ def _chunked(file: BinaryIO, base: int, size: int) -> Optional[Contents]:
     at = base + layout.first
     header = layout.id_width + layout.length_width
     start = declared = field = long_field = coding = None
-    while True:
+    while at < size:
         chunk_id = _read(file, at, layout.id_width)
         number = file.read(layout.length_width)
         if len(number) < layout.length_width or not layout.is_id(chunk_id):
@@ -205,7 +205,9 @@ def _chunked(file: BinaryIO, base: int, size: int) -> Optional[Contents]:
             length = max(length, layout.inner)
         at += header + length
         padding = -(at - base) % layout.alignment
-        if padding and _read(file, at, 1) == b"\0":  # some writers leave it out
+        if (
+            padding and at < size and _read(file, at, 1) == b"\0"
+        ):  # some writers leave it out
             at += padding
     if start is None:
         return None

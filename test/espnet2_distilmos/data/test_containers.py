@@ -149,7 +149,10 @@ def test_an_unknown_length_is_read_to_the_end(tmp_path, kind, length):
 
 
 @pytest.mark.parametrize(
-    "kind, length", [("wav", 3 << 30), ("aiff", 3 << 30), ("au", 1 << 30)]
+    "kind, length",
+    [("wav", 3 << 30), ("aiff", 3 << 30), ("au", 1 << 30)]
+    + [(kind, 1 << 62) for kind in ("rf64", "w64", "caf")]
+    + [(kind, (1 << 63) - 99) for kind in ("rf64", "w64", "caf")],
 )
 def test_a_length_that_no_program_writes_for_unknown_is_meant(tmp_path, kind, length):
     refused(tmp_path, with_length(kind, length), "is cut off")
