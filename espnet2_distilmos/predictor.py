@@ -3,16 +3,20 @@
 
 """MOS of waveforms and files with a trained model."""
 
+import copy
 import hashlib
+import io
 import itertools
 import json
 import math
+import numbers
 import os
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import (
     Any,
+    ContextManager,
     Dict,
     Iterable,
     Iterator,
@@ -38,7 +42,12 @@ from espnet2_distilmos.data.audio import (
     describe,
     read_blocks,
 )
-from espnet2_distilmos.data.batches import AudioBatches, map_ahead, plan_batches
+from espnet2_distilmos.data.batches import (
+    AudioBatches,
+    check_seconds,
+    map_ahead,
+    plan_batches,
+)
 from espnet2_distilmos.evaluation.trust import (
     CALIBRATION,
     Confidence,
@@ -46,7 +55,12 @@ from espnet2_distilmos.evaluation.trust import (
     read_scale,
     scale_fingerprint,
 )
-from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
+from espnet2_distilmos.mos.checkpoint import (
+    load_model,
+    open_trained_model,
+    restore_model,
+)
+from espnet2_distilmos.mos.host import own_settings
 from espnet2_distilmos.mos.windows import WindowPlan, blend
 
 Wave = Union[np.ndarray, torch.Tensor]
@@ -173,7 +187,22 @@ class MOSPredictor:
     * *batch*: the score is the same alone and in any batch (to 1e-4), as the frontends
       are padding-exact.
 
-    One predictor may be called from several threads; they take turns.
+    In somebody else's program:
+
+    * *settings*: a score does not depend on what the caller has set of torch, NumPy and
+      warnings, and all is as it was afterwards; what cannot be shielded moves the last
+      digits only (:func:`~espnet2_distilmos.mos.host.own_settings`). A backward pass
+      through a score is the caller's, under the caller's settings.
+    * *training*: ``train()`` and ``requires_grad_()`` of a module that holds ``model``
+      change nothing here. Weights that were moved or cast are refused.
+    * *threads*: one predictor may be called from several; they take turns.
+    * *processes*: a predictor can be pickled, for spawned ones too; the copy is loaded
+      anew from the configuration and the weights. (Upstreams of s3prl need their own
+      files for that: unpack a .zip first.) Forked children can score on the CPU, with
+      one thread: torch's other threads are not forked, and it would wait for them for
+      ever. ``torch.set_num_threads(1)`` is done there on the first score; call it
+      before anything else of torch. Load the model in the child, or start processes by
+      spawn, for more threads or a GPU.
 
     Args:
         train_config: the experiment's ``config.yaml``.
@@ -213,18 +242,13 @@ class MOSPredictor:
         if batch_seconds is None:
             on_cpu = self.device.type == "cpu"
             batch_seconds = _BATCH_SECONDS if on_cpu else _BATCH_SECONDS_ON_GPU
-        limits = {"batch_seconds": batch_seconds, "max_seconds": max_seconds}
-        for name, value in limits.items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"found {name}={value}, expected a positive number")
-        self.model, self.config = load_model(train_config, model_file, str(self.device))
+        check_seconds("batch_seconds", batch_seconds)
+        check_seconds("max_seconds", max_seconds)
+        with own_settings(self.device, grad=True):
+            files = train_config, model_file
+            self.model, self.config = load_model(*files, str(self.device))
         self.model.set_corpus(corpus)
-        self.model.requires_grad_(False)
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.RNNBase) and module.dropout == 0:
-                # cuDNN has gradients in train mode only; without dropout nothing else
-                # changes.
-                module.train(self.device.type == "cuda")
+        self._settle()
         frontend = self.model.frontend
         self.sample_rate = frontend.sample_rate
         self.minimum_samples = frontend.minimum_samples
@@ -238,7 +262,7 @@ class MOSPredictor:
         self.windows = WindowPlan.make(
             limit, window, self.frame_shift, self.minimum_samples
         )
-        self._turn = threading.Lock()
+        self._start_process()
         if isinstance(scale, (str, os.PathLike)):
             scale = read_scale(scale)
         model = self.model_fingerprint
@@ -254,11 +278,38 @@ class MOSPredictor:
                 # Scores can be had without; whoever asks for intervals is told.
                 self.confidence.missing = str(error)
 
+    def _start_process(self) -> None:
+        """Be of this process."""
+        self._pid = os.getpid()
+        # By process: a fork may copy a lock that a thread of the parent holds.
+        self._turns: Dict[int, threading.Lock] = {}
+
     def __getstate__(self) -> Dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_turn"}
+        """All but the network, which need not be picklable, and its weights."""
+        weights = io.BytesIO()
+        torch.save(self.model.state_dict(), weights)
+        state = {k: v for k, v in self.__dict__.items() if k not in ("model", "_turns")}
+        return {**state, "corpus": self.model.corpus, "weights": weights.getvalue()}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
-        self.__dict__.update(state, _turn=threading.Lock())
+        corpus, weights = state.pop("corpus"), io.BytesIO(state.pop("weights"))
+        self.__dict__.update(state)
+        self._start_process()
+        device = str(_device(self.device))
+        with own_settings(self.device, grad=True):
+            states = torch.load(weights, map_location="cpu", weights_only=True)
+            self.model = restore_model(self.config, states, "a pickled model", device)
+        self.model.set_corpus(corpus)
+        self._settle()
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> "MOSPredictor":
+        """With a copy of the network as it is, which needs no files."""
+        twin = memo[id(self)] = object.__new__(type(self))
+        own = {k: v for k, v in self.__dict__.items() if k != "_turns"}
+        with own_settings(self.device, grad=True):
+            twin.__dict__.update(copy.deepcopy(own, memo))
+        twin._start_process()
+        return twin
 
     @classmethod
     def from_pretrained(cls, model: str, **options: Any) -> "MOSPredictor":
@@ -329,7 +380,8 @@ class MOSPredictor:
         Args:
             wave: NumPy array or tensor, (N,) or (channels, N), or a list of these of
                 any lengths. Floats in [-1, 1]; int16, int32 and uint8 at full scale.
-            fs: sampling rate in Hz, or one a waveform.
+            fs: sampling rate in Hz, a number of Python, NumPy or torch, or one a
+                waveform.
             token_posteriors: give the token predictors' posteriors too.
             grad: give tensors that can be differentiated with respect to the waveform,
                 at any rate; for use as a loss or a reward. The model's own weights get
@@ -341,6 +393,35 @@ class MOSPredictor:
         Raises:
             ValueError: a waveform cannot be scored; the sentence says which, and why.
         """
+        with self._own_settings(grad):
+            return self._score(wave, fs, token_posteriors, grad)
+
+    def _own_settings(self, grad: bool) -> ContextManager[None]:
+        """What everything is computed under, in the predictor's process or a child.
+
+        Raises:
+            ValueError: the process is a forked child, and the model is on a GPU.
+        """
+        if self._pid != os.getpid():
+            if self.device.type != "cpu":
+                raise ValueError(
+                    f"found a forked process with a model on {self.device}, expected "
+                    "one that was spawned, or a model that was loaded in it; use "
+                    "multiprocessing.get_context('spawn')"
+                )
+            if torch.get_num_threads() != 1:
+                # The others were not forked, and would be waited for.
+                torch.set_num_threads(1)
+        return own_settings(self.device, grad)
+
+    def _score(
+        self,
+        wave: Union[Wave, Sequence[Wave]],
+        fs: Union[int, Sequence[int]],
+        token_posteriors: bool,
+        grad: bool,
+    ) -> Union[MOSResult, List[MOSResult]]:
+        """As :meth:`__call__`, in the settings that are set."""
         if grad and (self.confidence.scale or {}).get("kind") == "monotone":
             raise ValueError(
                 "found a monotone scale, which is flat between its steps, expected a "
@@ -348,8 +429,9 @@ class MOSPredictor:
                 "linear"
             )
         if not isinstance(wave, (list, tuple)):
-            return self([wave], [fs], token_posteriors, grad)[0]
-        rates = fs if isinstance(fs, (list, tuple, np.ndarray)) else [fs] * len(wave)
+            return self._score([wave], [fs], token_posteriors, grad)[0]
+        fs = _plain(fs)
+        rates = fs if isinstance(fs, (list, tuple)) else [fs] * len(wave)
         if len(rates) != len(wave):
             raise ValueError(
                 f"found {len(wave)} waveforms and {len(rates)} sampling rates, "
@@ -371,43 +453,18 @@ class MOSPredictor:
         return [self._result(scored[i], names[i], grad) for i in range(len(wave))]
 
     def _prepare(self, wave: Wave, fs: int, name: str, grad: bool) -> torch.Tensor:
-        """Mono float32 at the model's rate, (N,), checked."""
-        if not isinstance(wave, torch.Tensor):
-            wave = np.asarray(wave)
-        kind = getattr(wave.dtype, "name", str(wave.dtype)).split(".")[-1]
-        if "float" not in kind and kind not in _INTEGERS:
-            raise ValueError(
-                f"{name} is of type {kind}, expected floats in [-1, 1], or int16, "
-                "int32 or uint8 at full scale"
-            )
-        if isinstance(wave, np.ndarray):
-            # Any byte order, any strides.
-            native = "float32" if "float" in kind else kind
-            wave = torch.from_numpy(np.array(wave, native, order="C"))
-        wave = wave if grad else wave.detach()
-        if kind in _INTEGERS:
-            silence, full_scale = _INTEGERS[kind]
-            wave = (wave.double() - silence) / full_scale
-        wave = wave.to(torch.float32)
-        channels = wave if wave.dim() == 2 else wave[None]
-        if channels.dim() != 2 or not 0 < len(channels) <= _MAX_CHANNELS:
-            raise ValueError(
-                f"{name} has the shape {tuple(wave.shape)}, expected (samples,) or "
-                "(channels, samples); transpose it, or give a batch as a list"
-            )
+        """Mono float32 at the model's rate and on its device, (N,), checked."""
+        fs = _checked_rate(fs, name)
+        channels = _checked_channels(wave, name)
+        channels = channels if grad else channels.detach()
         check_has_channel(self.channel, len(channels), name)
         wave = channels.mean(0) if self.channel == "mean" else channels[self.channel]
-        low, high = SAMPLE_RATES
-        if np.ndim(fs) != 0 or isinstance(fs, str) or not low <= float(fs) <= high:
-            raise ValueError(
-                f"found fs={fs!r}, expected a sampling rate from {low} to {high} Hz"
-            )
         if len(wave):
             check_samples(wave.detach().cpu().numpy(), name)
-            if float(fs) != self.sample_rate:
-                wave = _Resample.apply(wave, float(fs), float(self.sample_rate))
+            if fs != self.sample_rate:
+                wave = _Resample.apply(wave, fs, float(self.sample_rate))
         check_length(len(wave), self.minimum_samples, self.sample_rate, name)
-        return wave.clamp(-1.0, 1.0)
+        return wave.clamp(-1.0, 1.0).to(self.device)
 
     def _token_columns(self, are_wanted: bool) -> Dict[int, str]:
         """Numbers and ids of the token predictors to be asked."""
@@ -428,7 +485,9 @@ class MOSPredictor:
         lengths = torch.tensor([len(wave) for wave in waves])
         speech = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True)
         # Frontends keep the lengths of the batch at hand: one batch at a time.
-        with self._turn, torch.inference_mode(not grad):
+        turn = self._turns.setdefault(os.getpid(), threading.Lock())
+        with turn, self._own_settings(grad):
+            self._settle()
             found = self.model.inference(
                 speech.to(self.device), lengths.to(self.device), list(columns), grad
             )
@@ -453,6 +512,29 @@ class MOSPredictor:
                     )
                 )
             return scored
+
+    def _settle(self) -> None:
+        """Undo what a trainer does to every module that it finds.
+
+        Raises:
+            ValueError: it moved or cast the weights.
+        """
+        self.model.scores_only = True
+        on_gpu = self.device.type == "cuda"
+        for module in self.model.modules():
+            # cuDNN has gradients in train mode only; without dropout nothing else
+            # changes.
+            is_rnn = isinstance(module, torch.nn.RNNBase) and module.dropout == 0
+            if module.training != (is_rnn and on_gpu):
+                module.training = is_rnn and on_gpu
+        for weight in self.model.parameters():
+            weight.requires_grad_(False)
+            if (weight.dtype, weight.device) != (torch.float32, self.device):
+                raise ValueError(
+                    f"found weights of {weight.dtype} on {weight.device}, expected "
+                    f"those that were loaded, torch.float32 on {self.device}; load the "
+                    "model again, with device=... for another device"
+                )
 
     def _score_long(
         self,
@@ -639,7 +721,8 @@ class MOSPredictor:
         name = describe(*file)
         try:
             if item is None:
-                item = self._score_long(blocks, name, columns, False)
+                with self._own_settings(False):
+                    item = self._score_long(blocks, name, columns, False)
             return self._result(item, name, False), ""
         except ValueError as error:  # as AudioError is
             return None, str(error)
@@ -649,6 +732,80 @@ class MOSPredictor:
                 f"{name} could not be scored ({reason}), expected a score; try a "
                 "smaller --max-seconds or another device."
             )
+
+
+def _plain(value: Any) -> Any:
+    """Python's own for a number or a list of numbers of NumPy or torch."""
+    is_array = isinstance(value, (np.ndarray, np.generic, torch.Tensor))
+    return value.tolist() if is_array else value
+
+
+def _checked_rate(fs: Any, name: str) -> float:
+    """The sampling rate of a waveform in memory.
+
+    Raises:
+        ValueError: it is no number, or none that a sampling rate can be.
+    """
+    low, high = SAMPLE_RATES
+    fs = _plain(fs)
+    is_number = isinstance(fs, numbers.Real) and not isinstance(fs, bool)
+    if not is_number or not low <= fs <= high:
+        raise ValueError(
+            f"{name}: found fs={fs!r:.80}, expected a sampling rate from {low} to "
+            f"{high} Hz, a number"
+        )
+    return float(fs)
+
+
+def _checked_channels(wave: Any, name: str) -> torch.Tensor:
+    """Whatever stands for a waveform in memory as float32, (channels, N).
+
+    Raises:
+        ValueError: it is of another kind, type or shape; it says which.
+    """
+    kind = type(wave).__name__
+    if isinstance(wave, torch.Tensor):
+        dtype = str(wave.dtype).split(".")[-1]
+        layout = "nested" if wave.is_nested else str(wave.layout).split(".")[-1]
+        layout = "meta" if wave.is_meta else layout.strip("_")
+        if layout != "strided":
+            raise ValueError(
+                f"{name} is a {layout} tensor, expected a dense one that holds "
+                "samples; give wave.to_dense(), or an array"
+            )
+    else:
+        try:
+            wave = np.asarray(wave)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"{name} is a {kind} that makes no array ({str(error):.80}), expected "
+                "an array or tensor of numbers"
+            ) from error
+        dtype = wave.dtype.name
+    if "float" not in dtype and dtype not in _INTEGERS:
+        is_number = dtype != "object" and not dtype.startswith(("str", "bytes"))
+        raise ValueError(
+            f"{name} is of type {dtype if is_number else f'{kind} ({dtype})'}, "
+            "expected floats in [-1, 1], or int16, int32 or uint8 at full scale"
+        )
+    if isinstance(wave, np.ndarray):
+        # Any byte order, any strides.
+        native = "float32" if "float" in dtype else dtype
+        wave = torch.from_numpy(np.array(wave, native, order="C"))
+    if dtype in _INTEGERS:
+        silence, full_scale = _INTEGERS[dtype]
+        wave = (wave.double() - silence) / full_scale
+    wave = wave.to(torch.float32).resolve_neg()
+    channels = wave if wave.dim() == 2 else wave[None]
+    if channels.dim() != 2 or not 0 < len(channels) <= _MAX_CHANNELS:
+        mend = "transpose it, or give a batch as a list of arrays"
+        if wave.dim() == 0:
+            mend = "it is a single number: make one array of a list of numbers"
+        raise ValueError(
+            f"{name} has the shape {tuple(wave.shape)}, expected (samples,) or "
+            f"(channels, samples); {mend}"
+        )
+    return channels
 
 
 def _hash(parts: Mapping[str, Any], values: Iterable[Tuple[str, torch.Tensor]]) -> str:
@@ -698,13 +855,13 @@ def _soxr(wave: torch.Tensor, fs: float, sample_rate: float) -> torch.Tensor:
 
 def _device(name: Union[str, torch.device]) -> torch.device:
     try:
-        device = torch.device(name)
-        # Says whether it is there.
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Says whether it is there, and which one "cuda" is at present.
+        there = torch.zeros(1, device=torch.device(name))
+        there.cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:120]
         raise ValueError(
             f"found device={str(name)!r}, which is not available here ({reason}), "
             "expected cpu or a device of this machine such as cuda"
         ) from error
-    return device
+    return there.device

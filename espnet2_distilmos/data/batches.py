@@ -6,6 +6,7 @@
 import collections
 import concurrent.futures
 import math
+import numbers
 import os
 from typing import (
     Callable,
@@ -78,6 +79,24 @@ def map_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Refuse a length of batches or windows that none can have.
+
+    Args:
+        name: of the option, for the message.
+        value: in seconds.
+
+    Raises:
+        DataError: It is no positive and finite number.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise DataError(
+            f"found {name}={value!r}, expected a positive number of seconds, such as "
+            f"{name}=60."
+        )
 
 
 def plan_batches(num_samples: Mapping[_Key, int], most: float) -> List[List[_Key]]:
@@ -157,7 +176,7 @@ class AudioBatches:
         failures: Sentence by utterance id, complete after the iteration.
 
     Raises:
-        DataError: The wav.scp cannot be read or ``batch_seconds`` is not positive.
+        DataError: The wav.scp cannot be read, or there is no such ``batch_seconds``.
     """
 
     def __init__(
@@ -172,11 +191,7 @@ class AudioBatches:
         maximum_samples: Optional[int] = None,
         names: Optional[Mapping[str, str]] = None,
     ):
-        if not batch_seconds > 0:
-            raise DataError(
-                f"the batch size is {batch_seconds} seconds, expected a positive "
-                "number; correct --batch_seconds."
-            )
+        check_seconds("batch_seconds", batch_seconds)
         self._known: Mapping[str, int] = {}
         if not isinstance(wav_scp, collections.abc.Mapping):
             self._known = read_num_samples(wav_scp)

@@ -40,6 +40,8 @@ from espnet2_distilmos.mos.head.abs_head import TOKEN_PREDICTORS
 
 # Folder beside config.yaml: files without which some upstreams cannot be rebuilt.
 UPSTREAM_FILES = "upstream_files"
+# What to do where weights do not fit a configuration.
+_MEND = "use the config.yaml of the same experiment"
 
 # --- Files of a trained model ---------------------------------------------------------
 
@@ -407,8 +409,7 @@ def load_weights(model: torch.nn.Module, path: str) -> None:
         DataError: the file is unreadable or does not fit, see :func:`load_states`.
         OSError: it cannot be opened.
     """
-    mend = "use the config.yaml of the same experiment"
-    load_states(model, model_states(path), str(path), mend)
+    load_states(model, model_states(path), str(path), _MEND)
 
 
 class _NoRandomWeights(TorchDispatchMode):
@@ -442,12 +443,33 @@ def load_model(
         DataError, ValueError, OSError: a file cannot be read, or they do not fit.
     """
     config = read_config(train_config)
+    states = model_states(model_file)
+    return restore_model(config, states, str(model_file), device), config
+
+
+def restore_model(
+    config: Mapping[str, Any], states: Mapping[str, Any], where: str, device: str
+) -> ESPnetMOSModel:
+    """Build a trained model of its configuration and its weights, in eval mode.
+
+    The caller's random generators are left as they are.
+
+    Args:
+        config: as :func:`read_config` gives it.
+        states: the state dict.
+        where: what it is of, for the error.
+        device: such as ``cpu`` or ``cuda``.
+
+    Raises:
+        DataError, ValueError: they do not fit.
+    """
     # Entries of s3prl are run once to measure them, which needs finite weights.
     measured = config.get("frontend") == "s3prl"
-    with contextlib.nullcontext() if measured else _NoRandomWeights():
-        model = build_model(config, load_pretrained=False)
-    load_weights(model, model_file)
-    return model.to(device).eval(), config
+    with torch.random.fork_rng(devices=[]):
+        with contextlib.nullcontext() if measured else _NoRandomWeights():
+            model = build_model(config, load_pretrained=False)
+    load_states(model, states, where, _MEND)
+    return model.to(device).eval()
 
 
 # --- What a training starts from ------------------------------------------------------

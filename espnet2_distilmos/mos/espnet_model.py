@@ -52,6 +52,9 @@ class ESPnetMOSModel(AbsESPnetModel):
             an embedding what the head does not take.
     """
 
+    # Of a model that is not to be trained: train() leaves it in eval mode.
+    scores_only = False
+
     def __init__(
         self,
         frontend: AbsLayerFrontend,
@@ -287,6 +290,10 @@ class ESPnetMOSModel(AbsESPnetModel):
     def ema_targets(self) -> List[EMATarget]:
         """Moving averages of the frontend that losses compare with."""
         return [loss.ema for loss in self.losses.values() if "ema" in loss.needs]
+
+    def train(self, mode: bool = True) -> "ESPnetMOSModel":
+        """Set the mode; what only scores stays in eval mode, whoever calls."""
+        return super().train(mode and not self.scores_only)
 
     def set_corpus(self, corpus: Optional[str]) -> None:
         """Name the corpus whose scale inference predicts on.

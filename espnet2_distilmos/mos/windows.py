@@ -62,7 +62,7 @@ class WindowPlan:
         """
         buffer, start, whole = torch.zeros(0), 0, True
         for block in blocks:
-            buffer = torch.cat([buffer, block])
+            buffer = torch.cat([buffer.to(block), block])
             if whole and len(buffer) > self.limit:
                 whole = False
                 yield 0, buffer[: self.window]

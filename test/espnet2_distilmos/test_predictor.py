@@ -2,21 +2,31 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import concurrent.futures
+import contextlib
 import copy
 import itertools
+import logging
+import multiprocessing
+import os
+import pickle
+import random
 import subprocess
 import sys
+import threading
 import tracemalloc
 import types
+import warnings
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.evaluation.trust import fit_scale
+from espnet2_distilmos.mos.build import build_model
 from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.predictor import MOSResult, _Resample
@@ -107,6 +117,37 @@ def test_numpy_torch_and_integers_agree(predictor):
     assert predictor(bytes_, 16000).score == pytest.approx(expected, abs=1e-5)
 
 
+def test_any_array_and_any_number(predictor):
+    """The same samples and rate, however they are held."""
+    wave = syllables().astype(np.float32)
+    tensor = torch.from_numpy(wave)
+    expected = predictor(wave, 16000).score
+    read_only = wave.copy()
+    read_only.setflags(write=False)
+    held = [
+        read_only,
+        wave[::-1].copy()[::-1],
+        wave[None],
+        np.stack([wave, wave]),
+        tensor.clone().requires_grad_(),
+        torch.complex(tensor, -tensor).conj().imag,
+        torch.stack([tensor] * 2, 1).T,
+    ]
+    for same in held:
+        for grad in (False, True):
+            found = predictor(same, 16000, grad=grad)
+            found = float(torch.as_tensor(found.score).detach())
+            assert found == pytest.approx(expected, abs=1e-6)
+    for fs in (16000.0, np.array(16000), np.int32(16000), torch.tensor(16000)):
+        assert predictor(wave, fs).score == expected
+    for fs in ((16000, 16000), np.array([16000, 16000]), np.array(16000)):
+        found = [result.score for result in predictor([wave, wave], fs)]
+        assert found == pytest.approx([expected] * 2, abs=1e-6)
+    one = copy.deepcopy(predictor)
+    one.channel = 0
+    assert one(held[5], 16000).score == pytest.approx(expected, abs=1e-6)
+
+
 def test_any_rate_scores_the_same(predictor):
     scores = {
         rate: predictor(syllables(rate=rate), rate).score
@@ -140,6 +181,289 @@ def test_channels_are_averaged_or_one_is_taken(predictor, scorer_dir):
     for one in (waves[0], waves[:1]):
         with pytest.raises(ValueError, match="1 channels, expected one with the num"):
             chosen(one, 16000)
+
+
+# In somebody else's program
+
+
+@contextlib.contextmanager
+def changed(read, write, value):
+    before = read()
+    write(value)
+    try:
+        yield
+    finally:
+        write(before)
+
+
+def default_dtype(dtype):
+    return changed(torch.get_default_dtype, torch.set_default_dtype, dtype)
+
+
+@contextlib.contextmanager
+def warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@contextlib.contextmanager
+def default_device():
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+HOSTS = {
+    "float64": lambda: default_dtype(torch.float64),
+    "float16": lambda: default_dtype(torch.float16),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "set_default_device": default_device,
+    "with device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "matmul precision": lambda: changed(
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+        "medium",
+    ),
+    "deterministic": lambda: changed(
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+        True,
+    ),
+    "errstate": lambda: np.errstate(all="raise"),
+    "warnings": warnings_are_errors,
+}
+
+
+def settings_of_the_host():
+    numbers = random.getstate(), np.random.get_state()[1].tolist()
+    precisions = [torch.get_float32_matmul_precision()]
+    if hasattr(torch.backends, "fp32_precision"):
+        for kind in (torch.backends.mkldnn.matmul, torch.backends.cudnn.conv):
+            precisions.append(kind.fp32_precision)
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": torch.empty(1).device,
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "precisions": precisions,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "errstate": np.geterr(),
+        "warnings": list(warnings.filters),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "log": (logging.root.level, list(logging.root.handlers)),
+        "random": (*numbers, torch.default_generator.get_state().tolist()),
+    }
+
+
+@pytest.fixture(scope="module")
+def mfcc_dir(scorer_dir, tmp_path_factory):
+    """A frontend that makes tensors of torch's default dtype in every batch."""
+    folder = tmp_path_factory.mktemp("mfcc")
+    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
+    config.update(frontend="mfcc", frontend_conf={}, head="ssl_mos", token_info=None)
+    config["head_conf"] = {"hidden_dim": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(config, load_pretrained=True)
+    torch.save(model.state_dict(), folder / "model.pth")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_score_is_the_same_whatever_the_host_sets(
+    scorer_dir, mfcc_dir, tmp_path, host
+):
+    """When it is set as the model is loaded, and when it is set as it scores."""
+    short, long = syllables(0.7), syllables(2.5, rate=22050)
+    path = str(tmp_path / "a.flac")
+    soundfile.write(path, long, 22050, subtype="PCM_24")
+    tensor = torch.from_numpy(short)
+
+    def load():
+        folders = (str(scorer_dir), str(mfcc_dir))
+        options = {"max_seconds": 2.0, "batch_seconds": 10}
+        return [MOSPredictor.from_pretrained(f, **options) for f in folders]
+
+    def scores(predictors):
+        found = []
+        for one in predictors:
+            results = one([short, short[:9000], long], [16000, 16000, 22050])
+            results += [file.result for file in one.predict_files([path])]
+            found += [r.score for r in results] + results[2].frames.tolist()
+        return found
+
+    def gradient(predictors):
+        wave = tensor.clone().requires_grad_(True)
+        score = predictors[0](wave, 16000, grad=True).score
+        return torch.autograd.grad(score, wave)[0]
+
+    plain = load()
+    expected, slope = scores(plain), gradient(plain)
+    wave = tensor.clone().requires_grad_(True)
+    with HOSTS[host]():
+        before = settings_of_the_host()
+        loaded = load()
+        assert scores(plain) == expected
+        differentiable = plain[0](wave, 16000, grad=True).score
+        copied = copy.deepcopy(plain)
+        after = settings_of_the_host()
+    assert after == before
+    for one in (loaded, copied):
+        assert scores(one) == expected
+        assert torch.equal(gradient(one), slope)
+    assert torch.equal(torch.autograd.grad(differentiable, wave)[0], slope)
+
+
+def test_the_working_directory_may_change(scorer_dir, predictor, monkeypatch, tmp_path):
+    monkeypatch.chdir(scorer_dir)
+    found = MOSPredictor.from_pretrained(".")
+    monkeypatch.chdir(tmp_path)
+    assert found(syllables(), 16000).score == predictor(syllables(), 16000).score
+    assert pickle.loads(pickle.dumps(found)).fingerprint == predictor.fingerprint
+
+
+def set_all(module, name, value):
+    for part in module.modules():
+        setattr(part, name, value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda host: host.train(),
+        lambda host: host.mos.head.train(),
+        lambda host: set_all(host, "training", True),
+        lambda host: host.requires_grad_(True),
+    ],
+    ids=["train", "train a part", "training", "requires_grad_"],
+)
+def test_a_trainer_around_it_changes_nothing(scorer_dir, change):
+    predictor = MOSPredictor.from_pretrained(str(scorer_dir))
+    waves = [torch.from_numpy(syllables(0.5 + 0.3 * k, seed=k)) for k in range(3)]
+    expected = [result.score for result in predictor(waves, 16000)]
+    states = copy.deepcopy(predictor.model.state_dict())
+    host = torch.nn.Module()
+    host.mos = predictor.model
+    for grad in (True, False):
+        change(host)
+        wave = waves[0].clone().requires_grad_(True)
+        results = predictor([wave, *waves[1:]], 16000, grad=grad)
+        found = [float(torch.as_tensor(r.score).detach()) for r in results]
+        assert found == pytest.approx(expected, abs=1e-6)
+        if grad:
+            results[0].score.backward()
+    assert all(p.grad is None for p in predictor.model.parameters())
+    for name, value in predictor.model.state_dict().items():
+        assert torch.equal(value, states[name]), name
+
+
+def test_a_trainer_in_another_thread_does_not_reach_a_batch(scorer_dir):
+    predictor = MOSPredictor.from_pretrained(str(scorer_dir))
+    expected = predictor(syllables(), 16000).score
+
+    def train(*_):
+        predictor.model.train()
+
+    predictor.model.head.register_forward_pre_hook(train)
+    assert predictor(syllables(), 16000).score == expected
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (lambda host: host.half(), "weights of torch.float16 on cpu, expected"),
+        (lambda host: host.double(), "weights of torch.float64 on cpu, expected"),
+        (lambda host: host.to("meta"), "weights of torch.float32 on meta, expected"),
+    ],
+)
+def test_weights_that_were_cast_or_moved_are_refused(scorer_dir, change, found):
+    predictor = MOSPredictor.from_pretrained(str(scorer_dir))
+    change(predictor.model)
+    with pytest.raises(ValueError, match=found):
+        predictor(syllables(), 16000)
+
+
+def test_a_pickled_predictor(corpora_dir):
+    """It has what was loaded and chosen, no file, and no tensor of this process."""
+    made = MOSPredictor.from_pretrained(
+        str(corpora_dir), corpus="b", max_seconds=9, scale=fit_scale([2, 3], [20, 40])
+    )
+    with default_dtype(torch.float64), torch.inference_mode():
+        copied = pickle.loads(pickle.dumps(made))
+    for same in (copied, pickle.loads(pickle.dumps(copied))):
+        assert same.fingerprint == made.fingerprint
+        result, expected = same(syllables(), 16000), made(syllables(), 16000)
+        assert result.score == expected.score
+        assert pickle.loads(pickle.dumps(result)).score == expected.score
+        wave = torch.from_numpy(syllables()).requires_grad_(True)
+        same(wave, 16000, grad=True).score.backward()
+        assert wave.grad.any()
+
+
+@pytest.mark.slow
+def test_spawned_processes(predictor):
+    joblib = pytest.importorskip("joblib")
+    waves = [syllables(seed=seed) for seed in range(2)]
+    expected = [predictor(wave, 16000).score for wave in waves]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = [pool.apply(predictor, (wave, 16000)).score for wave in waves]
+    assert found == pytest.approx(expected, abs=1e-5)
+    work = [joblib.delayed(predictor)(wave, 16000) for wave in waves]
+    found = [result.score for result in joblib.Parallel(2, backend="loky")(work)]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_scores_while_a_thread_of_the_parent_does(scorer_dir):
+    """In the middle of a padded batch, in float64, with a pool of torch's threads."""
+    shared = MOSPredictor.from_pretrained(str(scorer_dir), batch_seconds=60)
+    waves = [syllables(2.0), syllables(1.2)]
+    is_inside, may_go_on = threading.Event(), threading.Event()
+    encoder, parent = shared.model.frontend.model.encoder, os.getpid()
+    forward = encoder.forward
+
+    def slow_forward(*args, **kwargs):
+        if os.getpid() == parent:
+            is_inside.set()
+            may_go_on.wait(60)
+        return forward(*args, **kwargs)
+
+    def child(results):
+        dtype = torch.get_default_dtype()
+        results.put((dtype, shared(waves[0], 16000).score, torch.get_num_threads()))
+
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    process = fork.Process(target=child, args=(results,))
+    threads = changed(torch.get_num_threads, torch.set_num_threads, 2)
+    with threads, default_dtype(torch.float64):
+        expected = shared(waves[0], 16000).score
+        encoder.forward = slow_forward
+        scorer = threading.Thread(target=shared, args=(waves, 16000))
+        scorer.start()
+        try:
+            assert is_inside.wait(60)
+            process.start()
+            process.join(60)
+        finally:
+            may_go_on.set()
+            scorer.join()
+            process.kill()
+    assert not results.empty(), "the child waits"
+    dtype, score, num_threads = results.get()
+    assert score == pytest.approx(expected, abs=1e-5)
+    assert (dtype, num_threads) == (torch.float64, 1)
 
 
 # Threads
@@ -339,7 +663,29 @@ def test_score_as_a_loss_reaches_what_made_the_waveform(short_limit):
         (np.zeros(2), 48000, "1 samples at 16000 Hz"),
         (np.zeros(16000, dtype=np.int64), 16000, "of type int64"),
         (np.zeros(16000, dtype=complex), 16000, "of type complex128"),
-        (np.array(["a"]), 16000, "of type str"),
+        (np.array(["a"]), 16000, "of type ndarray .str"),
+        (None, 16000, r"of type NoneType \(object\)"),
+        (np.zeros(16000).astype(object), 16000, r"of type ndarray \(object\)"),
+        ([0.0] * 16000, 16000, "make one array of a list of numbers"),
+        ([[[0.0, 1.0], [0.0]]], 16000, "is a list that makes no array"),
+        (torch.zeros(16000).to_sparse(), 16000, "is a sparse_coo tensor, expected a"),
+        (torch.zeros(16000).to_mkldnn(), 16000, "is a mkldnn tensor"),
+        (torch.zeros(16000, device="meta"), 16000, "is a meta tensor"),
+        (torch.nested.nested_tensor([torch.zeros(9)]), 16000, "is a nested tensor"),
+        (torch.zeros(16000, dtype=torch.cfloat).conj(), 16000, "of type complex64"),
+        (
+            torch.quantize_per_tensor(torch.zeros(16000), 1.0, 0, torch.qint8),
+            16000,
+            "of type qint8",
+        ),
+        (np.full(16000, 1e300), 16000, "16000 samples that are NaN or infinite"),
+        (np.zeros(16000), None, "waveform 0 of 1: found fs=None, expected"),
+        (np.zeros(16000), 16000j, "fs=16000j, expected"),
+        (np.zeros(16000), b"16000", "fs=b'16000', expected"),
+        (np.zeros(16000), True, "fs=True, expected"),
+        (np.zeros(16000), float("nan"), "fs=nan, expected"),
+        (np.zeros(16000), [16000], r"fs=\[16000\], expected"),
+        ([np.zeros(16000)] * 2, [16000, None], "waveform 1 of 2: found fs=None"),
         (torch.zeros(16000, dtype=torch.int64), 16000, "of type int64"),
         (np.array([1.0, np.nan] * 8000), 16000, "8000 samples that are NaN"),
         (np.array([0.0, 12000.0] * 8000), 16000, "float samples up to 12000"),
@@ -373,6 +719,10 @@ def test_a_broken_model_is_named(scorer_dir):
         ({"max_seconds": 0.001}, "raise --max-seconds"),
         ({"max_seconds": float("nan")}, "max_seconds=nan"),
         ({"batch_seconds": 0}, "batch_seconds=0"),
+        ({"batch_seconds": float("inf")}, "batch_seconds=inf, expected a positive"),
+        ({"batch_seconds": "2"}, "batch_seconds='2', expected a positive number of s"),
+        ({"device": "meta"}, "device='meta'"),
+        ({"device": None}, "device='None'"),
     ],
 )
 def test_impossible_options(scorer_dir, options, found):

@@ -153,7 +153,7 @@ class HFFrontend(AbsLayerFrontend):
         # Token tools, untrained baseline and every training start from one network. A
         # fine-tuned checkpoint may lack the mask embedding: it is drawn here too.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.init_seed)
+            torch.default_generator.manual_seed(self.init_seed)
             if checkpoint is None:
                 model = self.family.build(config)
             else:

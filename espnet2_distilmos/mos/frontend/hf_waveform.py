@@ -68,6 +68,8 @@ class WaveformFamily(HFFamily):
 
     def hidden_states(self, model, speech, lengths, mask_time_indices):
         attention_mask = None
+        # A forked child may find those of a batch that another thread was at.
+        self._set_lengths(None)
         if not full_length(lengths, speech.size(1)):
             attention_mask = frame_mask(lengths, speech.size(1)).long()
             self._set_lengths(lengths)

@@ -107,7 +107,7 @@ def add_lora(
     )
     config._register_custom_module({torch.nn.Linear: _adapted_linear()})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         inject_adapter_in_model(config, model, _ADAPTER)
     return {**lora, "target_modules": targets}
 

@@ -148,7 +148,7 @@ class S3PRLFrontend(AbsLayerFrontend):
                 download_dir
             ) as self._downloads:
                 if self.upstream_config is not None:
-                    torch.manual_seed(self.init_seed)
+                    torch.default_generator.manual_seed(self.init_seed)
                     entry, path = _write_checkpoint(self.upstream_config, folder)
                 elif path is not None and not entry.endswith(_PATH_SUFFIXES):
                     # An entry such as ``wavlm`` would ignore the path and download.
@@ -408,6 +408,10 @@ class S3PRLFrontend(AbsLayerFrontend):
     ) -> List[torch.Tensor]:
         """Hidden states (B, T, D), also with what s3prl has after the last frame."""
         self._time_mask = mask_time_indices
+        # A forked child may find those of a batch that another thread was at.
+        parts = (self._zero_padding, *self._norms)
+        for part in parts:
+            part.lengths = None
         if min(lengths) < max(lengths):
             frames = [self.num_frames(n) for n in lengths]
             self._zero_padding.lengths = torch.tensor(frames, device=speech.device)
@@ -420,7 +424,7 @@ class S3PRLFrontend(AbsLayerFrontend):
             return list(self.model(waveforms)["hidden_states"])
         finally:
             self._time_mask = None
-            for part in (self._zero_padding, *self._norms):
+            for part in parts:
                 part.lengths = None
 
 

@@ -2,6 +2,7 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import itertools
+import math
 import threading
 
 import numpy as np
@@ -90,8 +91,9 @@ def test_choosing_and_dropping_utterances(corpus):
     batches = AudioBatches(wav_scp, 1.0)
     batches.drop([f"u{k:02d}" for k in range(2, 10)])
     assert [b.utt_ids for b in batches] == [["u10"], ["u01"]]
-    with pytest.raises(DataError, match="batch_seconds"):
-        AudioBatches(wav_scp, batch_seconds=0)
+    for seconds in (0, -1, math.inf, math.nan, None, "60"):
+        with pytest.raises(DataError, match=f"batch_seconds={seconds!r}, expected"):
+            AudioBatches(wav_scp, batch_seconds=seconds)
 
 
 @pytest.mark.parametrize("header", ["true", "declares less"])
