@@ -3,7 +3,6 @@
 
 """MOS of waveforms and files with a trained model."""
 
-import copy
 import hashlib
 import io
 import itertools
@@ -196,9 +195,9 @@ class MOSPredictor:
     * *training*: ``train()`` and ``requires_grad_()`` of a module that holds ``model``
       change nothing here. Weights that were moved or cast are refused.
     * *threads*: one predictor may be called from several; they take turns.
-    * *processes*: a predictor can be pickled, for spawned ones too; the copy is loaded
-      anew from the configuration and the weights. (Upstreams of s3prl need their own
-      files for that: unpack a .zip first.) Forked children can score on the CPU, with
+    * *processes*: a predictor can be copied and pickled, for spawned ones too; the copy
+      is loaded anew from the configuration and the weights. (Upstreams of s3prl need
+      their own files for that: unpack a .zip first.) Forked children can score on the CPU, with
       one thread: torch's other threads are not forked, and it would wait for them for
       ever. ``torch.set_num_threads(1)`` is done there on the first score; call it
       before anything else of torch. Load the model in the child, or start processes by
@@ -301,15 +300,6 @@ class MOSPredictor:
             self.model = restore_model(self.config, states, "a pickled model", device)
         self.model.set_corpus(corpus)
         self._settle()
-
-    def __deepcopy__(self, memo: Dict[int, Any]) -> "MOSPredictor":
-        """With a copy of the network as it is, which needs no files."""
-        twin = memo[id(self)] = object.__new__(type(self))
-        own = {k: v for k, v in self.__dict__.items() if k != "_turns"}
-        with own_settings(self.device, grad=True):
-            twin.__dict__.update(copy.deepcopy(own, memo))
-        twin._start_process()
-        return twin
 
     @classmethod
     def from_pretrained(cls, model: str, **options: Any) -> "MOSPredictor":
