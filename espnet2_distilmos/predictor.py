@@ -197,11 +197,11 @@ class MOSPredictor:
     * *threads*: one predictor may be called from several; they take turns.
     * *processes*: a predictor can be copied and pickled, for spawned ones too; the copy
       is loaded anew from the configuration and the weights. (Upstreams of s3prl need
-      their own files for that: unpack a .zip first.) Forked children can score on the CPU, with
-      one thread: torch's other threads are not forked, and it would wait for them for
-      ever. ``torch.set_num_threads(1)`` is done there on the first score; call it
-      before anything else of torch. Load the model in the child, or start processes by
-      spawn, for more threads or a GPU.
+      their own files for that: unpack a .zip first.) Forked children can score on the
+      CPU, with one thread: torch's other threads are not forked, and it would wait for
+      them for ever. ``torch.set_num_threads(1)`` is done there on the first score; call
+      it before anything else of torch. For more threads, or a GPU, load the model in
+      the child or start processes by spawn.
 
     Args:
         train_config: the experiment's ``config.yaml``.

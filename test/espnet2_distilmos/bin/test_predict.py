@@ -428,6 +428,7 @@ def test_summary_by_directory_best_first():
         (["--systems", "("], "neither a file nor a regular expression"),
         (["--device", "cuda:99"], "device='cuda:99'"),
         (["--batch-seconds=-1"], "batch_seconds=-1"),
+        (["--batch-seconds=inf"], "batch_seconds=inf, expected a positive number"),
         (["--channel", "x"], "channel='x'"),
         (["--max-seconds", "0"], "max_seconds=0"),
         (["--output", "/dev/null/s.csv"], "cannot be written"),
