@@ -582,6 +582,8 @@ class MOSPredictor:
             notes.append("digital silence")
         if self.confidence.is_extrapolated(score):
             notes.append("beyond the scores that the scale was fitted to")
+        if off_scale := self.confidence.off_scale(score):
+            notes.append(off_scale)
         times = self.frame_centre + self.frame_shift * np.arange(len(item.frames))
 
         def given(values: torch.Tensor) -> Any:

@@ -60,7 +60,7 @@ def compare(args: argparse.Namespace) -> List[str]:
         resample=args.resample,
         command=args.command,
     )
-    print("\n".join(report.comparison_table(document["comparisons"])))
+    print("\n".join(report.comparison_lines(document["comparisons"])))
     if args.output is not None:
         path = report.write_comparison(args.output, document)
         print(f"The comparison is in {path}", flush=True)

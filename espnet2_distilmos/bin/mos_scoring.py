@@ -86,7 +86,7 @@ def score(args: argparse.Namespace) -> List[str]:
         command=args.command,
     )
     path = report.write_results(args.output_dir, document, scored)
-    print("\n".join(report.results_table(document["results"])))
+    print("\n".join(report.results_lines(document["results"])))
     print(f"The results are in {path}", flush=True)
     return document["problems"]
 

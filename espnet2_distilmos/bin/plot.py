@@ -77,6 +77,13 @@ def draw(args: argparse.Namespace) -> Tuple["Figure", List[str]]:
     models = read_models(args)
     problems = [sentence for model in models for sentence in model.problems]
     first = models[0]
+    for model in models:
+        if model.two_scales and args.kind != "scatter":
+            raise DataError(
+                f"{model.prediction}: {model.two_scales}, expected one scale for a "
+                f"figure of {args.kind}; draw a scatter plot, or map the predictions "
+                "(`distilmos calibrate --fit-scale`, `predict --scale`)."
+            )
     if args.kind == "systems":
         if first.systems is None:
             raise DataError(
@@ -91,8 +98,8 @@ def draw(args: argparse.Namespace) -> Tuple["Figure", List[str]]:
         )
     if args.kind == "residuals":
         return plots.residual_figure(first.pred, first.true, args.title), problems
-    data = (first.pred, first.true, first.systems)
-    return plots.scatter_figure(*data, args.title), problems
+    data = (first.pred, first.true, first.systems, args.title)
+    return plots.scatter_figure(*data, same_scale=not first.two_scales), problems
 
 
 def _draw_frames(args: argparse.Namespace) -> "Figure":

@@ -15,6 +15,8 @@ import sys
 import warnings
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
+import numpy as np
+
 from espnet2_distilmos.cli import (
     add_scoring_arguments,
     call,
@@ -28,6 +30,7 @@ from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.data.journal import Journal
 from espnet2_distilmos.evaluation.formats import encode_name, read_scores, write_scores
 from espnet2_distilmos.evaluation.join import Score, shown, systems_of
+from espnet2_distilmos.evaluation.trust import OFF_SCALE
 
 # How the output is written, by the ending of its name.
 _FORMATS = {
@@ -158,8 +161,16 @@ def _from_row(row: Mapping[str, Any]) -> Score:
     return Score(**fields, extra=extra)
 
 
+def is_off_scale(record: Score) -> bool:
+    """Whether the note says that the score is outside the scale."""
+    return OFF_SCALE in (record.extra.get("note") or "")
+
+
 def summarize(records: Iterable[Score], by_system: bool) -> str:
-    """A table of files, failures, mean and SD per system or directory.
+    """A table of the scores per system or directory: how many, where, how spread.
+
+    Files, failures, files whose score is outside the scale (their note says which),
+    mean, SD, median, 5 % and 95 % quantile.
 
     Args:
         records: of all files.
@@ -168,21 +179,25 @@ def summarize(records: Iterable[Score], by_system: bool) -> str:
     Returns:
         Lines; the best mean first.
     """
-    groups: Dict[str, List[Optional[float]]] = {}
+    groups: Dict[str, List[Score]] = {}
     for record in records:
         name = record.system or "(none)"
         if not by_system:
             name = os.path.dirname(record.path) or "."
-        groups.setdefault(shown(name), []).append(record.score)
+        groups.setdefault(shown(name), []).append(record)
     rows = []
     for name, group in groups.items():
-        scores = [score for score in group if score is not None]
+        scores = [record.score for record in group if record.score is not None]
         mean = statistics.fmean(scores) if scores else -math.inf
-        cells = [name, str(len(group)), str(len(group) - len(scores))]
+        counts = (len(group), len(group) - len(scores), sum(map(is_off_scale, group)))
+        cells = [name, *map(str, counts)]
         cells.append(f"{mean:.3f}" if scores else "-")
         cells.append(f"{statistics.stdev(scores):.3f}" if len(scores) > 1 else "-")
+        for q in (50, 5, 95):
+            cells.append(f"{np.percentile(scores, q):.3f}" if scores else "-")
         rows.append((-mean, cells))
-    table = [["system" if by_system else "directory", "files", "failed", "mean", "SD"]]
+    head = ["files", "failed", "outside", "mean", "SD", "median", "p5", "p95"]
+    table = [["system" if by_system else "directory", *head]]
     table += [cells for _, cells in sorted(rows)[:_MOST_PRINTED]]
     width = max(len(cells[0]) for cells in table)
     lines = [
@@ -434,6 +449,13 @@ def predict(args: argparse.Namespace) -> int:
         print(
             f"{novel} of {len(records)} files are unlike the training set (novel = 1): "
             "their scores and intervals are not to be trusted",
+            file=sys.stderr,
+        )
+    outside = sum(map(is_off_scale, records))
+    if outside:
+        print(
+            f"{outside} of {len(records)} files have a score outside the scale of the "
+            "labels (see their note): the model extrapolates",
             file=sys.stderr,
         )
     failed = [record.error for record in records if record.score is None]

@@ -50,7 +50,7 @@ def score(args: argparse.Namespace) -> List[str]:
         notes=args.note,
         command=args.command,
     )
-    print("\n".join(report.results_table(document["results"])))
+    print("\n".join(report.results_lines(document["results"])))
     if args.output is not None:
         path = report.write_results(args.output, document, models)
         print(f"The results are in {path}", flush=True)

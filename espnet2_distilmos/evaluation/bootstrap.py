@@ -41,6 +41,12 @@ from espnet2_distilmos.evaluation.metrics import (
 )
 
 RESAMPLES = ("clusters", "within_systems", "systems")
+# Below these there is neither an interval nor a p-value, of whatever method. Of five
+# pairs, all with the same sign, no exact test says p < 0.05 (sign flips: 2 / 2^5); the
+# bootstrap of two clips says p = 0.002.
+MINIMUM_UNITS = 6
+# Why there is neither although there are enough.
+UNDEFINED_RESAMPLES = "undefined in more than half of the resamples"
 
 
 class Interval(NamedTuple):
@@ -48,6 +54,20 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+def too_few(num_units: int, unit: str = "independent units") -> Optional[str]:
+    """Why so few units give neither an interval nor a p-value; None if they do.
+
+    >>> too_few(2, "clips")
+    'found 2 of the at least 6 clips that an interval or a p-value needs; label more'
+    """
+    if num_units >= MINIMUM_UNITS:
+        return None
+    return (
+        f"found {num_units} of the at least {MINIMUM_UNITS} {unit} that an interval or "
+        "a p-value needs; label more"
+    )
 
 
 def number_values(values: Sequence[Hashable]) -> np.ndarray:
@@ -79,8 +99,9 @@ class Resampler:
         seed: Seed of the resampling; one seed always gives the same resamples.
 
     Attributes:
-        num_units: Number of units that are drawn from; below 2 nothing is known about
-            variability.
+        num_units: Number of units that are drawn from; within systems without those
+            that are alone in theirs, which every resample has once.
+        too_few: Why there are too few of them, see ``too_few``, or None.
         systems: As given; None where no utterance has one.
 
     Raises:
@@ -116,11 +137,13 @@ class Resampler:
         if systems is not None:
             _, self._system = number_systems(systems)
         unit = np.arange(num_items) if clusters is None else number_values(clusters)
+        name = "utterances" if clusters is None else "clusters of utterances"
         if resample == "systems":
             # an utterance without a system stands for itself
             unit = number_values(
                 [(i,) if s is None else s for i, s in enumerate(systems)]
             )
+            name = "systems"
         elif resample == "within_systems":
             # numbers that make the units of one system neighbours
             pairs, unit = np.unique(
@@ -129,18 +152,22 @@ class Resampler:
             _, start, size = np.unique(pairs[0], return_index=True, return_counts=True)
             draws = np.maximum(1, size - 1)
             self._range = np.repeat(start, draws), np.repeat(start + size, draws)
+            name += " in systems that have several"
         self._unit = unit.reshape(-1)
-        self.num_units = int(unit.max()) + 1 if num_items else 0
+        self._num_drawn = self.num_units = int(unit.max()) + 1 if num_items else 0
+        if resample == "within_systems":
+            self.num_units = int(size[size > 1].sum())
+        self.too_few = too_few(self.num_units, name)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         generator = np.random.default_rng(self.seed)
-        share = np.full(self.num_units, 1 / max(1, self.num_units))
+        share = np.full(self._num_drawn, 1 / max(1, self._num_drawn))
         for _ in range(self.num_resamples):
             if self.resample == "within_systems":
                 drawn = generator.integers(*self._range)
-                counts = np.bincount(drawn, minlength=self.num_units)
+                counts = np.bincount(drawn, minlength=self._num_drawn)
             else:
-                counts = generator.multinomial(self.num_units, share)
+                counts = generator.multinomial(self._num_drawn, share)
             yield counts[self._unit]
 
     def __call__(
@@ -231,17 +258,18 @@ def bootstrap_intervals(
 
     Returns:
         Interval by the keys of ``evaluate``; None where fewer than half of the
-        resamples define the metric or there are fewer than 2 units to draw.
+        resamples define the metric, and all None where ``Resampler.too_few``.
 
     Raises:
         ValueError: See ``Resampler``, the shapes differ or a value is not finite.
     """
+    pred, true = as_pair(pred, true, finite=True)
     resampler = Resampler(len(pred), systems, clusters, resample, num_resamples, seed)
     estimates = evaluate(pred, true, systems, metrics)
     intervals: Dict[str, Optional[Interval]] = {
         f"{level}_mos_{name}": None for level in ("utt", "sys") for name in metrics
     }
-    if resampler.num_units < 2:
+    if resampler.too_few:
         return intervals
     for key, samples in resampler(pred, true, metrics).items():
         if resample == "within_systems" and estimates[key] is not None:

@@ -9,6 +9,7 @@ values); arrays of different shapes raise ValueError. Nothing here knows files.
 """
 
 import functools
+import itertools
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -286,11 +287,53 @@ ALL_METRICS: Dict[str, MetricFunction] = {
 }
 # Errors; of all the others more is better.
 LOWER_IS_BETTER = frozenset(["mse", "rmse_first_order", "rmse_third_order"])
+CORRELATIONS = frozenset(["lcc", "srcc", "ktau"])
+# Of predictions in units of the labels; the other errors are those of a mapping.
+UNMAPPED_ERRORS = frozenset(["mse"])
 METRIC_RANGE: Dict[str, Tuple[float, float]] = {
     **dict.fromkeys(LOWER_IS_BETTER, (0.0, np.inf)),
-    **dict.fromkeys(("lcc", "srcc", "ktau"), (-1.0, 1.0)),
+    **dict.fromkeys(CORRELATIONS, (-1.0, 1.0)),
     "pair_accuracy": (0.0, 1.0),
 }
+
+
+def differ_in_scale(
+    pred: Sequence[float],
+    true: Sequence[float],
+    true_range: Optional[Sequence[float]] = None,
+) -> bool:
+    """Whether predictions and labels are plainly on two scales, such as 1-5 and 0-100.
+
+    With q the magnitude that 95 % of the values keep to, the one q must be at least 4
+    times the other, and a bound between scales must lie between them: at most 10 (five
+    to ten points, either sign) and above it (percentages, decibels); or below 1 for the
+    labels (shares) and not for the predictions. A bias, a constant or untrained model
+    and single outliers do not fire it on any five- or ten-point scale; scales that
+    differ by less (1-5 and 1-7) are not told.
+
+    Args:
+        pred: Predictions (n,).
+        true: Labels (n,).
+        true_range: Lowest and highest label of the test's scale where it is known.
+    """
+    if not len(pred):
+        return False
+    of_pred, of_true = (
+        float(np.percentile(np.abs(values), 95))
+        for values in (pred, true if true_range is None else true_range)
+    )
+    low, high = sorted((of_pred, of_true))
+    return high >= 4 * low and (low <= 10 < high or low == of_true < 1)
+
+
+def _of_level(name: str, pred: np.ndarray, true: np.ndarray) -> Metric:
+    """A metric as a result: two points are too few for a correlation.
+
+    It is 1 or -1, whatever they are. (So it is in the rare resample of two systems.)
+    """
+    if len(pred) == 2 and name in CORRELATIONS:
+        return Metric(None, "2 items, at least 3 needed")
+    return ALL_METRICS[name](pred, true)
 
 
 def group_means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -344,6 +387,7 @@ def evaluate(
     true: Sequence[float],
     systems: Optional[Sequence[Optional[str]]] = None,
     metrics: Sequence[str] = tuple(METRICS),
+    two_scales: Optional[str] = None,
 ) -> dict:
     """Compute all metrics at utterance and system level.
 
@@ -354,6 +398,8 @@ def evaluate(
         true: Labels (n,).
         systems: System of each utterance (n,), None where it has none; or None.
         metrics: Names from ``ALL_METRICS``.
+        two_scales: Why predictions and labels are on different scales, which leaves
+            ``UNMAPPED_ERRORS`` undefined; None where they are on one.
 
     Returns:
         ``utt_mos_{mse,lcc,srcc,ktau}`` and ``sys_mos_{mse,lcc,srcc,ktau}`` (or the
@@ -372,7 +418,7 @@ def evaluate(
             f"{', '.join(ALL_METRICS)}."
         )
     result: dict = {"num_utts": len(pred), "num_systems": 0}
-    values = {f"utt_mos_{name}": ALL_METRICS[name](pred, true) for name in metrics}
+    values = {f"utt_mos_{name}": _of_level(name, pred, true) for name in metrics}
     if systems is None:
         missing = Metric(None, "no utterance has a system")
         values.update({f"sys_mos_{name}": missing for name in metrics})
@@ -380,7 +426,11 @@ def evaluate(
         sys_pred, sys_true, names = system_means(pred, true, systems)
         result["num_systems"] = len(names)
         for name in metrics:
-            values[f"sys_mos_{name}"] = ALL_METRICS[name](sys_pred, sys_true)
+            values[f"sys_mos_{name}"] = _of_level(name, sys_pred, sys_true)
+    if two_scales is not None:
+        for level, name in itertools.product(("utt", "sys"), UNMAPPED_ERRORS):
+            if values.get(f"{level}_mos_{name}", Metric(None)).value is not None:
+                values[f"{level}_mos_{name}"] = Metric(None, two_scales)
     result.update({key: metric.value for key, metric in values.items()})
     reasons = {key: metric.reason for key, metric in values.items() if metric.reason}
     result["undefined"] = {k: r for k, r in reasons.items() if result[k] is None}

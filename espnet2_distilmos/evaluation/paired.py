@@ -17,11 +17,20 @@ How often a true null hypothesis is rejected at 0.05 (simulated: two models of o
 correlation; 15, 30 and 100 items): Williams' t for LCC 0.05, 0.05, 0.05, but for SRCC
 0.11, 0.08, 0.07; the bootstrap for LCC 0.07, 0.08, 0.06, for SRCC and KTAU 0.02, 0.03,
 0.04, for MSE 0.10, 0.08, 0.07. So: Williams for LCC, the bootstrap for SRCC and KTAU,
-and few items (systems!) ask for a smaller p where errors are compared.
+and few items (systems!) ask for a smaller p where errors are compared. Below
+``bootstrap.MINIMUM_UNITS`` there is neither.
+
+What a test could have found at all is the other half of "not significant": the smallest
+detectable difference is the true difference that is found significant with probability
+``POWER`` at the level ``ALPHA``, two-sided, (z_{1 - ALPHA / 2} + z_POWER) SE = 2.80 SE
+(Cohen, Statistical Power Analysis, 1988), with SE the standard error of the difference
+that the test itself estimated: the deviation of the resampled differences, or the
+denominator of Williams' t. It is of a single test, before Holm's correction.
 """
 
 import itertools
 import math
+import statistics
 from typing import (
     Any,
     Dict,
@@ -38,9 +47,11 @@ import numpy as np
 import scipy
 
 from espnet2_distilmos.evaluation.bootstrap import (
+    UNDEFINED_RESAMPLES,
     Resampler,
     centre,
     percentile_interval,
+    too_few,
 )
 from espnet2_distilmos.evaluation.metrics import (
     ALL_METRICS,
@@ -51,9 +62,14 @@ from espnet2_distilmos.evaluation.metrics import (
     system_means,
 )
 
+ALPHA = 0.05
+POWER = 0.8
+
 
 class CorrelationTest(NamedTuple):
     """t, positive where the first correlation is greater, and its two-sided p-value.
+
+    ``detectable_correlation`` is the smallest difference that it could find.
 
     The reason says why they are None, or what they are without a computation.
     """
@@ -62,6 +78,17 @@ class CorrelationTest(NamedTuple):
     p_correlation: Optional[float] = None
     degrees_of_freedom: Optional[int] = None
     reason_correlation: Optional[str] = None
+    detectable_correlation: Optional[float] = None
+
+
+def smallest_detectable(standard_error: float) -> float:
+    """Difference that a test with this standard error finds with the power ``POWER``.
+
+    >>> round(smallest_detectable(0.1), 3)
+    0.28
+    """
+    z = statistics.NormalDist().inv_cdf
+    return (z(1 - ALPHA / 2) + z(POWER)) * standard_error
 
 
 def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> CorrelationTest:
@@ -78,18 +105,25 @@ def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> Correlati
     0.2843
     """
     n = num_items
-    if n < 4:
-        return CorrelationTest(reason_correlation=f"{n} items, at least 4 needed")
+    if reason := too_few(n, "items"):
+        return CorrelationTest(reason_correlation=reason)
     if r_ab >= 1 - 1e-12:
         reason = "the two models' predictions are the same but for their scale"
         return CorrelationTest(0.0, 1.0, None, reason)
     determinant = 1 - r_a**2 - r_b**2 - r_ab**2 + 2 * r_a * r_b * r_ab
     below = 2 * (n - 1) / (n - 3) * max(determinant, 0.0)
     below += (r_a + r_b) ** 2 / 4 * (1 - r_ab) ** 3
+    above = (n - 1) * max(1 + r_ab, 0.0)
     if below <= 0:
         return CorrelationTest(reason_correlation="the correlations leave no variance")
-    t = (r_a - r_b) * math.sqrt((n - 1) * max(1 + r_ab, 0.0) / below)
-    return CorrelationTest(t, float(2 * scipy.stats.t.sf(abs(t), n - 3)), n - 3)
+    t = (r_a - r_b) * math.sqrt(above / below)
+    test = CorrelationTest(t, float(2 * scipy.stats.t.sf(abs(t), n - 3)), n - 3)
+    if r_ab <= 1e-12 - 1:
+        return test._replace(
+            reason_correlation="no smallest difference, as the models are opposite"
+        )
+    error = math.sqrt(below / above)
+    return test._replace(detectable_correlation=smallest_detectable(error))
 
 
 def compare_correlations(
@@ -170,30 +204,35 @@ def better_of(
 def _bootstrap_test(
     values: Tuple[Optional[float], Optional[float]],
     samples: Optional[Tuple[np.ndarray, np.ndarray]],
+    reason: Optional[str],
     confidence: float,
     centred: bool,
 ) -> Dict[str, Any]:
-    """Difference of two models' values, with interval and p-value from resamples."""
-    difference = interval = p_value = reason = None
-    if None in values:
-        reason = "undefined for a model"
-    else:
+    """Difference of two models' values, with interval and p-value from resamples.
+
+    ``reason`` says why a value or the samples are None.
+    """
+    difference = interval = p_value = detectable = None
+    if None not in values:
         difference = values[0] - values[1]
-        if samples is None:
-            reason = "fewer than 2 independent units to resample"
-        else:
+        if samples is not None:
             drawn = samples[0] - samples[1]
             drawn = centre(drawn, difference) if centred else drawn
             interval = percentile_interval(drawn, confidence)
             p_value = bootstrap_p_value(drawn)
             if interval is None:
-                reason = "undefined in more than half of the resamples"
+                reason = UNDEFINED_RESAMPLES
+            elif (deviation := float(np.nanstd(drawn))) > 1e-12:  # not by rounding
+                detectable = smallest_detectable(deviation)
+            else:
+                reason = "no smallest difference, as no resample has another difference"
     return {
         "value_a": values[0],
         "value_b": values[1],
         "difference": difference,
         "interval": interval,
         "p_bootstrap": p_value,
+        "detectable_bootstrap": detectable,
         "reason": reason,
     }
 
@@ -209,6 +248,7 @@ def compare_models(
     confidence: float = 0.95,
     seed: int = 0,
     resample: str = "clusters",
+    two_scales: Optional[Mapping[str, Optional[str]]] = None,
 ) -> List[Dict[str, Any]]:
     """Compare every two of several models on the same items.
 
@@ -228,6 +268,7 @@ def compare_models(
         confidence: Coverage of the intervals, not adjusted for their number.
         resample: See ``Resampler``; it says what the verdict is about: other clips
             (of the same systems), or other systems.
+        two_scales: By model, see ``metrics.evaluate``.
 
     Returns:
         A JSON-ready dict for each level (``utt`` and, with systems, ``sys``), metric
@@ -235,8 +276,9 @@ def compare_models(
         ``value_a``, ``value_b``, ``difference`` (a minus b), ``interval``, ``better``
         (the name of the model with the better value, None where they are equal),
         ``p_bootstrap`` and ``p_correlation``, both also as ``…_holm``, ``test``,
-        ``statistic``, ``degrees_of_freedom`` (of Williams' test), and ``reason`` and
-        ``reason_correlation`` for what is None.
+        ``statistic``, ``degrees_of_freedom`` (of Williams' test),
+        ``detectable_bootstrap`` and ``detectable_correlation`` (the smallest detectable
+        differences), and ``reason`` and ``reason_correlation`` for what is None.
 
     Raises:
         ValueError: There is one model or none, the baseline or a metric is unknown, a
@@ -260,9 +302,12 @@ def compare_models(
     items = scores["utt"].items()
     if resampler.systems is not None:
         scores["sys"] = {m: system_means(*s, resampler.systems)[:2] for m, s in items}
-    values = {m: evaluate(*s, resampler.systems, metrics) for m, s in items}
+    values = {
+        m: evaluate(*s, resampler.systems, metrics, (two_scales or {}).get(m))
+        for m, s in items
+    }
     samples = None
-    if resampler.num_units >= 2:
+    if not resampler.too_few:
         samples = {m: resampler(*s, metrics) for m, s in items}
     dependent = clusters is not None and len(set(clusters)) < len(true)
 
@@ -271,15 +316,23 @@ def compare_models(
         key = f"{level}_mos_{metric}"
         family = []
         for a, b in pairs:
-            if level == "utt" and dependent and metric in ("lcc", "srcc"):
+            reason = resampler.too_few
+            if level == "utt" and dependent and not reason:
                 reason = "clips of one cluster are not independent, see p_bootstrap"
+            if reason and metric in ("lcc", "srcc"):
                 williams = CorrelationTest(reason_correlation=reason)
             else:
                 (pred_a, labels), (pred_b, _) = scores[level][a], scores[level][b]
                 williams = compare_correlations(pred_a, pred_b, labels, metric)
+            missing = [
+                f"undefined for {model}: {values[model]['undefined'][key]}"
+                for model in (a, b)
+                if values[model][key] is None
+            ]
             tested = _bootstrap_test(
                 (values[a][key], values[b][key]),
                 samples and (samples[a][key], samples[b][key]),
+                "; ".join(missing) or resampler.too_few,
                 confidence,
                 centred=resample == "within_systems",
             )

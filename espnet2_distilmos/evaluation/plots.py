@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 import numpy as np
 
 from espnet2_distilmos.data.datadir import atomic_write
+from espnet2_distilmos.evaluation.bootstrap import MINIMUM_UNITS
 from espnet2_distilmos.evaluation.metrics import evaluate, system_means
 from espnet2_distilmos.evaluation.systems import SystemRow
 
@@ -111,7 +112,8 @@ def residual_figure(
         true: Labels (n,).
         title: Title of the figure.
         num_bins: Bins of equally many clips along the scale, each with its mean and 95
-            % interval (normal approximation); fewer where one would have under 5 clips.
+            % interval (normal approximation); fewer where one would have under
+            ``MINIMUM_UNITS`` clips, and no interval where there are no more in all.
     """
     true = np.asarray(true, float)
     residuals = np.asarray(pred, float) - true
@@ -119,14 +121,14 @@ def residual_figure(
     axes, side = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
     axes.plot(true, residuals, "o", label=f"{len(true)} utterances", **_UTTERANCES)
     order = np.argsort(true, kind="stable")
-    bins = np.array_split(order, max(1, min(num_bins, len(true) // 5)))
+    num_bins = max(1, min(num_bins, len(true) // MINIMUM_UNITS))
+    bins = np.array_split(order, num_bins)
     centres = [true[b].mean() for b in bins]
     means = [residuals[b].mean() for b in bins]
-    errors = [
-        1.96 * residuals[b].std(ddof=1) / len(b) ** 0.5 if len(b) > 1 else 0
-        for b in bins
-    ]
-    name = "mean of a bin, 95 % interval"
+    errors, name = None, "mean"
+    if len(true) >= MINIMUM_UNITS:
+        errors = [1.96 * residuals[b].std(ddof=1) / len(b) ** 0.5 for b in bins]
+        name = "mean of a bin, 95 % interval"
     axes.errorbar(centres, means, errors, fmt="D-", capsize=3, label=name, **_MEANS)
     # At least half a point wide, or equal residuals would leave no bin.
     middle = (residuals.min() + residuals.max()) / 2

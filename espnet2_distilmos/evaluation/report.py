@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -27,11 +28,26 @@ from espnet2_distilmos.data.datadir import (
     read_score_range,
     read_text,
 )
-from espnet2_distilmos.evaluation.bootstrap import bootstrap_intervals
+from espnet2_distilmos.evaluation.bootstrap import (
+    UNDEFINED_RESAMPLES,
+    Resampler,
+    bootstrap_intervals,
+)
 from espnet2_distilmos.evaluation.formats import read_scores
 from espnet2_distilmos.evaluation.join import clusters_of, count, join, systems_of
-from espnet2_distilmos.evaluation.metrics import ALL_METRICS, METRICS, evaluate
-from espnet2_distilmos.evaluation.paired import compare_models
+from espnet2_distilmos.evaluation.metrics import (
+    ALL_METRICS,
+    METRICS,
+    UNMAPPED_ERRORS,
+    differ_in_scale,
+    evaluate,
+)
+from espnet2_distilmos.evaluation.paired import (
+    ALPHA,
+    POWER,
+    compare_models,
+    smallest_detectable,
+)
 from espnet2_distilmos.evaluation.seeds import compare_methods, compare_values
 from espnet2_distilmos.evaluation.systems import (
     SystemRow,
@@ -44,8 +60,11 @@ Row = Dict[str, Any]
 Methods = Dict[str, Dict[str, Row]]
 
 CONFIDENCE = 0.95
-ALPHA = 0.05
 DASH = "–"
+DETECTABLE = (
+    f"(z_{1 - ALPHA / 2:g} + z_{POWER:g}) SE = {smallest_detectable(1):.2f} SE, with "
+    "SE the standard error of the difference that the test estimated"
+)
 METRIC_KEYS = [
     f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS
 ]
@@ -64,7 +83,8 @@ class Scored:
         systems, clusters: Of each utterance (n,), None where it has no system; or None.
         votes: Listeners' votes of each utterance (n,), lists.
         num_unlabelled: Utterances of the reference without a label.
-        two_scales: Why predictions and labels have no difference, or None.
+        two_scales: Why predictions and labels have no difference, or None, see
+            ``_two_scales``.
         problems: A sentence for everything that was wrong.
     """
 
@@ -81,6 +101,14 @@ class Scored:
     num_unlabelled: int
     two_scales: Optional[str]
     problems: List[str]
+
+    @property
+    def no_error(self) -> Optional[str]:
+        """Why there is no error of the predictions as they are, or None."""
+        return self.two_scales and (
+            f"{self.two_scales}, expected one scale; the correlations and the errors "
+            "after a mapping hold"
+        )
 
 
 def read_scored(
@@ -132,21 +160,39 @@ def read_scored(
     if cluster is not None:
         clusters, sentences = clusters_of(ids, cluster)
         problems += sentences
-    two_scales = None
     label_range = read_score_range(reference)
-    if None not in (label_range, score_range) and label_range != tuple(score_range):
-        two_scales = "the labels are on the scale {:g} to {:g}, the predictions on "
-        two_scales = (two_scales + "{:g} to {:g}").format(*label_range, *score_range)
+    data = joined.prediction, joined.reference
     return Scored(
         *(model, test_set, reference, prediction),
-        *(ids, joined.prediction, joined.reference),
+        *(ids, *data),
         systems=found if len(without) < len(ids) else None,
         clusters=clusters,
         votes=[[vote.score for vote in label.votes] for label, _ in joined.pairs],
         num_unlabelled=len(joined.unlabelled),
-        two_scales=two_scales,
+        two_scales=_two_scales(*data, label_range, score_range),
         problems=problems,
     )
+
+
+def _two_scales(
+    pred: np.ndarray,
+    true: np.ndarray,
+    label_range: Optional[Sequence[float]],
+    score_range: Optional[Sequence[float]],
+) -> Optional[str]:
+    """Say how the scales differ, by the ranges if both are known or else by the values.
+
+    See ``differ_in_scale`` for the values.
+    """
+    found = "the labels are on the scale {:g} to {:g}, the predictions on {:g} to {:g}"
+    if label_range is not None and score_range is not None:
+        ranges = tuple(label_range), tuple(score_range)
+        differ = ranges[0] != ranges[1]
+    else:
+        ranges = label_range or (true.min(), true.max()), (pred.min(), pred.max())
+        differ = differ_in_scale(pred, true, label_range)
+        found = "the labels go from {:g} to {:g}, the predictions from {:g} to {:g}"
+    return found.format(*ranges[0], *ranges[1]) if differ else None
 
 
 def common_utterances(models: Sequence[Scored]) -> Tuple[List[Scored], List[str]]:
@@ -205,12 +251,13 @@ def score(
 
     Returns:
         A row of results.json, without NaN: what ``evaluate`` returns, ``intervals``
-        (pairs or None by metric), ``resampled`` (what is drawn), ``num_clusters`` (of
-        these), and ``significant_pairs`` (of systems whose votes or labels differ).
+        (pairs or None by metric), ``undefined_intervals`` (why a metric that has a
+        value has none), ``resampled`` (what is drawn), ``num_clusters`` (of these), and
+        ``significant_pairs`` (of systems whose votes or labels differ).
     """
     data = (scored.pred, scored.true, scored.systems)
     row = {"model": scored.model, "test_set": scored.test_set}
-    row.update(evaluate(*data, metrics))
+    row.update(evaluate(*data, metrics, scored.no_error))
     row["resampled"] = "utterances" if scored.clusters is None else "sources (utt2src)"
     row["num_clusters"] = len(set(scored.clusters or scored.ids))
     if resample == "systems":
@@ -219,16 +266,20 @@ def score(
         row["resampled"] += " within systems"
     row["num_unlabelled"] = scored.num_unlabelled
     row["significant_pairs"] = _significant_pairs(scored)
-    row["intervals"] = {}
+    row["intervals"], row["undefined_intervals"] = {}, {}
     if num_resamples > 0:
         options = (scored.clusters, num_resamples, CONFIDENCE, seed, resample)
         intervals = bootstrap_intervals(*data, *options, metrics)
         row["intervals"] = {k: i and list(i) for k, i in intervals.items()}
+        too_few = Resampler(len(scored.ids), *data[2:], *options[:1], resample).too_few
+        row["undefined_intervals"] = {
+            key: too_few or UNDEFINED_RESAMPLES
+            for key, interval in intervals.items()
+            if interval is None and row[key] is not None
+        }
     if scored.two_scales:
-        for key in ("utt_mos_mse", "sys_mos_mse"):
-            row[key] = None
-            row["undefined"][key] = scored.two_scales
-            row["intervals"].pop(key, None)
+        for level, name in itertools.product(("utt", "sys"), UNMAPPED_ERRORS):
+            row["intervals"].pop(f"{level}_mos_{name}", None)
     # So that a comparison finds what was scored.
     row["files"] = {"reference": scored.reference, "prediction": scored.prediction}
     return row
@@ -314,6 +365,7 @@ def compare(
         "reference": models[0].reference,
         "resample": resample,
         "seed": seed,
+        "detectable": {"alpha": ALPHA, "power": POWER, "formula": DETECTABLE},
         "comparisons": _compare(models, **options),
         "results": [score(model, *drawing) for model in models],
         "problems": problems,
@@ -326,6 +378,7 @@ def _compare(models: Sequence[Scored], **options: Any) -> List[Row]:
     first = models[0]
     predictions = {model.model: model.pred for model in models}
     shared = (first.true, first.systems, first.clusters)
+    options["two_scales"] = {model.model: model.no_error for model in models}
     return compare_models(predictions, *shared, confidence=CONFIDENCE, **options)
 
 
@@ -614,26 +667,32 @@ def _further_table(results: Sequence[Row]) -> List[str]:
     return markdown([*head, "of significant pairs"], rows, num_names=2)
 
 
+def results_lines(results: Sequence[Row]) -> List[str]:
+    """Format rows of results.json for the screen: errors and correlations.
+
+    With the errors after a mapping where there are no others, and what is undefined.
+    """
+    lines = results_table(results)
+    if any(row["utt_mos_mse"] is None for row in results):
+        lines += ["", *_further_table(results)]
+    return lines + undefined_lines(results)
+
+
 def results_page(document: Row) -> str:
     """Format the whole of results.json as RESULTS.md."""
     results = document["results"]
     notes = list(document["notes"])
     num_resamples = document["bootstrap"]["num_resamples"]
-    if num_resamples > 0:
-        drawn = [
-            f"{r['num_clusters']} {r['resampled']} of {r['test_set']}" for r in results
-        ]
+    drawn = [
+        f"{r['num_clusters']} {r['resampled']} of {r['test_set']}"
+        for r in results
+        if any(r["intervals"].values())
+    ]
+    if drawn:
         notes.append(
             f"[95 %]: bootstrap interval from {num_resamples} resamples of the "
             f"{'; '.join(dict.fromkeys(drawn))}."
         )
-    remarks = []
-    for row in results:
-        reasons: Dict[str, List[str]] = {}
-        for key, reason in row["undefined"].items():
-            reasons.setdefault(reason, []).append(key)
-        name = f"{row['test_set']}, {row['model']}"
-        remarks += [f"{name}: {', '.join(keys)}: {r}." for r, keys in reasons.items()]
     lines = [
         "<!-- Generated by espnet2_distilmos.bin.mos_scoring -->",
         "# RESULTS",
@@ -649,16 +708,34 @@ def results_page(document: Row) -> str:
         "Significant pairs: the systems differ by Welch's t test of listeners' votes, "
         "or of the clips' labels where there are none, with Holm's correction over the "
         "pairs.",
-        *_list(remarks, f"Undefined ({DASH}):"),
+        *undefined_lines(results),
         *_list(document["problems"], "Problems:"),
     ]
     return "\n".join(lines) + "\n"
 
 
+def undefined_lines(results: Sequence[Row]) -> List[str]:
+    """Format why metrics and intervals of rows of results.json are undefined."""
+    remarks = []
+    for row in results:
+        reasons: Dict[Tuple[str, str], List[str]] = {}
+        # Results of version 0.1 have no reasons for intervals.
+        for what in ("undefined", "undefined_intervals"):
+            for key, reason in row.get(what, {}).items():
+                reasons.setdefault((what, reason), []).append(key)
+        name = f"{row['test_set']}, {row['model']}"
+        for (what, reason), keys in reasons.items():
+            of = "no interval of " if what == "undefined_intervals" else ""
+            remarks.append(f"{name}: {of}{', '.join(keys)}: {reason}.")
+    return _list(remarks, f"Undefined ({DASH}):")
+
+
 def comparison_table(rows: Sequence[Row]) -> List[str]:
     """Format what ``compare_models`` returned."""
     head = ["metric", "model a", "model b", "a", "b", "a - b [95 %]"]
-    head += ["p bootstrap", "Holm", "p williams", "Holm", "better"]
+    for test in ("bootstrap", "williams"):
+        head += [f"p {test}", "Holm", "detectable"]
+    head.append("better")
     lines = []
     for row in rows:
         cells = [f"{row['level']} {row['metric'].upper()}"]
@@ -667,6 +744,7 @@ def comparison_table(rows: Sequence[Row]) -> List[str]:
         cells.append(format_value(row["difference"], row["interval"], "+"))
         for test in ("p_bootstrap", "p_correlation"):
             cells += [format_p(row[test]), format_p(row[f"{test}_holm"])]
+            cells.append(format_value(row[test.replace("p_", "detectable_")]))
         p_value = row["p_bootstrap_holm"]
         verdict = "n.t." if p_value is None else "n.s."
         lines.append(
@@ -679,13 +757,27 @@ def _is_significant(p_value: Optional[float], row: Row) -> bool:
     return p_value is not None and p_value < ALPHA and row["better"] is not None
 
 
-def write_comparison(output_dir: str, document: Row) -> str:
-    """Write comparison.json, COMPARISON.md and figures; return the page's path."""
-    missing = set()
-    for row in document["comparisons"]:
+def comparison_lines(rows: Sequence[Row]) -> List[str]:
+    """Format what ``compare_models`` returned, with what the table needs to be read."""
+    missing: Dict[str, List[str]] = {}
+    for row in rows:
         reasons = [row["reason"]]
         reasons += [row["reason_correlation"]] * (row["metric"] in ("lcc", "srcc"))
-        missing |= {f"{row['level']} {row['metric']}: {r}." for r in reasons if r}
+        for reason in filter(None, reasons):
+            missing.setdefault(reason, []).append(f"{row['level']} {row['metric']}")
+    sentences = [f"{', '.join(dict.fromkeys(k))}: {r}." for r, k in missing.items()]
+    return [
+        *comparison_table(rows),
+        "",
+        f"detectable: the smallest true difference that the test finds at {ALPHA}, "
+        f"two-sided, with a probability of {POWER:.0%}, before Holm's correction: "
+        f"{DETECTABLE}.",
+        *_list(sentences, f"Not computed ({DASH}):"),
+    ]
+
+
+def write_comparison(output_dir: str, document: Row) -> str:
+    """Write comparison.json, COMPARISON.md and figures; return the page's path."""
     page = [
         "# Comparison",
         "",
@@ -695,8 +787,7 @@ def write_comparison(output_dir: str, document: Row) -> str:
         "- p-values are two-sided; Holm's correction is over all comparisons of a "
         f"metric at one level; n.s.: not significant at {ALPHA}; n.t.: not tested",
         "",
-        *comparison_table(document["comparisons"]),
-        *_list(sorted(missing), f"Not computed ({DASH}):"),
+        *comparison_lines(document["comparisons"]),
         "",
     ]
     figures = _metric_figures(document["results"], ("utt_mos_srcc", "sys_mos_srcc"))
@@ -835,6 +926,7 @@ def pool_folds(folds: Sequence[Scored]) -> Scored:
         joined = None if None in parts else [value for part in parts for value in part]
         changes[name] = joined and [joined[i] for i in order]
     changes["num_unlabelled"] = sum(fold.num_unlabelled for fold in folds)
+    changes["two_scales"] = next(filter(None, (f.two_scales for f in folds)), None)
     changes["problems"] = [p for fold in folds for p in fold.problems]
     return dataclasses.replace(folds[0], **changes)
 
@@ -1062,8 +1154,13 @@ def _compare_methods(
     found.update(problems=[], remarks=[])
     if seeds is None:
         for row in summaries:
-            intervals = methods[row["method"]][""].get("intervals") or {}
-            row["interval"] = intervals.get(row["metric"])
+            stored, key = methods[row["method"]][""], row["metric"]
+            row["interval"] = (stored.get("intervals") or {}).get(key)
+            reasons = {
+                **(stored.get("undefined") or {}),
+                **(stored.get("undefined_intervals") or {}),
+            }
+            row["reason"] = reasons.get(key)
         if not comparisons:
             return found
     if any("over_groups" in row for runs in methods.values() for row in runs.values()):
@@ -1160,12 +1257,17 @@ def _metric_tables(
 ) -> List[str]:
     """Methods by test sets: values, and their differences from the baseline."""
     cells: Dict[Tuple[str, str], str] = {}
+    without: Dict[str, List[str]] = {}
     for row in content["methods"]:
         if row["metric"] == metric:
             note = f" ± {row['sd']:.3f}" if row["sd"] is not None else ""
             note += f" ({row['num_runs']})" if of_runs else ""
             text = format_value(row["mean"], row["interval"], note=note)
             cells[row["method"], row["test_set"]] = text
+            if row["interval"] is None and row["reason"]:
+                without.setdefault(row["reason"], []).append(
+                    f"{row['method']} on {row['test_set']}"
+                )
     differences: Dict[Tuple[str, str], str] = {}
     untested: Dict[str, List[str]] = {}
     for row in content["comparisons"]:
@@ -1194,6 +1296,8 @@ def _metric_tables(
     title += f": {name.replace('_', ' ').upper()}"
     title += ": mean ± SD (runs) [95 %]" if of_runs else " [95 %]"
     lines = [f"## {title}", "", *table(methods, cells)]
+    reasons = [f"No interval: {', '.join(k)}: {r}." for r, k in without.items()]
+    lines += [*_list(reasons), ""] if reasons else []
     if baseline is not None:
         lines += [f"Minus {baseline} [95 %], p after Holm's correction:", ""]
         lines += table(others, differences)

@@ -17,6 +17,9 @@ than another is a question about its runs, mostly three to ten. There are two an
   the u units that are drawn: they may be six talkers. A method of a single run, such as
   one without chance in its training, is taken as it is.
 
+Items ask for ``bootstrap.MINIMUM_UNITS`` units. Runs do not: their t intervals are
+exact for normal values of any number from 2 on.
+
 Simulated (SRCC, two methods equally good, 300 samples, 300 resamples), the crossed test
 rejected at 0.05 in 2 to 4 % (3 and 5 runs, 60 items), 2 to 6 % (5 and 10 runs, 400
 items) and 8 to 11 % of the samples (3 runs, 400 items); the test over the runs alone in
@@ -38,7 +41,12 @@ from typing import (
 import numpy as np
 import scipy
 
-from espnet2_distilmos.evaluation.bootstrap import Interval, Resampler
+from espnet2_distilmos.evaluation.bootstrap import (
+    UNDEFINED_RESAMPLES,
+    Interval,
+    Resampler,
+    too_few,
+)
 from espnet2_distilmos.evaluation.metrics import METRIC_RANGE, METRICS, evaluate
 from espnet2_distilmos.evaluation.paired import better_of, holm
 
@@ -100,10 +108,10 @@ def _test_sum(
     if num_units is None:
         if len(parts) < len(values):
             reason = "1 run, at least 2 needed"
-    elif num_units < 2:
-        reason = "fewer than 2 units to draw"
+    elif too_few(num_units):
+        reason = too_few(num_units)
     elif 2 * np.count_nonzero(defined) < len(defined) - 1:
-        reason = "undefined in more than half of the resamples"
+        reason = UNDEFINED_RESAMPLES
     else:
         samples = [group[:, defined] for group in groups]
         parts.append((_item_variance(samples, num_units), num_units - 1))

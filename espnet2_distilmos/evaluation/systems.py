@@ -8,7 +8,12 @@ from typing import Dict, Hashable, List, Mapping, NamedTuple, Optional, Sequence
 import numpy as np
 import scipy
 
-from espnet2_distilmos.evaluation.bootstrap import Interval, number_values
+from espnet2_distilmos.evaluation.bootstrap import (
+    MINIMUM_UNITS,
+    Interval,
+    number_values,
+    too_few,
+)
 from espnet2_distilmos.evaluation.metrics import SYSTEM_DECIMALS, Metric, as_pair
 from espnet2_distilmos.evaluation.paired import holm
 
@@ -39,15 +44,14 @@ def mean_interval(
         confidence: Coverage of the interval.
 
     Returns:
-        Mean and interval; no interval with one cluster.
+        Mean and interval; no interval below ``bootstrap.MINIMUM_UNITS`` clusters.
     """
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
     index = number_values(range(len(x)) if clusters is None else clusters)
     sums = np.bincount(index, weights=x - mean)
-    if len(sums) < 2:
-        what = "clip" if len(x) == 1 else "cluster"
-        return MeanInterval(mean, None, f"1 {what}, at least 2 needed")
+    if reason := too_few(len(sums), "clips" if clusters is None else "clusters"):
+        return MeanInterval(mean, None, reason)
     error = (len(sums) / (len(sums) - 1) * (sums @ sums)) ** 0.5 / len(x)
     half = float(scipy.stats.t.isf((1 - confidence) / 2, len(sums) - 1) * error)
     return MeanInterval(mean, Interval(mean - half, mean + half))
@@ -138,7 +142,7 @@ def significant_pairs(
 
     Returns:
         The significant pairs, and the number of pairs that were tested: those of two
-        systems with at least 2 ratings each.
+        systems with at least 2 ratings each and ``bootstrap.MINIMUM_UNITS`` together.
 
     Raises:
         ValueError: A rating is not finite.
@@ -157,6 +161,8 @@ def significant_pairs(
         return [], 0
     first, second = np.triu_indices(len(names), 1)
     mean, sd, count = np.array(stats).T
+    enough = count[first] + count[second] >= MINIMUM_UNITS
+    first, second = first[enough], second[enough]
     with np.errstate(invalid="ignore", divide="ignore"):
         p_values = scipy.stats.ttest_ind_from_stats(
             *(mean[first], sd[first], count[first]),
@@ -204,7 +210,10 @@ def significant_pair_accuracy(
     known = {s: r for s, r in ratings.items() if s in sys_pred}
     pairs, num_tested = significant_pairs(known, alpha)
     if num_tested == 0:
-        reason = "fewer than 2 systems have a prediction and 2 ratings"
+        reason = (
+            "no two systems have predictions and 2 ratings each, "
+            f"{MINIMUM_UNITS} together"
+        )
         return Metric(None, reason), 0, 0
     if not pairs:
         reason = f"none of {num_tested} pairs of systems differs significantly"

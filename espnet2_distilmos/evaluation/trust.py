@@ -42,6 +42,8 @@ import numpy as np
 from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_text
 
+#: Begins ``Confidence.off_scale``.
+OFF_SCALE = "outside the scale of"
 #: Beside the model's config.yaml.
 CALIBRATION = "calibration.npz"
 SCALES = ("linear", "monotone")
@@ -463,6 +465,18 @@ class Confidence:
             return False
         low, high = self.scale["pred_range"]
         return not low <= score <= high
+
+    def off_scale(self, score: float) -> Optional[str]:
+        """Say which scale a score of the model leaves: that of the labels that trained
+        it, or, mapped, that of the other listening test; None where it leaves neither.
+        """
+        for value, limits in (
+            (score, self.score_range),
+            (self.rescale(score), (self.scale or {}).get("score_range")),
+        ):
+            if limits and not limits[0] <= value <= limits[1]:
+                return "{} {:g} to {:g}".format(OFF_SCALE, *limits)
+        return None
 
     def half_width(self, level: float) -> float:
         """Half the width of the intervals, on the scale that the labels were on.

@@ -85,6 +85,64 @@ def test_with_clusters_on_what_all_models_scored(files, capsys):
         assert row["reason_correlation"] in file.read()
 
 
+def test_smallest_difference_that_could_be_found(files, capsys):
+    """SRCC: 2.80 standard errors; of two equal models nothing is known."""
+    assert run("--output", "out", models=("good", "bad")) == 0
+    out = capsys.readouterr().out
+    with open("out/comparison.json") as file:
+        document = json.load(file)
+    row = document["comparisons"][0]
+    (line,) = [line for line in out.splitlines() if line.startswith("| utt SRCC")]
+    cells = [cell.strip() for cell in line.split("|")]
+    for test, column in (("bootstrap", 9), ("correlation", 12)):
+        value = row[f"detectable_{test}"]
+        assert cells[column] == f"{value:.3f}" and 0 < value < row["difference"]
+    # Williams' t is the difference in standard errors.
+    error = row["difference"] / row["statistic"]
+    assert row["detectable_correlation"] == pytest.approx(2.8016 * error, rel=1e-4)
+    assert row["detectable_bootstrap"] == pytest.approx(
+        2.8016 / 3.92 * np.diff(row["interval"])[0], rel=0.2
+    )
+    assert document["detectable"]["power"] == 0.8
+    formula = document["detectable"]["formula"]
+    with open("out/COMPARISON.md") as file:
+        assert "2.80 SE" in formula and formula in out and formula in file.read()
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_a_handful_of_clips_tells_no_models_apart(number, files, capsys):
+    for name in ("labels", "good", "bad"):
+        with open(f"{name}.txt") as file:
+            lines = file.readlines()[:number]
+        with open(f"{name}.txt", "w") as file:
+            file.writelines(lines)
+    assert run("--output", "out", models=("good", "bad")) == 0
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith(("| utt", "| sys"))]
+    assert len(rows) == 6 and all(row.split("|")[-2].strip() == "n.t." for row in rows)
+    assert f"found {number} of the at least 6 utterances" in out and "[" not in rows[2]
+    with open("out/comparison.json") as file:
+        document = json.load(file, parse_constant=pytest.fail)
+    for row in document["comparisons"]:
+        assert row["interval"] is row["p_bootstrap"] is row["p_correlation"] is None
+        assert row["reason"]
+
+
+def test_a_model_of_another_scale_has_no_difference_of_errors(files, capsys):
+    rows = "".join(f"utt{k:02d},{20 * v}\n" for k, v in enumerate(files["good"]))
+    with open("large.txt", "w") as file:
+        file.write(rows)
+    options = ["--metrics", "mse,srcc", "--output", "out"]
+    assert run(*options, models=("good", "close", "large")) == 0
+    assert "undefined for large: the labels go from" in capsys.readouterr().out
+    with open("out/comparison.json") as file:
+        rows = json.load(file)["comparisons"]
+    for row in rows:
+        has_value = row["metric"] == "srcc" or row["model_b"] != "large"
+        assert (row["difference"] is not None) == has_value
+        assert (row["p_bootstrap"] is not None) == has_value
+
+
 @pytest.mark.parametrize(
     "options, models, word",
     [

@@ -29,20 +29,22 @@ def files(tmp_path, monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     """What the functions of evaluation.plots were called with, by their names."""
-    calls = {}
+    calls, figures = {}, {}
 
     def watch(name):
         original = getattr(plots, name)
 
         def call(*args, **kwargs):
             calls[name] = args
-            return original(*args, **kwargs)
+            figures[name] = original(*args, **kwargs)
+            return figures[name]
 
         monkeypatch.setattr(plots, name, call)
 
     for name in dir(plots):
         if name.endswith("_figure"):
             watch(name)
+    calls["figures"] = figures
     return calls
 
 
@@ -56,6 +58,21 @@ def test_predictions_over_labels(kind, files, drawn, capsys):
     np.testing.assert_allclose(labels, true)
     np.testing.assert_allclose(pred, true + 0.5, atol=1e-3)
     assert "new/f.png" in capsys.readouterr().out
+
+
+def test_labels_of_another_scale(files, drawn, capsys):
+    """Each axis has its own range; what subtracts the two is refused."""
+    rows = [f"s{k % 3}-u{k},{20 * v}\n" for k, v in enumerate(files[1])]
+    (files[0] / "labels.txt").write_text("".join(rows))
+    assert main(["scatter", "labels.txt", "model.txt", "--output", "f.png"]) == 0
+    (axes,) = drawn["figures"]["scatter_figure"].axes
+    assert axes.get_ylim()[1] < 7 and axes.get_xlim()[1] > 80
+    for kind in ("residuals", "systems"):
+        command = [kind, "labels.txt", "model.txt", "--systems", "^(s[0-9])"]
+        assert main([*command, "--output", "g.png"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()[:1]
+        assert "model.txt: the labels go from " in line and "--fit-scale" in line
+    assert not (files[0] / "g.png").exists()
 
 
 def test_systems_with_t_intervals(files, drawn):

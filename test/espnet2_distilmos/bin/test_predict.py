@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.bin.predict import get_parser, main, summarize
@@ -23,6 +24,7 @@ from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
 from espnet2_distilmos.data.frames import npy_path
 from espnet2_distilmos.evaluation.formats import read_scores
 from espnet2_distilmos.evaluation.join import Score, decode_name
+from espnet2_distilmos.evaluation.trust import fit_scale
 
 COLUMNS = ["id", "path", "score", "error", "seconds", "note", "scorer"]
 NUM_FILES = int(os.environ.get("DISTILMOS_STRESS_FILES", 60))
@@ -408,14 +410,49 @@ def test_systems_by_file_and_by_expression(run, folder, tmp_path):
 
 def test_summary_by_directory_best_first():
     paths = {"a/1.wav": 2.0, "b/1.wav": 4.0, "b/2.wav": 3.0, "b/3": None, "c/3": None}
+    paths["b/4"] = 3.1
     records = [Score(path, score, path=path) for path, score in paths.items()]
     table = [x.split() for x in summarize(records, by_system=False).splitlines()]
     assert table == [
-        ["directory", "files", "failed", "mean", "SD"],
-        ["b", "3", "1", "3.500", f"{0.5**0.5:.3f}"],
-        ["a", "1", "0", "2.000", "-"],
-        ["c", "1", "1", "-", "-"],
+        "directory files failed outside mean SD median p5 p95".split(),
+        # 5 % of the way from the first to the third of three, and from the last
+        "b 4 1 0 3.367 0.551 3.100 3.010 3.910".split(),
+        "a 1 0 0 2.000 - 2.000 2.000 2.000".split(),
+        "c 1 1 0 - - - - -".split(),
     ]
+
+
+def test_scores_outside_the_scale_are_flagged(folder, scorer_dir, tmp_path, capsys):
+    """In the table, in the summary and by a sentence; with a scale also outside its."""
+    model = shutil.copytree(scorer_dir, tmp_path / "model")
+    command = [str(folder), "--model", str(model), "--output", f"{tmp_path}/s.csv"]
+    assert main(command) == 0
+    assert "outside" not in capsys.readouterr().err  # this model states no scale
+    scores = sorted(float(row["score"]) for row in read_csv(tmp_path / "s.csv"))
+    low, high = scores[1] - 1e-4, scores[-3] + 1e-4
+    config = yaml.safe_load((model / "config.yaml").read_text())
+    config["score_range"] = [low, high]
+    (model / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    for row in read_csv(tmp_path / "s.csv"):
+        inside = low <= float(row["score"]) <= high
+        assert row["note"] == (
+            "" if inside else f"outside the scale of {low:g} to {high:g}"
+        )
+    head, *groups = (line.split() for line in printed.out.splitlines())
+    assert sum(int(group[head.index("outside")]) for group in groups) == 3
+    assert "3 of 7 files have a score outside the scale" in printed.err
+    scale = fit_scale([low, high], [0, 100])
+    scale["score_range"] = [-1000, 99.5]
+    (tmp_path / "scale.json").write_text(json.dumps(scale))
+    del config["score_range"]
+    (model / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main([*command, "--scale", f"{tmp_path}/scale.json"]) == 0
+    notes = [row["note"] for row in read_csv(tmp_path / "s.csv")]
+    above = [float(row["score"]) > 99.5 for row in read_csv(tmp_path / "s.csv")]
+    assert ["outside the scale of -1000 to 99.5" in note for note in notes] == above
+    assert 2 <= sum(above) < 7
 
 
 @pytest.mark.parametrize(

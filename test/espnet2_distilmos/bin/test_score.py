@@ -78,6 +78,36 @@ def test_what_is_missing_is_said_and_the_rest_scored(files, capsys, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_few_clips_get_a_sentence_instead_of_an_interval(files, capsys, tmp_path):
+    lines = (tmp_path / "answer.txt").read_text().splitlines(True)
+    labels = sorted((tmp_path / "test" / "metric.scp").read_text().splitlines(True))
+    for number, srcc in ((2, "–"), (5, ".")):
+        (tmp_path / "few.txt").write_text("".join(lines[:number]))
+        ids = tuple(line.partition(".wav")[0] for line in lines[:number])
+        text = "".join(line for line in labels if line.startswith(ids))
+        (tmp_path / "labels.scp").write_text(text)
+        assert main(["labels.scp", "few.txt", "--output", "out"]) == 0
+        out = capsys.readouterr().out
+        row = next(line for line in out.splitlines() if line.startswith("| labels"))
+        assert "[" not in row and srcc in row.split("|")[6]
+        assert f"found {number} of the at least 6 utterances" in out
+        assert ("2 items, at least 3 needed" in out) == (number == 2)
+        assert set(results("out")[0]["intervals"].values()) == {None}
+
+
+def test_labels_of_another_scale_get_no_error(files, capsys, tmp_path):
+    lines = [line.split(",") for line in (tmp_path / "answer.txt").open()]
+    rows = [f"{name},{25 * float(score):.2f}\n" for name, score in lines]
+    (tmp_path / "percent.txt").write_text("".join(rows))
+    for labels, pred in (("percent", "answer"), ("answer", "percent")):
+        assert main([f"{labels}.txt", f"{pred}.txt", "--output", "out"]) == 0
+        out = capsys.readouterr().out
+        assert "_mos_mse: the labels go from " in out
+        (row,) = results("out")
+        assert row["utt_mos_mse"] is None and row["utt_mos_srcc"] == pytest.approx(1)
+        assert row["utt_mos_rmse_first_order"] < 1
+
+
 @pytest.mark.parametrize(
     "command, word",
     [

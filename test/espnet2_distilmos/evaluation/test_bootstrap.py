@@ -74,12 +74,41 @@ def test_what_cannot_be_resampled():
             bootstrap_intervals([1, 2], [1, 2], **arguments)
     with pytest.raises(ValueError, match="finite"):
         bootstrap_intervals([np.nan, 1], [1, 2])
-    one = bootstrap_intervals([1, 2], [1, 2], ["a", "a"], resample="systems")
-    assert set(one.values()) == {None}
-    assert set(bootstrap_intervals([1.0], [2.0]).values()) == {None}
-    constant = bootstrap_intervals([3.0] * 5, [1, 2, 3, 4, 5])
+    constant = bootstrap_intervals([3.0] * 6, [1, 2, 3, 4, 5, 5])
     assert constant["utt_mos_srcc"] is None and constant["utt_mos_mse"] is not None
     assert constant["sys_mos_mse"] is None
+
+
+@pytest.mark.parametrize(
+    "settings, name",
+    [
+        ({}, "6 utterances that"),
+        ({"clusters": list("aabbccddeef")}, "6 clusters of utterances that"),
+        ({"systems": list("aabbccddeef"), "resample": "systems"}, "6 systems that"),
+        # a clip alone in its system is in every resample: f is no unit
+        (
+            {"systems": list("aaaaa") + list("bcdefg"), "resample": "within_systems"},
+            "6 utterances in systems that have several that",
+        ),
+    ],
+)
+def test_below_six_units_there_is_no_interval(settings, name):
+    pred, true = data(11)
+    units = {"clusters": 6, "systems": 6, "within_systems": 5}
+    resample = settings.get("resample", "clusters")
+    for num_items in (10, 11) if settings else (5, 6):
+        given = {
+            k: v[:num_items] if k != "resample" else v for k, v in settings.items()
+        }
+        resampler = Resampler(num_items, **given)
+        found = bootstrap_intervals(pred[:num_items], true[:num_items], **given)
+        few = resample == "within_systems" or num_items in (5, 10)
+        assert resampler.num_units == (5 if few else units[resample])
+        assert (found["utt_mos_mse"] is None) == few
+        assert (resampler.too_few is not None) == few
+        if few:
+            assert f"found 5 of the at least {name}" in resampler.too_few
+            assert set(found.values()) == {None}
 
 
 def test_interval_of_the_mean_matches_theory():

@@ -11,6 +11,7 @@ from scipy.stats import kendalltau, linregress, spearmanr
 
 from espnet2_distilmos.evaluation.metrics import (
     ALL_METRICS,
+    differ_in_scale,
     evaluate,
     fit_mapping,
     ktau,
@@ -139,6 +140,55 @@ def test_undefined_has_a_reason(pred, true, reason, defined):
             assert value is None and reason in text, name
 
 
+CLIPS = np.random.default_rng(0)
+ACR = CLIPS.uniform(1, 5, 60)
+MUSHRA = CLIPS.uniform(0, 100, 60)
+
+
+@pytest.mark.parametrize(
+    "pred, true, differ",
+    [
+        (ACR, MUSHRA, True),
+        (MUSHRA, ACR, True),
+        (ACR, MUSHRA / 4, True),  # a test of bad clips
+        (ACR, MUSHRA - 20, True),  # decibels
+        (ACR, MUSHRA / 100, True),  # shares
+        (MUSHRA, MUSHRA / 100, True),
+        # one scale: noise, bias, constant, untrained, the worst clips, an outlier
+        (ACR[::-1], ACR, False),
+        (ACR[::-1] / 4 + 4.5, ACR / 4 + 0.75, False),
+        (np.full(60, 3.0), ACR, False),
+        (ACR / 100, ACR, False),
+        (ACR, np.where(ACR > 4.9, 1.5, 1.0), False),
+        (np.r_[ACR[1:], 900.0], ACR, False),
+        (-ACR, ACR, False),
+        (MUSHRA[::-1], MUSHRA, False),
+        (MUSHRA[::-1], MUSHRA / 4, False),
+        (MUSHRA[::-1] / 100, MUSHRA / 100, False),
+        (ACR / 100, MUSHRA / 100, False),
+        # no telling by the values
+        (ACR, MUSHRA / 10, False),
+    ],
+)
+def test_scales_that_plainly_differ(pred, true, differ):
+    assert differ_in_scale(pred, true) == differ
+
+
+def test_a_known_range_of_the_labels_counts_more_than_those_that_are_there():
+    assert not differ_in_scale(ACR, MUSHRA / 15)
+    assert differ_in_scale(ACR, MUSHRA / 15, (0, 100))
+    assert not differ_in_scale(ACR, ACR, (1, 5)) and not differ_in_scale([], [])
+
+
+def test_two_scales_leave_the_mapped_errors_and_the_ranks():
+    names, metrics = ["a", "b", "c"] * 20, list(ALL_METRICS)
+    same = evaluate(ACR[::-1], ACR, names, metrics)
+    result = evaluate(ACR[::-1], ACR, names, metrics, two_scales="because")
+    for key in (f"{level}_mos_{name}" for level in ("utt", "sys") for name in metrics):
+        assert result[key] == (None if "mse" == key[8:] else same[key]), key
+    assert result["undefined"] == {f"{x}_mos_mse": "because" for x in ("utt", "sys")}
+
+
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="one prediction for every label"):
         srcc([1, 2], [1, 2, 3])
@@ -178,6 +228,18 @@ def test_evaluate_computes_what_it_is_asked_for():
     result = evaluate([1, 2, 3], [1, 3, 2], metrics=["srcc"])
     assert result["num_systems"] == 0 and "utt_mos_mse" not in result
     assert result["undefined"] == {"sys_mos_srcc": "no utterance has a system"}
+
+
+def test_two_items_have_no_correlation():
+    """Of utterances or systems: it would be 1 or -1 whatever they are."""
+    for systems, level in ((None, "utt"), (["a", "a", "b", "b"], "sys")):
+        n = 2 if systems is None else 4
+        result = evaluate([1.0, 2, 3, 5][:n], [2, 3, 3, 4][:n], systems)
+        assert result[f"{level}_mos_mse"] is not None
+        for name in ("lcc", "srcc", "ktau"):
+            assert result[f"{level}_mos_{name}"] is None
+            reason = result["undefined"][f"{level}_mos_{name}"]
+            assert reason == "2 items, at least 3 needed"
 
 
 def test_evaluation_imports_neither_task_nor_files():

@@ -32,15 +32,18 @@ def compare_two(a, b, true, metric, **settings):
 
 def test_williams():
     # published example: Silver, Hittner & May, Appl. Psychol. Meas. 30, 2006
-    t, p, df, reason = williams_t(0.3, 0.4, 0.5, 100)
+    t, p, df, reason, detectable = williams_t(0.3, 0.4, 0.5, 100)
     assert round(t, 4) == -1.0767 and round(p, 4) == 0.2843
     assert df == 97 and reason is None
+    # t is the difference in standard errors, of which it takes 1.960 + 0.842
+    assert detectable == pytest.approx(2.8016 * 0.1 / 1.0767, rel=1e-4)
     there, back = williams_t(0.7, 0.6, 0.5, 60), williams_t(0.6, 0.7, 0.5, 60)
     assert there.statistic == pytest.approx(-back.statistic) and there.statistic > 0
     same = williams_t(0.7, 0.7, 1.0, 60)
     assert same[:2] == (0.0, 1.0) and "scale" in same.reason_correlation
-    few = williams_t(0.7, 0.6, 0.5, 3)
-    assert few.p_correlation is None and "3 items" in few.reason_correlation
+    few = williams_t(0.7, 0.6, 0.5, 5)
+    assert few.p_correlation is None and "found 5 of" in few.reason_correlation
+    assert williams_t(0.7, 0.6, 0.5, 6).p_correlation is not None
     assert williams_t(1.0, 0.6, 0.6, 50).p_correlation < 1e-6
 
 
@@ -139,13 +142,91 @@ def test_differences_of_systems_are_centred():
 def test_undefined_differences_have_a_reason():
     constant = compare_two([3.0] * 6, range(6), [1, 2, 3, 4, 5, 5], "srcc")
     assert constant["difference"] is None and constant["p_bootstrap"] is None
-    assert constant["reason"] == "undefined for a model"
-    one = compare_two([1, 2, 3], [1, 3, 2], [1, 2, 3], "lcc", clusters=["s"] * 3)
-    assert one["difference"] == pytest.approx(0.5) and one["interval"] is None
-    assert "fewer than 2 independent units" in one["reason"]
-    same = compare_two([1, 2, 4], [1, 2, 4], [1, 2, 3], "mse", num_resamples=50)
+    assert constant["reason"] == "undefined for A: the predictions are constant"
+    same = compare_two([1, 2, 4] * 2, [1, 2, 4] * 2, range(6), "mse", num_resamples=50)
     assert same["interval"] == (0, 0) and same["p_bootstrap"] == 1
-    assert same["better"] is None
+    assert same["better"] is same["detectable_bootstrap"] is None
+    assert "no smallest difference" in same["reason"]
+
+
+@pytest.mark.parametrize("metric", ["mse", "lcc", "srcc"])
+@pytest.mark.parametrize("by_clusters", [False, True])
+def test_below_six_units_no_models_are_told_apart(metric, by_clusters):
+    """Two clips gave p = 0.002."""
+    true, a, b = three_normals(0, 0.8, 0.6, 0.5, 6)
+    a, b = true + 0.01 * a, -b
+    settings = {}
+    if by_clusters:
+        # six clips of five sentences
+        settings["clusters"] = list("aabcde")
+    else:
+        true, a, b = true[:5], a[:5], b[:5]
+    rows = [compare_two(a, b, true, metric, **settings)]
+    if not by_clusters:
+        rows.append(compare_two(a[:2], b[:2], true[:2], metric))
+        rows += compare_models({"A": a, "B": b}, true, list("aabbc"), metrics=[metric])
+    for row in rows:
+        assert row["interval"] is row["p_bootstrap"] is row["p_correlation"] is None
+        assert row["p_bootstrap_holm"] is row["p_correlation_holm"] is None
+        assert row["detectable_bootstrap"] is row["detectable_correlation"] is None
+        assert row["reason"] and row["reason_correlation"]
+    assert (
+        rows[0]["difference"] is not None and "of the at least 6" in rows[0]["reason"]
+    )
+
+
+def test_six_units_are_enough():
+    true, a, b = three_normals(0, 0.8, 0.6, 0.5, 6)
+    row = compare_two(true + 0.01 * a, -b, true, "lcc")
+    assert row["interval"] is not None and row["p_bootstrap"] < 0.05
+    assert row["p_correlation"] is not None and row["reason"] is None
+
+
+def test_models_of_another_scale_have_no_difference_of_errors():
+    true, a, b = three_normals(1, 0.8, 0.6, 0.5, 30)
+    models, metrics = {"A": a, "B": b, "C": 50 * b}, ["mse", "srcc"]
+    options = {"metrics": metrics, "num_resamples": 50}
+    rows = compare_models(models, true, two_scales={"C": "C is large"}, **options)
+    rows = {(r["metric"], r["model_a"], r["model_b"]): r for r in rows}
+    for a, b in (("A", "C"), ("B", "C")):
+        row = rows["mse", a, b]
+        assert row["value_b"] is row["difference"] is row["p_bootstrap_holm"] is None
+        assert row["reason"] == "undefined for C: C is large"
+        assert rows["srcc", a, b]["p_bootstrap"] is not None
+    # nor do they count in the family
+    assert (
+        rows["mse", "A", "B"]["p_bootstrap_holm"]
+        == rows["mse", "A", "B"]["p_bootstrap"]
+    )
+
+
+def test_smallest_detectable_difference_by_closed_form():
+    """Of two MSE: 2.80 standard errors of the mean of their items' differences."""
+    generator = np.random.default_rng(3)
+    true = generator.uniform(1, 5, 200)
+    a, b = (true + generator.normal(0, sd, 200) for sd in (0.6, 0.7))
+    row = compare_two(a, b, true, "mse", num_resamples=4000)
+    items = (a - true) ** 2 - (b - true) ** 2
+    expected = 2.8016 * items.std() / 200**0.5
+    assert row["detectable_bootstrap"] == pytest.approx(expected, rel=0.04)
+
+
+def test_williams_finds_the_smallest_detectable_difference_in_eight_of_ten():
+    n, r_a, r_ab = 80, 0.8, 0.7
+    # the r_b whose distance from r_a is what can be found there
+    distances = [
+        r_a - r - williams_t(r_a, r, r_ab, n).detectable_correlation
+        for r in np.arange(0.5, 0.8, 0.001)
+    ]
+    r_b = 0.5 + 0.001 * np.argmin(np.abs(distances))
+    found, told = 0, []
+    for seed in range(1500):
+        true, a, b = three_normals(seed, r_a, r_b, r_ab, n)
+        test = compare_correlations(a, b, true)
+        found += test.p_correlation <= 0.05
+        told.append(test.detectable_correlation)
+    assert found / 1500 == pytest.approx(0.8, abs=0.04)
+    assert np.mean(told) == pytest.approx(r_a - r_b, rel=0.05)
 
 
 def test_several_models():
@@ -179,6 +260,34 @@ def test_several_models():
 def test_what_cannot_be_compared(models, arguments, message):
     with pytest.raises(ValueError, match=message):
         compare_models(models, [1, 2], **arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["mse", "srcc"])
+def test_bootstrap_finds_the_smallest_detectable_difference_in_eight_of_ten(metric):
+    def draw(seed, worse):
+        generator = np.random.default_rng(seed)
+        true, shared = generator.normal(size=(2, 80))
+        errors = 0.4 * shared + 0.4 * generator.normal(size=(2, 80))
+        return true + errors[0], true + worse * errors[1], true
+
+    def differences(worse, num):
+        pairs = [draw(10**6 + seed, worse) for seed in range(num)]
+        metric_of = ALL_METRICS[metric]
+        return [metric_of(a, t).value - metric_of(b, t).value for a, b, t in pairs]
+
+    # how much worse b has to be for 2.80 standard errors
+    worse = 1.0
+    while abs(np.mean(drawn := differences(worse, 400))) < 2.8016 * np.std(drawn):
+        worse += 0.02
+    found, told = 0, []
+    for seed in range(300):
+        a, b, true = draw(seed, worse)
+        row = compare_two(a, b, true, metric, num_resamples=199, seed=seed)
+        found += row["p_bootstrap"] <= 0.05
+        told.append(row["detectable_bootstrap"])
+    assert found / 300 == pytest.approx(0.8, abs=0.08)
+    assert np.mean(told) == pytest.approx(abs(np.mean(drawn)), rel=0.1)
 
 
 @pytest.mark.slow

@@ -52,6 +52,13 @@ def test_residuals_and_their_means_by_bin():
     assert "mean -0.25" in side.get_title()
 
 
+def test_residuals_of_a_few_clips_have_no_interval():
+    axes, _ = residual_figure([1, 2, 3, 4, 5], [1, 2, 2, 4, 5]).axes
+    assert axes.containers[0].lines[1:] == ((), ())
+    axes, _ = residual_figure([1, 2, 3, 4, 5, 5], [1, 2, 2, 4, 5, 4]).axes
+    assert len(axes.containers[0].lines[1]) == 2
+
+
 def test_systems_stand_in_the_order_of_the_listeners():
     def row(name, label, pred):
         means = MeanInterval(*label), MeanInterval(pred, None)

@@ -119,6 +119,46 @@ def test_two_scales_have_no_error(root):
         read(root)
 
 
+def test_two_scales_are_told_by_their_values(root):
+    """Without a score_range: a predictor of 1 to 5 and labels of 0 to 100."""
+    same = score(read(root), 20)
+    labels = read_metric_scp(str(root / "dev" / "metric.scp"))
+    scores = {utt_id: 25 * (mos - 1) for utt_id, mos in labels.items()}
+    write_metric_scp(root / "dev" / "metric.scp", scores)
+    scored = read(root)
+    (row,) = write(root, scored)["results"]
+    page = (root / "out" / "RESULTS.md").read_text()
+    for level in ("utt", "sys"):
+        assert row[f"{level}_mos_mse"] is None
+        reason = row["undefined"][f"{level}_mos_mse"]
+        assert "the labels go from " in reason and reason in page
+        for name in ("srcc", "lcc", "ktau", "pair_accuracy"):
+            key = f"{level}_mos_{name}"
+            assert row[key] == pytest.approx(same[key])
+        key = f"{level}_mos_rmse_first_order"
+        assert row[key] == pytest.approx(25 * same[key])
+    # The test that holds both is on one scale, whatever its values are.
+    (root / "dev" / "score_range").write_text("0 100\n")
+    assert score(read(root, score_range=(0, 100)), 0)["utt_mos_mse"] > 100
+
+
+def test_below_six_clips_there_is_no_interval_and_a_reason(root):
+    for path in (root / "dev" / "metric.scp", root / "pred.scp"):
+        lines = sorted(path.read_text().splitlines())
+        path.write_text("\n".join(lines[:5]))
+    for name in ("utt2src", "utt2sys"):
+        (root / "dev" / name).unlink()
+    (row,) = write(root, read(root))["results"]
+    assert row["utt_mos_srcc"] is not None and set(row["intervals"].values()) == {None}
+    reason = row["undefined_intervals"]["utt_mos_srcc"]
+    assert "found 5 of the at least 6 utterances" in reason
+    page = (root / "out" / "RESULTS.md").read_text()
+    assert reason in page and "bootstrap interval from" not in page
+    document = {"d": read_results(str(root / "out" / "results.json"))}
+    page, content = overview(document, ["utt_mos_srcc"])
+    assert content["methods"][0]["reason"] == reason and reason in page
+
+
 def test_significant_pairs(tmp_path):
     """Votes distinguish a from b and c, but not b from c; the model has c below a."""
     means = {"a": (2.0, 3.1), "b": (4.0, 4.0), "c": (4.1, 3.0)}
@@ -127,9 +167,9 @@ def test_significant_pairs(tmp_path):
     write_metric_scp(tmp_path / "dev" / "metric.scp", labels)
     write_metric_scp(tmp_path / "pred.scp", scores)
     write_scp(tmp_path / "dev" / "utt2sys", {i: i[0] for i in labels})
-    # Labels of two equal clips a system have no variance: every pair differs.
+    # Labels of two clips a system are too few, however equal they are.
     pairs = score(read(tmp_path), 0)["significant_pairs"]
-    assert pairs["num_significant"] == 3 and pairs["ratings"] == "labels of clips"
+    assert pairs["num_tested"] == 0 and pairs["ratings"] == "labels of clips"
     votes = {
         i: json.dumps([["l1", v - 0.5], ["l2", v + 0.5], ["l3", v], ["l4", v]])
         for i, v in labels.items()

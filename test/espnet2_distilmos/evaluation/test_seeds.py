@@ -76,7 +76,10 @@ def test_runs_that_do_not_vary_leave_the_bootstrap():
     found = seed_difference(runs[:1], runs[1:], paired=False, num_units=6)
     error = (drawn[0] - drawn[1])[20:].std(ddof=1) * (6 / 5) ** 0.5
     assert found.p_value == pytest.approx(2 * scipy.stats.t.sf(0.1 / error, 5))
-    assert "2 units" in summarise_seeds(runs, num_units=1).reason
+    few = summarise_seeds(runs, num_units=5)
+    assert few.interval is None and "found 5 of the at least 6" in few.reason
+    few = seed_difference(runs, 2 * runs, paired=True, num_units=5)
+    assert few.p_value is None is few.interval and few.difference is not None
     runs[:, 1:300] = np.nan
     assert "resamples" in summarise_seeds(runs, num_units=6).reason
 

@@ -23,10 +23,12 @@ def test_interval_of_a_mean():
     expected = ttest_1samp(values, 0).confidence_interval(0.99)
     assert mean == pytest.approx(values.mean()) and reason is None
     assert interval == pytest.approx(expected)
-    assert mean_interval([3.0]) == (3.0, None, "1 clip, at least 2 needed")
-    one = mean_interval([3.0, 4.0], ["s", "s"])
-    assert one == (3.5, None, "1 cluster, at least 2 needed")
-    assert mean_interval([3.0, 3.0]).interval == (3, 3)
+    few = mean_interval(range(5))
+    assert few[:2] == (2, None) and "found 5 of the at least 6 clips" in few.reason
+    few = mean_interval(range(7), list("aabbcde"))
+    assert few[:2] == (3, None) and "found 5 of the at least 6 clus" in few.reason
+    assert mean_interval(range(7), list("aabcdef")).interval is not None
+    assert mean_interval([3.0] * 6).interval == (3, 3)
 
 
 def test_interval_of_clusters_of_equal_size_is_that_of_their_means():
@@ -41,19 +43,20 @@ def test_interval_of_clusters_of_equal_size_is_that_of_their_means():
 
 
 def test_table_of_systems():
-    true = [4, 5, 1, 2, 3, 3, 9]
-    pred = [2, 3, 2, 2, 4, 5, 9]
-    systems = ["A", "A", "B", "B", "C", "C", None]
+    true = [4, 5] * 3 + [1, 2] * 3 + [3, 3, 9]
+    pred = [2, 3] * 3 + [2, 2] * 3 + [4, 5, 9]
+    systems = ["A"] * 6 + ["B"] * 6 + ["C", "C", None]
     rows = system_table(pred, true, systems)
     assert [row.system for row in rows] == ["A", "C", "B"]
-    assert [row.num_clips for row in rows] == [2, 2, 2]
+    assert [row.num_clips for row in rows] == [6, 2, 6]
     assert [row.label.mean for row in rows] == [4.5, 3, 1.5]
     assert [row.pred.mean for row in rows] == [2.5, 4.5, 2]
     assert [row.label_rank for row in rows] == [1, 2, 3]
     assert [row.pred_rank for row in rows] == [2, 1, 3]
     assert [row.rank_difference for row in rows] == [1, -1, 0]
-    # t_1 = 12.706, s / sqrt(2) = 0.5
-    assert rows[0].label.interval == pytest.approx((4.5 - 6.353, 4.5 + 6.353), abs=1e-3)
+    # t_5 = 2.571, s / sqrt(6) = sqrt(0.3 / 6)
+    assert rows[0].label.interval == pytest.approx((4.5 - 0.575, 4.5 + 0.575), abs=1e-3)
+    assert rows[1].label.interval is None and "2 of the at" in rows[1].label.reason
 
 
 def test_table_shares_ranks_of_equal_systems_and_takes_clusters():
@@ -63,8 +66,8 @@ def test_table_shares_ranks_of_equal_systems_and_takes_clusters():
     rows = system_table(true[::-1], true, systems, clusters)
     ranks = [(row.system, row.label_rank, row.pred_rank) for row in rows]
     assert ranks == [("c", 1, 3), ("a", 2.5, 1), ("b", 2.5, 2)]
-    assert rows[0].label.reason == "1 clip, at least 2 needed"
-    assert rows[1].label.interval == mean_interval(true[:3], clusters[:3]).interval
+    assert rows[1].label == mean_interval(true[:3], clusters[:3])
+    assert "found 2 of the at least 6 clusters" in rows[1].label.reason
     assert system_table([1, 2], [1, 2], [None, None]) == []
     for bad in ([1, 2], [1, 2], ["a"]), ([1, np.nan], [1, 2], ["a", "b"]):
         with pytest.raises(ValueError, match="1 systems for 2|finite"):
@@ -98,7 +101,8 @@ def test_significant_pairs_against_scipy():
 def test_systems_that_everybody_rates_alike():
     ratings = {"a": [5] * 8, "b": [3.1] * 8, "c": [3.1] * 7, "d": [4], "e": []}
     pairs, num_tested = significant_pairs(ratings)
-    # one vote is no sample
+    # one vote is no sample, and two votes each are too few for a p-value
+    assert significant_pairs({"a": [5, 5], "b": [1, 1]}) == ([], 0)
     assert num_tested == 3
     assert [(p.better, p.worse) for p in pairs] == [("a", "b"), ("a", "c")]
 
@@ -125,4 +129,4 @@ def test_accuracy_without_pairs_has_a_reason():
     metric, *counts = significant_pair_accuracy({"a": 1, "b": 2}, same)
     assert metric.value is None and counts == [0, 1] and "none of 1" in metric.reason
     metric, *counts = significant_pair_accuracy({"a": 1}, same)
-    assert metric.value is None and counts == [0, 0] and "fewer than 2" in metric.reason
+    assert metric.value is None and counts == [0, 0] and "no two sys" in metric.reason
