@@ -4,6 +4,7 @@
 
 """The command `distilmos`: what one does with a trained model."""
 
+import argparse
 import importlib
 import sys
 from typing import List, Optional
@@ -28,23 +29,30 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
-    """Return the text of ``distilmos --help``."""
+def get_parser() -> argparse.ArgumentParser:
+    """Parser of what comes before a command's own arguments; see :func:`main`."""
     width = max(map(len, COMMANDS))
-    lines = ["usage: distilmos COMMAND ...", "", "Commands:"]
+    lines = ["What one does with a trained model.", "", "Commands:"]
     lines += [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "`distilmos COMMAND --help` tells a command's options."]
-    return "\n".join(lines)
+    parser = argparse.ArgumentParser(
+        prog="distilmos",
+        usage="distilmos COMMAND ...",
+        description="\n".join(lines),
+        epilog="`distilmos COMMAND --help` tells a command's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    return parser
 
 
 def main(cmd: Optional[List[str]] = None) -> int:
     cmd = sys.argv[1:] if cmd is None else cmd
     if not cmd:
-        print(usage(), file=sys.stderr)
+        get_parser().print_help(sys.stderr)
         return 2
     name, *arguments = cmd
     if name in ("-h", "--help"):
-        print(usage())
+        get_parser().print_help()
         return 0
     if name == "--version":
         from espnet2_distilmos import __version__

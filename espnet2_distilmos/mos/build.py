@@ -6,6 +6,8 @@
 A new frontend, head or loss is one line in a registry here.
 """
 
+import inspect
+import logging
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from espnet2_distilmos import FORMAT_VERSION
@@ -147,6 +149,78 @@ def build_model(config: Mapping[str, Any], load_pretrained: bool) -> ESPnetMOSMo
         corpora=config.get("corpus_list") or (),
         **(config.get("model_conf") or {}),
     )
+
+
+# What a dry run has for an upstream: tiny, and deep enough for any ``freeze``.
+_STAND_IN = {
+    "model_type": "hubert",
+    "conv_dim": [8, 8, 8],
+    "conv_kernel": [10, 8, 8],
+    "conv_stride": [5, 8, 8],
+    "num_feat_extract_layers": 3,
+    "hidden_size": 16,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+def build_dry_model(config: Mapping[str, Any]) -> ESPnetMOSModel:
+    """Build the model of a configuration without its files, data and tokens.
+
+    For ``--dry_run true``: all options are read by what they are for, and nothing is
+    loaded or downloaded. A tiny random network stands in for an upstream that is a
+    checkpoint; one column for the tokens that stage 5 would make, unless ``token_info``
+    or the losses say which; two names for the listeners and the corpora.
+
+    Args:
+        config: as in :func:`build_model`; ``frontend`` and ``head`` may be None.
+
+    Raises:
+        ValueError: for an unknown name or an impossible option.
+    """
+    name, conf = config.get("frontend") or "hf", config.get("frontend_conf") or {}
+    if (
+        name in FRONTENDS
+        and "upstream" in inspect.signature(FRONTENDS[name]).parameters
+    ):
+        is_bare = conf.get("upstream") is None and conf.get("upstream_config")
+        if not is_bare:
+            name, conf = _stand_in(name, conf)
+    token_info = config.get("token_info")
+    if not token_info:
+        losses = build_losses(config.get("losses") or {}).values()
+        ids = {i for loss in losses for i in getattr(loss, "columns", None) or ()}
+        named = [i.rpartition("_l") for i in sorted(ids) or ["stand_in_l01"]]
+        columns = [{"stream": s, "layer": layer, "K": 2} for s, _, layer in named]
+        token_info = {"format_version": FORMAT_VERSION, "columns": columns}
+    filled = {
+        "frontend": name,
+        "frontend_conf": conf,
+        "head": config.get("head") or "distilmos",
+        "token_info": token_info,
+        "listener_list": ["a", "b"],
+        "corpus_list": ["a", "b"],
+    }
+    return build_model({**config, **filled}, load_pretrained=False)
+
+
+def _stand_in(name: str, conf: Mapping[str, Any]) -> Tuple[str, Dict[str, Any]]:
+    """A frontend with the options of another one and no checkpoint."""
+    try:
+        inspect.signature(FRONTENDS[name]).bind(**conf)
+    except TypeError as error:
+        raise ValueError(f"frontend {name}: {error}") from error
+    logging.info(
+        f"A dry run loads no upstream: a random HuBERT stands in for "
+        f"{conf.get('upstream')}"
+    )
+    known = set(inspect.signature(HFFrontend).parameters)
+    known -= {"upstream", "upstream_config", "load_pretrained"}
+    shared = {key: value for key, value in conf.items() if key in known}
+    return "hf", {**shared, "upstream_config": dict(_STAND_IN)}
 
 
 def _create(kind: str, registry: Mapping[str, type], name: str, conf, **fixed):

@@ -24,7 +24,7 @@ from typeguard import typechecked
 
 from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.data.datadir import DataError
-from espnet2_distilmos.mos.build import FRONTENDS, HEADS
+from espnet2_distilmos.mos.build import FRONTENDS, HEADS, build_dry_model
 from espnet2_distilmos.mos.checkpoint import (
     UPSTREAM_FILES,
     initial_model,
@@ -319,8 +319,14 @@ class MOSTask(AbsTask):
     @classmethod
     @typechecked
     def build_model(cls, args: argparse.Namespace) -> ESPnetMOSModel:
-        """Build the model, and make ``args`` (hence config.yaml) self-contained."""
-        args.token_info = read_token_info(args.token_info)
+        """Build the model, and make ``args`` (hence config.yaml) self-contained.
+
+        In a dry run, which builds no model that could be used, ``args`` stay.
+        """
+        token_info = read_token_info(args.token_info)
+        if args.dry_run:
+            return build_dry_model({**vars(args), "token_info": token_info})
+        args.token_info = token_info
         with initial_model(vars(args)) as model:
             frontend = model.frontend
             check_tokens(args, frontend)

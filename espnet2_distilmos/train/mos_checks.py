@@ -11,6 +11,7 @@ is at fault) of one sentence: what was found, what was expected, what mends it.
 import argparse
 import codecs
 import contextlib
+import glob
 import json
 import os
 from typing import Any, Dict, List, Mapping, Optional
@@ -40,7 +41,7 @@ def check_before_training(args: argparse.Namespace) -> None:
 
     Args:
         args: of the task. With ``collect_stats`` shapes alone are wanted: neither
-            criteria nor tokens matter yet.
+            criteria nor tokens matter yet. With ``dry_run`` no data is read.
 
     Raises:
         ValueError: one sentence; a DataError names the file and the utterance.
@@ -52,16 +53,25 @@ def check_before_training(args: argparse.Namespace) -> None:
     losses = build_losses(args.losses)
     active = {name: loss for name, loss in losses.items() if loss.weight > 0}
     _expect(active, f"no loss of weight above 0 among {list(losses)}", "one")
-    check_conditions(args)
-    check_labels(args, active)
+    if not args.dry_run:
+        check_conditions(args)
+        check_labels(args, active)
     if args.collect_stats:
         return
-    check_sampling(args)
     _expect(
         args.noisy_view is None or any(x.view == MASKED for x in active.values()),
         "--noisy_view and no loss that reads it",
         "one of the masked view, such as --losses masked_token_ce.weight=0.05",
     )
+    if args.dry_run:
+        models = sorted(glob.glob(os.path.join(glob.escape(args.output_dir), "*.pth")))
+        _expect(
+            not models,
+            f"--dry_run true in the directory of {', '.join(models[:1])}",
+            "another --output_dir, as its config.yaml would be overwritten",
+        )
+        return
+    check_sampling(args)
     check_criteria(args, active)
 
 

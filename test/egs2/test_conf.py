@@ -231,6 +231,63 @@ def test_configuration_trains_a_step(name, tmp_path, no_network):
         ]
 
 
+def dry_run(config, *options):
+    command = ["--config", config, "--iterator_type", "none", "--dry_run", "true"]
+    MOSTask.main(cmd=[str(c) for c in (*command, "--output_dir", "out", *options)])
+    return yaml.safe_load(Path("out/config.yaml").read_text())
+
+
+DRY = [
+    path
+    for p in ("train*", "tuning/*")
+    for path in ROOT.glob(f"egs2/*/*/conf/{p}.yaml")
+]
+
+
+@pytest.mark.parametrize("path", sorted(DRY), ids=lambda p: str(p.relative_to(ROOT)))
+def test_configuration_dry_runs_as_in_the_ci_of_espnet(
+    path, tmp_path, no_network, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # what a configuration names in its recipe is not here
+    config = dry_run(path)
+    # The record of no training: nothing takes it for a model's, nor has it another's.
+    stated = yaml.safe_load(path.read_text())
+    assert "mos_format_version" not in config and config["token_info"] is None
+    assert config["frontend_conf"] == stated.get("frontend_conf", {})
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"frontend_conf": {"upstream": "a/b", "freze": "all"}}, "'freze'"),
+        ({"frontend_conf": {"upstream": "a/b", "freeze": "some"}}, "freeze"),
+        ({"frontend": "s3prl", "frontend_conf": {"upstream": "x", "q": 1}}, "'q'"),
+        ({"head_conf": {"hidden": 3}}, "'hidden'"),
+        ({"losses": {"token_ce": {"colums": ["wavlm_l09"]}}}, "'colums'"),
+        ({"model_conf": {"mask": {"start": 0.1}}}, "'start'"),
+        ({"optim_conf": {"learning_rate": 0.1}}, "'learning_rate'"),
+        ({"noisy_view": {"snr": 5}}, "--noisy_view and no loss"),
+    ],
+)
+def test_dry_run_finds_what_is_wrong(changed, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.yaml").write_text(yaml.safe_dump(changed))
+    with pytest.raises((ValueError, TypeError), match=message):
+        dry_run("train.yaml")
+
+
+def test_dry_run_with_named_token_columns_and_beside_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    losses = {"token_ce": {"columns": ["wavlm_l09", "mfcc_l00"]}}
+    Path("train.yaml").write_text(yaml.safe_dump({"losses": losses}))
+    dry_run("train.yaml")
+    Path("out/config.yaml").write_text("a model's")
+    Path("out/5epoch.pth").write_text("")
+    with pytest.raises(ValueError, match="another --output_dir"):
+        dry_run("train.yaml")
+    assert Path("out/config.yaml").read_text() == "a model's"
+
+
 @pytest.mark.parametrize("name", DECODE)
 def test_decoding_configuration_is_understood(name):
     args = get_inference_parser().parse_args(["--config", str(DECODE[name])])

@@ -2,13 +2,14 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import importlib
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
 
-import espnet2_distilmos
+import espnet2_distilmos.bin
 from espnet2_distilmos.bin.distilmos import COMMANDS, main
 
 
@@ -33,9 +34,8 @@ def test_help_comes_without_torch():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_parser_and_help(name, capsys, monkeypatch):
+def test_every_command_has_help(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["distilmos", name])
-    assert importlib.import_module(COMMANDS[name][0]).get_parser().description
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
@@ -55,3 +55,13 @@ def test_exit_codes_and_arguments_pass_through(capsys, monkeypatch):
     assert "found the command frobnicate, expected one of" in capsys.readouterr().err
     assert main([]) == 2
     assert "Commands:" in capsys.readouterr().err
+
+
+MODULES = [m.name for m in pkgutil.iter_modules(espnet2_distilmos.bin.__path__)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_command_has_a_parser_with_a_description(name):
+    """ESPnet makes the page of a command of it, and stops at one without."""
+    module = importlib.import_module(f"espnet2_distilmos.bin.{name}")
+    assert module.get_parser().description
