@@ -164,38 +164,130 @@ def test_what_is_activated(checkout):
         assert activated(checkout, active).stdout == f"{venv}/bin/python3\n"
 
 
-def test_link_espnet_adds_what_is_not_there_and_restores(tmp_path):
-    template = tmp_path / "template"
-    for name in ("utils/run.pl", "scripts/utils/ours", "pyscripts/utils/ours"):
-        (template / name).parent.mkdir(parents=True)
-        (template / name).write_text("ours")
-    (template / "utils" / "relative").symlink_to("run.pl")
-    espnet = tmp_path / "espnet" / "egs2" / "TEMPLATE" / "asr1"
-    kaldi = tmp_path / "espnet" / "tools" / "kaldi_utils"
-    for path in (kaldi / "run.pl", kaldi / "slurm.pl", espnet / "scripts/asr/theirs"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("theirs")
-    (espnet / "utils").symlink_to("../../../tools/kaldi_utils")
+# Names of egs2/TEMPLATE/asr1 in a checkout of ESPnet. What the recipes here have of
+# their own would end a run.
+ESPNET = {
+    "utils/parse_options.sh": "exit 9",
+    "utils/run.pl": "exit 9",
+    "utils/split_scp.pl": "exit 9",
+    "utils/parallel/slurm.pl": "grep -q partition conf/slurm.conf && exec run.pl $*",
+    "utils/parallel/queue.pl": "grep -q queue conf/queue.conf && exec run.pl $*",
+    "scripts/audio/format_wav_scp.sh": "exit 9",
+    "scripts/audio/trim_silence.sh": ". ./path.sh; pyscripts/audio/trim_silence.py $*",
+    "scripts/utils/print_args.sh": "exit 9",
+    "pyscripts/audio/format_wav_scp.py": "exit 9",
+    "pyscripts/audio/trim_silence.py": "echo trimmed $*",
+    "steps/make_fbank.sh": "exit 9",
+    "conf/fbank.conf": "",
+    "conf/slurm.conf": "option partition",
+    "conf/queue.conf": "option queue",
+    "conf/pbs.conf": "option pbs",
+}
+AUDIO = ("format_wav_scp", "trim_silence")
+DATA = ("data", "dump", "exp", "downloads", "corpus", "upstream")
+
+
+@pytest.fixture
+def linking(tmp_path):
+    """A copy of the TEMPLATE and a recipe, an ESPnet beside it, and the tool."""
+    repo, espnet = tmp_path / "repo", tmp_path / "an espnet"
+    (repo / "tools").mkdir(parents=True)
+    for name in ("link_espnet.sh", "activate_python.sh", "extra_path.sh"):
+        shutil.copy(TOOLS / name, repo / "tools")
+    for name in ("TEMPLATE/mos1", "mini_mos/mos1"):
+        shutil.copytree(
+            TOOLS.parent / "egs2" / name,
+            repo / "egs2" / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns(*DATA),
+        )
+    asr = espnet / "egs2" / "TEMPLATE" / "asr1"
+    for name, text in ESPNET.items():
+        (asr / name).parent.mkdir(parents=True, exist_ok=True)
+        (asr / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (asr / name).chmod(0o755)
+    for name in ("slurm.pl", "queue.pl"):
+        (asr / "utils" / name).symlink_to(f"parallel/{name}")
 
     def link(argument, code=0):
+        tool = repo / "tools" / "link_espnet.sh"
+        result = subprocess.run([tool, argument], capture_output=True, text=True)
+        output = result.stdout + result.stderr
+        assert result.returncode == code and len(output.splitlines()) == 1, output
+        return output
+
+    return repo / "egs2", asr, link
+
+
+def tree(egs2):
+    """Where each link leads and what each file holds."""
+    return {
+        str(p.relative_to(egs2)): os.readlink(p) if p.is_symlink() else p.read_bytes()
+        for p in egs2.rglob("*")
+        if p.is_symlink() or p.is_file()
+    }
+
+
+def test_link_espnet_adds_what_is_not_there_and_restores(linking, tmp_path):
+    egs2, asr, link = linking
+    conf = egs2 / "mini_mos" / "mos1" / "conf"
+    (conf / "queue.conf").write_text("queue of my own")
+    (conf / "mine.yaml").symlink_to(tmp_path / "mine.yaml")  # leads nowhere yet
+    before = tree(egs2)
+    other = shutil.copytree(asr.parents[2], tmp_path / "other", symlinks=True)
+    link(other)
+    for _ in range(2):  # another checkout takes its place; a repeat changes nothing
+        link(asr.parents[2])
+        added = {k: v for k, v in tree(egs2).items() if k not in before}
+        assert {**before, **added} == tree(egs2)
+        assert all(Path(v) == asr / Path(v).relative_to(asr) for v in added.values())
+        assert set(added) == {
+            *(f"TEMPLATE/mos1/utils/{n}.pl" for n in ("slurm", "queue")),
+            *(f"TEMPLATE/mos1/utils/parallel/{n}.pl" for n in ("slurm", "queue")),
+            "TEMPLATE/mos1/scripts/audio/trim_silence.sh",
+            *(f"TEMPLATE/mos1/pyscripts/audio/{n}.py" for n in AUDIO),
+            *(f"TEMPLATE/mos1/conf/{n}.conf" for n in ("slurm", "queue", "pbs")),
+            *(f"mini_mos/mos1/conf/{n}.conf" for n in ("slurm", "pbs")),
+        }
+    for _ in range(2):
+        link("--restore")
+        assert tree(egs2) == before
+        assert not (egs2 / "TEMPLATE/mos1/utils/parallel").exists()
+
+
+def test_a_recipe_runs_with_the_linked_helpers(linking):
+    egs2, asr, link = linking
+    link(asr.parents[2])
+    active = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def run(script, **env):
         result = subprocess.run(
-            [TOOLS / "link_espnet.sh", argument],
-            env={**os.environ, "DISTILMOS_TEMPLATE": str(template)},
+            ["bash", "-euc", script],
+            cwd=egs2 / "mini_mos" / "mos1",
+            env={**os.environ, "PATH": active, **env},
             capture_output=True,
             text=True,
         )
-        assert result.returncode == code, result.stderr
-        return result.stdout + result.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
-    def files():
-        paths = [path for path in template.rglob("*") if path.is_file()]
-        return {str(p.relative_to(template)): p.read_text() for p in paths}
+    assert "Finished" in run("./run.sh --stage 12")
+    job = (
+        '. ./path.sh; . ./cmd.sh; ${train_cmd} JOB=1:2 log.JOB echo "of JOB"; cat log.*'
+    )
+    for backend in ("local", "slurm", "sge"):
+        output = run(job, cmd_backend=backend)
+        assert {"of 1", "of 2"} <= set(output.splitlines()), backend
+    assert run("scripts/audio/trim_silence.sh --fs 16000") == "trimmed --fs 16000\n"
 
-    before = files()
-    for _ in range(2):  # a repeat changes nothing
-        assert "Not linked: pyscripts" in link(tmp_path / "espnet")
-        added = {"utils/slurm.pl": "theirs", "scripts/asr/theirs": "theirs"}
-        assert files() == {**before, **added}
-    link("--restore")
-    assert files() == before and not (template / "scripts" / "asr").exists()
+
+@pytest.mark.parametrize("name", ["utils", "scripts", "pyscripts", "conf"])
+def test_an_incomplete_checkout_is_not_linked(linking, tmp_path, name):
+    egs2, asr, link = linking
+    before = tree(egs2)
+    shutil.rmtree(asr / name)
+    assert "is no complete checkout of ESPnet" in link(asr.parents[2], code=1)
+    (asr / name).symlink_to("../../../tools/kaldi/egs/wsj/s5/utils")
+    assert "tools kaldi.done'" in link(asr.parents[2], code=1)
     assert "is not a checkout of ESPnet" in link(tmp_path, code=1)
+    assert tree(egs2) == before
