@@ -30,7 +30,7 @@ from espnet2_distilmos.train.mos_trainer import (
     validation_metrics,
 )
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(sys.modules[MOSTrainer.__module__].__file__).parents[2]
 PATHS = f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}"
 
 
