@@ -58,17 +58,18 @@ def packages(*folders: str) -> List[Entry]:
     ]
 
 
-def moved(ours: str, theirs: str, test: str = "") -> List[Entry]:
-    """A module with another name there, and its test, which is with those of mos."""
+def moved(ours: str, theirs: str, folder: Optional[str] = None) -> List[Entry]:
+    """A module with another name there, and its test in a folder of those of mos."""
     entries = [(f"{PACKAGE}/{ours}.py", f"espnet2/{theirs}.py")]
-    return [*entries, *test_of(ours, test)] if test else entries
+    return entries if folder is None else [*entries, test_of(ours, folder)]
 
 
-def test_of(ours: str, theirs: str) -> List[Entry]:
-    """The test of a module."""
-    folder, _, base = ours.rpartition("/")
-    test = f"test/{PACKAGE}/{folder}/test_{base}.py"
-    return [(test, f"test/espnet2/mos/{theirs}.py")]
+def test_of(ours: str, folder: str) -> Entry:
+    """The test of a module, in a folder of those of mos."""
+    room, _, base = ours.rpartition("/")
+    name = f"test_{base}.py"
+    theirs = Path("test/espnet2/mos", folder, name)
+    return f"test/{PACKAGE}/{room}/{name}", str(theirs)
 
 
 def here(*names: str) -> List[Entry]:
@@ -89,9 +90,9 @@ COMMITS: Dict[str, List[Entry]] = {
         *here("espnet2/mos/__init__.py", "test/espnet2/mos/conftest.py"),
         (INIT, "test/espnet2/mos/__init__.py"),
         ("test/conftest.py", "test/espnet2/mos/corpus.py"),
-        *moved("data/datadir", "mos/datadir", "test_datadir"),
+        *moved("data/datadir", "mos/datadir", ""),
     ],
-    "metrics": moved("evaluation/metrics", "mos/metrics", "test_metrics"),
+    "metrics": moved("evaluation/metrics", "mos/metrics", ""),
     "masks, normalisation and adapters of upstreams": [
         *packages("frontend"),
         *mos("masking", "span_mask", "frontend/masked_norm", "frontend/parts"),
@@ -134,20 +135,20 @@ COMMITS: Dict[str, List[Entry]] = {
     "checkpoints": mos("checkpoint", tests=False),
     "preprocessing": [
         (INIT, "test/espnet2/mos/train/__init__.py"),
-        *moved("train/mos_collate_fn", "train/mos_collate_fn", "train/test_collate_fn"),
+        *moved("train/mos_collate_fn", "train/mos_collate_fn", "train"),
         *moved(
             "train/mos_preprocessor",
             "train/mos_preprocessor",
-            "train/test_preprocessor",
+            "train",
         ),
-        *moved("train/views", "train/mos_views", "train/test_views"),
     ],
+    "views": moved("train/views", "train/mos_views", "train"),
     "sampling and schedule": [
-        *moved("train/mos_sampler", "train/mos_sampler", "train/test_sampler"),
+        *moved("train/mos_sampler", "train/mos_sampler", "train"),
         *moved(
             "train/warmup_linear_lr",
             "schedulers/warmup_linear_lr",
-            "train/test_warmup_linear_lr",
+            "train",
         ),
     ],
     "the trainer": moved("train/mos_trainer", "train/mos_trainer"),
@@ -155,11 +156,13 @@ COMMITS: Dict[str, List[Entry]] = {
     "the task": [
         *moved("tasks/mos", "tasks/mos"),
         *moved("bin/mos_train", "bin/mos_train"),
-        (INIT, "test/espnet2/mos/tasks/__init__.py"),
-        *test_of("tasks/mos", "tasks/test_mos"),
     ],
-    "tests of the trainer": test_of("train/mos_trainer", "train/test_trainer"),
-    "tests of the checks": test_of("train/mos_checks", "train/test_checks"),
+    "tests of the task": [
+        (INIT, "test/espnet2/mos/tasks/__init__.py"),
+        test_of("tasks/mos", "tasks"),
+    ],
+    "tests of the trainer": [test_of("train/mos_trainer", "train")],
+    "tests of the checks": [test_of("train/mos_checks", "train")],
     "tests of checkpoints": mos("checkpoint", tests=True),
     "inference and tokens": here(
         "espnet2/bin/mos_inference.py",
