@@ -105,17 +105,19 @@ def get_device(ngpu: int):
     """Return the CPU for 0 and the GPU for more.
 
     Raises:
-        DataError: A GPU is wanted and there is none.
+        DataError: There are not as many GPUs.
     """
     # Imports torch, which a help text does not need.
     import torch
 
     if ngpu == 0:
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count < ngpu:
+        found = f"{count} CUDA devices were" if count else "no CUDA device was"
         raise DataError(
-            f"--ngpu is {ngpu} and no CUDA device was found, expected one; "
-            "use --ngpu 0 or a machine with a GPU."
+            f"--ngpu is {ngpu} and {found} found, expected {ngpu}; use --ngpu {count} "
+            "or a machine with more GPUs."
         )
     return torch.device("cuda")
 

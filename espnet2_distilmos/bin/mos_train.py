@@ -4,6 +4,9 @@
 
 """Train a MOS prediction model."""
 
+import sys
+
+from espnet2_distilmos.cli import call, get_device
 from espnet2_distilmos.tasks.mos import MOSTask
 
 
@@ -24,8 +27,12 @@ def main(cmd=None):
             --train_data_path_and_name_and_type data/train/wav.scp,speech,sound \
             --train_data_path_and_name_and_type data/train/metric.scp,mos,text ...
     """
-    MOSTask.main(cmd=cmd)
+    args = MOSTask.parse_args(cmd)
+    if not args.print_config and not args.collect_stats:
+        get_device(args.ngpu)  # there is one, or a sentence now and not after minutes
+    MOSTask.main(args=args, cmd=cmd)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(main))

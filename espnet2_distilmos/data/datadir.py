@@ -14,6 +14,11 @@ import sys
 import urllib.parse
 from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 # Lowest and highest allowed score; None is any finite number.
 ScoreRange = Optional[Tuple[float, float]]
 
@@ -336,3 +341,20 @@ def read_score_range(ref_dir: str) -> ScoreRange:
             "highest label such as `0 100`; correct the file."
         ) from error
     return low, up
+
+
+def lock(file: IO) -> bool:
+    """Take the lock of an open file, which ends when it is closed or its process dies.
+
+    Returns:
+        False when another process has it. True also where the file system has no
+        locks.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

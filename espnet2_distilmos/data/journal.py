@@ -9,12 +9,7 @@ import os
 from typing import Any, Dict, Iterator, List, Mapping
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.data.datadir import DataError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from espnet2_distilmos.data.datadir import DataError, lock
 
 
 class Journal:
@@ -51,16 +46,11 @@ class Journal:
             raise
 
     def _begin(self, header: Dict[str, Any], resume: bool) -> None:
-        try:
-            if fcntl is not None:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(self._file):
             raise DataError(
                 f"{self.path} is being written by another process, expected one at a "
                 "time; wait for it or choose another output."
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+            )
         self._file.seek(0)
         content = self._file.read()
         # A cut-off last line goes; the next row must not be glued to it.

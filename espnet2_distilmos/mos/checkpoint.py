@@ -17,7 +17,17 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import torch
 import yaml
@@ -135,6 +145,8 @@ def _in_experiment(path: str) -> TrainedModel:
     is_file = os.path.isfile(path)
     folder = (os.path.dirname(path) or ".") if is_file else path
     config = os.path.join(folder, "config.yaml")
+    if not os.path.exists(path):
+        _expect_model_file(path)
     if not os.path.isfile(config):
         found = "no config.yaml" if os.path.exists(path) else "nothing"
         raise DataError(
@@ -146,15 +158,36 @@ def _in_experiment(path: str) -> TrainedModel:
     settings = read_yaml(config, "what training wrote; copy the model anew")
     criteria = settings.get("best_model_criterion") or []
     names = [f"{phase}.{name}.best.pth" for phase, name, _ in criteria] + ["model.pth"]
-    there = sorted(name for name in os.listdir(folder) if name.endswith(".pth"))
-    others = [name for name in there if not name.startswith("checkpoint")]
-    chosen = [name for name in names if name in there][:1] or others
+    others = _model_files(folder)
+    chosen = [name for name in names if name in others][:1] or others
     if len(chosen) != 1:
         raise DataError(
             f"{folder}: found {len(others)} model files ({', '.join(others)}), "
             f"expected {' or '.join(names)}; name the model file itself."
         )
     return TrainedModel(config, os.path.join(folder, chosen[0]))
+
+
+def _model_files(folder: str) -> List[str]:
+    """Names of the model files in an experiment directory."""
+    return [
+        path.name
+        for path in sorted(Path(folder).glob("*.pth"))
+        if path.exists() and not path.name.startswith("checkpoint")
+    ]
+
+
+def _expect_model_file(path: str) -> None:
+    """Refuse a model file that an experiment does not have, and name those it has."""
+    folder = os.path.dirname(path) or "."
+    if os.path.exists(path) or not os.path.isfile(os.path.join(folder, "config.yaml")):
+        return
+    names = _model_files(folder)
+    raise DataError(
+        f"{path} is not there; found {', '.join(names) or 'no model file'} in {folder}, "
+        "expected a model file that training kept: "
+        + ("name one of these" if names else "train (stage 7)")
+    )
 
 
 def keep_files(files: Sequence[str], folder: str) -> None:
@@ -443,6 +476,7 @@ def load_model(
         DataError, ValueError, OSError: a file cannot be read, or they do not fit.
     """
     config = read_config(train_config)
+    _expect_model_file(model_file)
     states = model_states(model_file)
     return restore_model(config, states, str(model_file), device), config
 

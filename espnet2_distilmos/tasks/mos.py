@@ -4,7 +4,9 @@
 """The MOS prediction task: arguments and assembly."""
 
 import argparse
+import contextlib
 import os
+import tempfile
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -36,13 +38,15 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
 from espnet2_distilmos.train.mos_checks import (
     check_before_training,
+    check_same_training,
     check_tokens,
+    holds_model,
     read_token_info,
 )
 from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
 from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor, wav_paths_of
 from espnet2_distilmos.train.mos_sampler import CategorySampler, read_categories
-from espnet2_distilmos.train.mos_trainer import MOSTrainer
+from espnet2_distilmos.train.mos_trainer import MOSTrainer, only_training
 from espnet2_distilmos.train.views import NoisyView
 from espnet2_distilmos.train.warmup_linear_lr import WarmupLinearLR
 
@@ -235,8 +239,16 @@ class MOSTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace):
         # ESPnet's spawned processes call this and not get_parser.
         _register_scheduler()
+        output: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if args.dry_run and holds_model(args.output_dir):
+            # ESPnet writes a config.yaml then, too.
+            output = tempfile.TemporaryDirectory()
+            args.output_dir = output.name
+        elif not args.dry_run and not args.collect_stats:
+            output = only_training(args)
         try:
-            super().main_worker(args)
+            with output:
+                super().main_worker(args)
         finally:
             # ESPnet leaves the process group to the interpreter's end, where its
             # threads can abort a process whose training went well.
@@ -332,11 +344,13 @@ class MOSTask(AbsTask):
             check_tokens(args, frontend)
             # What an upstream cannot be rebuilt without is copied into the experiment,
             # and the configuration names the copy relative to config.yaml.
+            args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
             distributed = torch.distributed.is_initialized()
             if not distributed or torch.distributed.get_rank() == 0:
+                # Now that args are what config.yaml will have, and nothing is written.
+                check_same_training(args, cls.get_parser().get_default)
                 folder = os.path.join(args.output_dir, UPSTREAM_FILES)
                 keep_files(frontend.checkpoint_files(), folder)
-            args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
         args.mos_format_version = FORMAT_VERSION
         return model
 

@@ -11,10 +11,17 @@ is at fault) of one sentence: what was found, what was expected, what mends it.
 import argparse
 import codecs
 import contextlib
-import glob
+import fnmatch
+import hashlib
+import inspect
 import json
 import os
-from typing import Any, Dict, List, Mapping, Optional
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import yaml
+from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 
 from espnet2_distilmos.data.datadir import (
     DataError,
@@ -22,10 +29,17 @@ from espnet2_distilmos.data.datadir import (
     read_metric_scp,
     read_scp,
 )
-from espnet2_distilmos.mos.build import build_losses, token_columns_of
-from espnet2_distilmos.mos.espnet_model import ACCURACIES
+from espnet2_distilmos.mos.build import (
+    FRONTENDS,
+    HEADS,
+    LOSSES,
+    build_losses,
+    token_columns_of,
+)
+from espnet2_distilmos.mos.espnet_model import ACCURACIES, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
+from espnet2_distilmos.mos.span_mask import SpanMask
 from espnet2_distilmos.train.mos_sampler import BY_SIZE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
 
@@ -36,8 +50,8 @@ CONDITIONS = {"listener": ("votes", "votes.scp"), "corpus": ("corpus", "utt2doma
 def check_before_training(args: argparse.Namespace) -> None:
     """Check all that can be checked before the model is built.
 
-    ``args.listener_list`` and ``args.corpus_list`` become lists of names, as
-    config.yaml and the model have them.
+    ``args.listener_list`` and ``args.corpus_list`` become lists of names, and
+    ``args.data_digests`` says what the data files hold, as config.yaml has them.
 
     Args:
         args: of the task. With ``collect_stats`` shapes alone are wanted: neither
@@ -57,6 +71,11 @@ def check_before_training(args: argparse.Namespace) -> None:
         check_conditions(args)
         check_labels(args, active)
     if args.collect_stats:
+        _expect(
+            not holds_model(args.output_dir),
+            f"a trained model in {args.output_dir}, where --collect_stats writes",
+            "another --output_dir: the model's config.yaml would be lost",
+        )
         return
     _expect(
         args.noisy_view is None or any(x.view == MASKED for x in active.values()),
@@ -64,13 +83,8 @@ def check_before_training(args: argparse.Namespace) -> None:
         "one of the masked view, such as --losses masked_token_ce.weight=0.05",
     )
     if args.dry_run:
-        models = sorted(glob.glob(os.path.join(glob.escape(args.output_dir), "*.pth")))
-        _expect(
-            not models,
-            f"--dry_run true in the directory of {', '.join(models[:1])}",
-            "another --output_dir, as its config.yaml would be overwritten",
-        )
         return
+    args.data_digests = data_digests(args)
     check_sampling(args)
     check_criteria(args, active)
 
@@ -338,3 +352,181 @@ def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
         "stage 5 with this configuration, or name their upstream with --token_source "
         "if it is meant",
     )
+
+
+# --- A training that is gone on with -------------------------------------------------
+
+# Options that change neither the model nor what it learns. All others do, or might.
+MAY_CHANGE = (
+    *("config", "print_config", "output_dir", "required", "version", "resume"),
+    *("dry_run", "collect_stats", "write_collected_feats", "mos_format_version"),
+    # how long it trains, and what is kept
+    *("max_epoch", "patience", "early_stopping_criterion"),
+    *("keep_nbest_models", "nbest_averaging_interval"),
+    # where it runs
+    *("ngpu", "num_workers", "dist*", "local_rank", "multiprocessing_distributed"),
+    *("unused_parameters", "sharded_ddp", "gradient_as_bucket_view"),
+    *("max_cache_size", "max_cache_fd", "valid_max_cache_size"),
+    # no score depends on its batch
+    *("valid_batch_size", "valid_batch_type", "valid_batch_bins"),
+    # what is told about it
+    *("log_*", "num_att_plot", "use_matplotlib", "*tensorboard", "*wandb*"),
+)
+# Options that say where data is. It may move: data_digests says what it is.
+PLACES = (
+    *("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"),
+    *("train_shape_file", "valid_shape_file", "valid_utt2sys", "sampling_categories"),
+)
+# Written in full by this code or by transformers: a field that another version does
+# not know says nothing of the training.
+_IN_FULL = ("token_info", "frontend_conf.upstream_config", "frontend_conf.lora")
+_ABSENT = object()
+
+
+def holds_model(output_dir: str) -> bool:
+    """Whether a model was trained in a directory."""
+    folder = Path(output_dir)
+    return (folder / "config.yaml").exists() and any(folder.glob("*.pth"))
+
+
+def data_digests(args: argparse.Namespace) -> Dict[str, str]:
+    """Identify what the text files of the data hold, wherever they are.
+
+    Of audio and tokens the ids and lengths stand in the shape files, and the codebooks
+    in ``token_info``.
+    """
+    files = {}
+    for which in ("train", "valid"):
+        data = getattr(args, f"{which}_data_path_and_name_and_type")
+        files.update({f"{which}/{n}": p for p, n, kind in data if kind == "text"})
+        for path in getattr(args, f"{which}_shape_file"):
+            files[f"{which}/{os.path.basename(path)}"] = path
+    for option in ("valid_utt2sys", "sampling_categories"):
+        if getattr(args, option) is not None:
+            files[option] = getattr(args, option)
+    digests = {}
+    for name, path in files.items():
+        try:
+            lines = sorted(Path(path).read_bytes().splitlines())
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}), expected a text file with "
+                "a line for each utterance: run the stage that writes it"
+            ) from error
+        digests[name] = hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
+    return digests
+
+
+def check_same_training(
+    args: argparse.Namespace, default_of: Callable[[str], Any]
+) -> None:
+    """Refuse another training than the one that made the model in the directory.
+
+    It would write its own config.yaml over that of the model: no weight need change
+    for every score to be another one.
+
+    Args:
+        args: as they will stand in config.yaml.
+        default_of: returns the default of an option, which counts for what an older
+            version did not know.
+
+    Raises:
+        DataError: names the options that differ.
+    """
+    config = os.path.join(args.output_dir, "config.yaml")
+    if not holds_model(args.output_dir):
+        return
+    old, is_whole = _read_record(config)
+    has_digests = "data_digests" in old or not is_whole
+    ignored = [*MAY_CHANGE, *(PLACES if has_digests else ["data_digests"])]
+    known = _keyword_defaults(args)
+    found = []
+    for name, new in vars(args).items():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in ignored):
+            continue
+        if name in old or is_whole:
+            value = old[name] if name in old else default_of(name)
+            found += _differences(name, value, new, known)
+    if found:
+        shown = [f"{name} {_shown(was)} (now {_shown(now)})" for name, was, now in found]
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        raise DataError(
+            f"found other options than {config} was trained with, "
+            f"{', '.join(shown[:8])}{more}, expected the same, or the model there would "
+            "be lost: train in another directory (--tag or --expdir), give the old "
+            f"options, or remove {args.output_dir} to train anew"
+        )
+
+
+def _read_record(path: str) -> Tuple[Dict[str, Any], bool]:
+    """Options in a config.yaml, and whether they are all.
+
+    ESPnet writes the file in place at every start, and that may have been killed.
+    """
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    is_whole = bool(re.search(r"^mos_format_version: .*\n", text, re.M))  # the last
+    if not is_whole:
+        text = text[: max((m.start() for m in re.finditer(r"^\w", text, re.M)), default=0)]
+    try:
+        return dict(yaml.safe_load(text) or {}), is_whole
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({' '.join(str(error).split())}), expected what "
+            f"training wrote: restore it, or remove {os.path.dirname(path)} to train "
+            "anew"
+        ) from error
+
+
+def _keyword_defaults(args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
+    """Defaults of the options that are keyword arguments of a class, by option."""
+    classes = {
+        "frontend_conf": FRONTENDS.get(args.frontend),
+        "head_conf": HEADS.get(args.head),
+        "model_conf": ESPnetMOSModel,
+        "model_conf.mask": SpanMask,
+        "optim_conf": optim_classes.get(args.optim),
+        "scheduler_conf": scheduler_classes.get(args.scheduler),
+        **{f"losses.{name}": loss for name, loss in LOSSES.items()},
+    }
+    known = {}
+    for name, of in classes.items():
+        parameters = inspect.signature(of).parameters.values() if of else ()
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            known[name] = {
+                p.name: _ABSENT if p.default is p.empty else p.default
+                for p in parameters
+            }
+    return known
+
+
+def _differences(
+    name: str, old: Any, new: Any, known: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Tuple[str, Any, Any]]:
+    """Yield (name, old value, new value) of each option that differs."""
+    if name in known:
+        old, new = old or {}, new or {}
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        defaults = known.get(name, {})
+        keys = [*old, *(key for key in new if key not in old)]
+        if name in _IN_FULL:
+            keys = [key for key in old if key in new]
+        elif defaults:
+            # What the class does not know any more had no effect.
+            keys = [key for key in keys if key in defaults]
+        for key in keys:
+            values = (each.get(key, defaults.get(key, _ABSENT)) for each in (old, new))
+            yield from _differences(f"{name}.{key}", *values, known)
+    elif _normal(old) != _normal(new):
+        yield name, old, new
+
+
+def _normal(value: Any) -> Any:
+    """An option for comparison: YAML knows no tuples, and a path may be relative."""
+    if isinstance(value, (list, tuple)):
+        return [_normal(item) for item in value]
+    return os.path.abspath(value) if isinstance(value, str) else value
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is _ABSENT else " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -4,6 +4,7 @@
 """ESPnet's trainer, with validation on rank correlations and safe resumption."""
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -11,7 +12,7 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from espnet2.train.reporter import Average, Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 
-from espnet2_distilmos.data.datadir import atomic_write, read_scp
+from espnet2_distilmos.data.datadir import DataError, atomic_write, lock, read_scp
 from espnet2_distilmos.evaluation.metrics import evaluate
 from espnet2_distilmos.mos.checkpoint import read_states
 
@@ -143,7 +144,7 @@ class MOSTrainer(Trainer):
             raise ValueError(
                 f"{checkpoint}: found the state of another model or optimizer "
                 f"({reason}), expected that of this configuration: train in another "
-                "directory (--tag), or set --resume false to start anew"
+                "directory (--tag), or remove this one to train anew"
             ) from error
 
     @classmethod
@@ -260,6 +261,40 @@ def validation_metrics(
             )
         metrics[name] = float(value)
     return metrics
+
+
+@contextlib.contextmanager
+def only_training(args: argparse.Namespace) -> Iterator[None]:
+    """Keep other trainings out of ``args.output_dir``, as long as the process lives.
+
+    The first of several processes of one training does so.
+
+    Raises:
+        DataError: another training is there, or the directory cannot be written.
+    """
+    option = build_dataclass(DistributedOption, args)
+    option.init_options()
+    if not _is_first_rank(option):
+        yield
+        return
+    folder = args.output_dir
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, ".lock"), "ab")
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror}), expected a directory for "
+            "the model; choose another --output_dir, or change its permissions"
+        ) from error
+    with file:
+        if not lock(file):
+            raise DataError(
+                f"found another training at work in {folder}, expected one at a time: "
+                "wait for it, or train in another directory (--tag)"
+            )
+        # A process that loads data outlives a killed training by some seconds.
+        os.register_at_fork(after_in_child=file.close)
+        yield
 
 
 def keep_checkpoint(output_dir: Path) -> None:

@@ -47,7 +47,10 @@ def test_device(monkeypatch):
     with pytest.raises(DataError, match="--ngpu is 1 and no CUDA device"):
         get_device(1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert get_device(1).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert get_device(2).type == "cuda"
+    with pytest.raises(DataError, match="2 CUDA devices were found, expected 3"):
+        get_device(3)
 
 
 @pytest.mark.parametrize("seconds, count", [(0, 10), (60, 2)])

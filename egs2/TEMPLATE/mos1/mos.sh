@@ -131,8 +131,29 @@ in_stage() {
         *) ! ${skip_upload} ;;
     esac
 }
+gpus=0 # that the stages will use
+if ${gpu_inference} && in_stage 8; then gpus=1; fi
+if [ "${ngpu}" -gt 0 ] && ! ${test_only}; then
+    if in_stage 5 && ${use_tokens}; then gpus=1; fi
+    if in_stage 7; then gpus=${ngpu}; fi
+fi
+# Refused here and not after hours. On a cluster it is another host that has them.
+if [ "${gpus}" -gt 0 ] && [[ "${cuda_cmd}" == *run.pl* ]]; then
+    "${python}" -c 'import sys
+from espnet2_distilmos.cli import call, get_device
+sys.exit(call(lambda: get_device(int(sys.argv[1])) is None))' "${gpus}" || exit 1
+fi
 need() { # need FILE STAGE: FILE was made by that stage
     [ -s "$1" ] || fail "$1 is missing or empty; run stage $2 first (--stage $2)."
+}
+need_model() { # the model file; it may have another name
+    local file names=
+    [ -s "${mos_exp}/${inference_model}" ] && return
+    for file in "${mos_exp}"/*.pth; do
+        if [ -s "${file}" ] && [[ "${file}" != */checkpoint* ]]; then names+=" ${file##*/}"; fi
+    done
+    [ -n "${names}" ] || need "${mos_exp}/${inference_model}" 7
+    fail "${mos_exp}/${inference_model} is missing; found${names} there: choose one with --inference_model, or train with the best_model_criterion that keeps it."
 }
 num_lines() {
     wc -l < "$1"
@@ -401,7 +422,6 @@ if in_stage 7; then
     log "Stage 7: Training; to see it: tail -F ${mos_exp}/train.log"
     need "${mos_stats_dir}/train/speech_shape" 6
     need "${mos_stats_dir}/valid/speech_shape" 6
-    write_run "${mos_exp}" 7
     opts=()
     if ${use_tokens}; then
         need "${tokens_dir}/${train_set}/tokens.scp" 5
@@ -413,8 +433,10 @@ if in_stage 7; then
     if ${use_votes}; then
         need "${train_dir}/votes.scp" 1
         # ESPnet wants a line for every utterance.
+        mkdir -p "${mos_exp}"
         awk 'NR == FNR { votes[$1] = $0; next } { print ($1 in votes) ? votes[$1] : $1 " []" }' \
-            "${train_dir}/votes.scp" "${train_dir}/wav.scp" > "${mos_exp}/votes.scp"
+            "${train_dir}/votes.scp" "${train_dir}/wav.scp" > "${mos_exp}/.votes.scp"
+        mv "${mos_exp}/.votes.scp" "${mos_exp}/votes.scp"
         opts+=(--train_data_path_and_name_and_type "${mos_exp}/votes.scp,votes,text")
     fi
     if ${use_corpora}; then
@@ -428,6 +450,8 @@ if in_stage 7; then
     job_name="${mos_exp}/train.log"
     if [[ "${cuda_cmd}" == *queue*.pl* ]]; then job_name=$(basename "${mos_exp}"); fi # SGE: no "/"
 
+    [ ! -e "${mos_exp}/run.sh" ] || mv "${mos_exp}/run.sh" "${mos_exp}/.run.sh"
+    write_run "${mos_exp}" 7
     # shellcheck disable=SC2086  # train_args are several options
     if ! OMP_NUM_THREADS=${train_threads} "${python}" -m espnet2.bin.launch \
         --cmd "${cuda_cmd} --name ${job_name}" --log "${mos_exp}/train.log" \
@@ -438,9 +462,13 @@ if in_stage 7; then
             --valid_shape_file "${mos_stats_dir}/valid/speech_shape" \
             --output_dir "${mos_exp}" "${train_opts[@]}" "${opts[@]}" ${train_args} \
         2> "${mos_exp}/launch.log"; then
-        tail -n 20 "${mos_exp}/launch.log" >&2
-        fail "stage 7 failed, see ${mos_exp}/train.log; run stage 7 again: it resumes."
+        # Refused, it left the model that is there alone, and so shall its run.sh be left.
+        if [ -e "${mos_exp}/.run.sh" ] && [ ! "${mos_exp}/config.yaml" -nt "${mos_exp}/run.sh" ]; then
+            mv "${mos_exp}/.run.sh" "${mos_exp}/run.sh"
+        fi
+        fail "stage 7 failed, see ${mos_exp}/train.log; $(scripts/utils/why_failed.sh "${mos_exp}")"
     fi
+    rm -f "${mos_exp}/.run.sh"
     # One line an epoch, without the times and layers.
     sed -n 's/^.* \([0-9]*\)epoch results: .*\[valid\] \(.*\)$/epoch \1 (validation): \2/p' "${mos_exp}/train.log" \
         | sed 's/, \(mix_\|token_acc_\|time=\|total_count=\)[^,]*//g'
@@ -477,7 +505,7 @@ infer() { # infer EXP SET: exit code 3 for bad utterances
 if in_stage 8; then
     log "Stage 8: Inference with ${mos_exp}/${inference_model}: ${mos_exp}/${inference_tag}"
     need "${mos_exp}/config.yaml" 7
-    need "${mos_exp}/${inference_model}" 7
+    need_model
     write_run "${mos_exp}/${inference_tag}" 8
     cmd=${decode_cmd}
     gpu=0
@@ -588,7 +616,7 @@ packed_model="${mos_exp}/$(basename "${mos_exp}")_${inference_model%.pth}.zip"
 if in_stage 10; then
     log "Stage 10: Pack the model: ${packed_model}"
     need "${mos_exp}/config.yaml" 7
-    need "${mos_exp}/${inference_model}" 7
+    need_model
     opts=(--card conf/model_card.yaml)
     if [ ! -r conf/model_card.yaml ]; then
         opts=()

@@ -320,6 +320,19 @@ def test_which_model_file_of_an_experiment(names, criteria, expected, tmp_path):
             assert found(path) == expected
 
 
+def test_a_model_file_that_training_did_not_keep(tmp_path, mos_corpus):
+    folder = experiment(tmp_path / "exp", UTT, "1epoch.pth", "checkpoint.pth")
+    (folder / SYS).symlink_to("2epoch.pth")  # which is not there
+    config = {**config_of(mos_corpus), "mos_format_version": 1}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for name in (SYS, "2epoch.pth"):
+        path = str(folder / name)
+        for opened in (found, lambda path: load_model(folder / "config.yaml", path)):
+            with pytest.raises(DataError, match=f"found 1epoch.pth, {UTT} in") as error:
+                opened(path)
+            assert str(error.value).startswith(f"{path} is not there")
+
+
 def packed(path, **files):
     meta = {"yaml_files": {"train_config": "exp/x/config.yaml"}, "files": files}
     with zipfile.ZipFile(path, "w") as archive:

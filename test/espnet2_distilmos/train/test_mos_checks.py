@@ -1,11 +1,16 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import hashlib
 import json
 import re
 import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from espnet2_distilmos.data.datadir import DataError
 from espnet2_distilmos.mos.build import build_frontend
@@ -105,6 +110,13 @@ def test_an_experiment_is_not_overwritten_by_what_starts_from_it(mos_corpus, tmp
     for model in ("exp", "exp/1epoch.pth"):
         options = ["--init_model", tmp_path / model]
         assert "would overwrite" in refusal(mos_corpus, tmp_path, *options)
+
+
+def test_a_gpu_that_is_not_there(mos_corpus, tmp_path, monkeypatch):
+    """Before any data is read."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    missing = ["--train_shape_file", "none", "--ngpu", "1"]
+    assert "--ngpu is 1 and no CUDA" in refusal(mos_corpus, tmp_path, *missing)
 
 
 # --- data files -----------------------------------------------------------------------
@@ -244,3 +256,152 @@ def test_tokens_of_another_upstream_or_grid(mos_corpus, tmp_path):
         assert refused(source=source, **mfcc) is None
     for moved in ({"minimum_samples": 930}, {"frame_centre": 464.5}):
         assert "first at 464.5" in refused(source="mfcc", **{**mfcc, **moved})
+
+
+# --- a training that is gone on with --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(mos_corpus, tmp_path_factory):
+    """A trained model, and a corpus of its own, whose files may be changed."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(mos_corpus.root, root / "corpus")
+    exp = root / "exp"
+    command = mos_corpus.command(exp)
+    command = [c.replace(str(mos_corpus.root), str(root / "corpus")) for c in command]
+    MOSTask.main(cmd=command)
+    return exp
+
+
+@pytest.fixture
+def again(trained, mos_corpus, tmp_path):
+    """Go on with a copy of the trained model's training; ``exp`` is the copy."""
+    shutil.copytree(trained.parent, tmp_path / "copy", symlinks=True)
+
+    def again(*options, **changes):
+        options = ["--resume", "true", *options]
+        command = mos_corpus.command(again.exp, *options, **changes)
+        command = [c.replace(str(mos_corpus.root), again.corpus) for c in command]
+        MOSTask.main(cmd=command)
+
+    again.exp, again.corpus = tmp_path / "copy" / "exp", f"{tmp_path}/copy/corpus"
+    return again
+
+
+def digests(folder):
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"]
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+TOKENS_OFF = {"losses": {"mos_l1": {"weight": 1.0}, "token_ce": {"weight": 0}}}
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"head_conf": {"hidden_dim": 8}}, "head_conf.hidden_dim 16 (now 8)"),
+        # equal shapes: every tensor of the checkpoint fits
+        (
+            {"head_conf": {"hidden_dim": 16, "layer_mix": "softmax"}},
+            "head_conf.layer_mix 'entmax15' (now 'softmax')",
+        ),
+        ({"losses": {"mos_l1": {}}}, "losses.token_ce {'weight': 0.1} (now nothing)"),
+        (TOKENS_OFF, "losses.token_ce.weight 0.1 (now 0)"),
+        ({"seed": 4, "batch_size": 5}, "seed 3 (now 4), batch_size 6 (now 5)"),
+        ({"optim_conf": {"lr": 1e-2}}, "optim_conf.lr 0.001 (now 0.01)"),
+        ({"optim_conf": {"lr": 1e-3, "eps": 0.1}}, "optim_conf.eps 1e-08 (now 0.1)"),
+        ({"scheduler": "warmuplinear"}, "scheduler None (now 'warmuplinear')"),
+        ({"upstream_lr": 1e-5}, "upstream_lr None (now 1e-05)"),
+        ({"noisy_view": {}, "losses": {"mos_l1": {}, "masked_ema": {}}}, "noisy_view"),
+        ({"tokens": False, **TOKENS_OFF}, "token_info"),
+        ({"crop_seconds": 0.2}, "crop_seconds None (now 0.2)"),
+        ({"best_model_criterion": [["valid", "loss", "min"]]}, "best_model_criterion"),
+        ("metric.scp", "data_digests.train/mos"),
+        ("speech_shape", "data_digests.train/speech_shape"),
+    ],
+)
+def test_another_training_is_refused_before_anything_is_written(changes, named, again):
+    if isinstance(changes, str):
+        path = Path(again.corpus) / "train" / changes
+        path.write_text(path.read_text().replace("2.", "3."))
+        if changes == "speech_shape":
+            path.write_text(path.read_text().split("\n", 1)[1])
+        changes = {}
+    before = digests(again.exp)
+    with pytest.raises(DataError) as error:
+        again(**changes)
+    assert named in str(error.value) and "\n" not in str(error.value)
+    assert f"or remove {again.exp} to train anew" in str(error.value)
+    assert digests(again.exp) == before
+    # Nor is it written over where nothing is resumed.
+    with pytest.raises(DataError):
+        again("--resume", "false", **changes)
+    assert digests(again.exp) == before
+
+
+def test_the_same_training_goes_on_longer_and_elsewhere(again, tmp_path):
+    options = "--max_epoch 2 --patience 3 --keep_nbest_models 5 --num_workers 1 "
+    options += "--log_interval 1 --valid_batch_size 2 --num_att_plot 0"
+    shutil.move(again.corpus, tmp_path / "moved")
+    again.corpus = f"{tmp_path}/moved"
+    again(*options.split())
+    assert (again.exp / "2epoch.pth").exists()
+    config = yaml.safe_load((again.exp / "config.yaml").read_text())
+    assert config["max_epoch"] == 2 and config["head_conf"] == {"hidden_dim": 16}
+
+
+def test_options_stated_as_their_defaults_are_the_same(again):
+    conf = {"hidden_dim": 16, "layer_mix": "entmax15"}
+    optim_conf = {"lr": 1e-3, "eps": 1e-8}
+    model_conf = {"extract_feats_in_collect_stats": False, "mask": {}}
+    again(head_conf=conf, optim_conf=optim_conf, model_conf=model_conf)
+
+
+def test_a_config_yaml_that_a_kill_cut_off_is_written_anew(again):
+    again()
+    path = again.exp / "config.yaml"
+    text = path.read_text()
+    for length in (0, len(text) // 3, text.index("seed: 3") + 6, len(text) - 3):
+        path.write_text(text[:length])
+        again()
+        assert path.read_text() == text
+    for length in (len(text) // 2, len(text) - 3):
+        path.write_text(text[:length])
+        with pytest.raises(DataError, match="seed 3 .now 5"):
+            again(seed=5)
+    path.write_text("a: [" + text)
+    with pytest.raises(DataError, match="config.yaml cannot be read"):
+        again()
+
+
+def test_a_training_of_version_0_1_goes_on(mos_corpus, tmp_path, monkeypatch):
+    """Its options of that time are there, those of today are not."""
+    folder = Path(__file__).parents[1] / "v0_1"
+    with zipfile.ZipFile(folder / "mos_v0_1.zip") as file:
+        file.extractall(tmp_path)
+    (tmp_path / "corpus").symlink_to(mos_corpus.root)
+    monkeypatch.chdir(tmp_path)
+
+    def go_on(*options, **changes):
+        command = mos_corpus.command("exp/mos_v0_1", *options, **changes)
+        command = [c.replace(str(mos_corpus.root), "corpus") for c in command]
+        args = MOSTask.parse_args(command)
+        MOSTask.check_required_command_args(args)
+        MOSTask.build_model(args)
+
+    changes = dict(optim_conf={"lr": 3e-3}, max_epoch=7)
+    go_on(**changes)
+    with pytest.raises(DataError, match="use_amp False .now True"):
+        go_on("--use_amp", "true", **changes)
+    with pytest.raises(DataError, match="train_shape_file"):
+        go_on("--train_shape_file", "corpus/valid/speech_shape", **changes)
+
+
+def test_a_dry_run_and_statistics_leave_the_model_alone(again, mos_corpus, tmp_path):
+    before = digests(again.exp)
+    again("--dry_run", "true", head_conf={})
+    with pytest.raises(ValueError, match="where --collect_stats writes"):
+        again("--collect_stats", "true")
+    assert digests(again.exp) == before
+    mos_corpus.train(tmp_path / "new", "--dry_run", "true")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["config.yaml"]

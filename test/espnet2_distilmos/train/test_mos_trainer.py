@@ -7,9 +7,11 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 import scipy.stats
 import soundfile
 import torch
-from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.distributed_utils import DistributedOption, resolve_distributed_mode
 from espnet2.train.reporter import Reporter
 
 from espnet2_distilmos.mos.checkpoint import load_model
@@ -25,6 +27,7 @@ from espnet2_distilmos.train.mos_trainer import (
     MOSTrainer,
     MOSTrainerOptions,
     read_checkpoint,
+    only_training,
     read_history,
     restore_checkpoint,
     validation_metrics,
@@ -338,6 +341,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 ):
     out = tmp_path / "exp"
     shutil.copytree(unbroken, out, symlinks=True)
+    (out / "config.yaml").unlink()  # which is compared first
     criterion = ["--losses", "mos_mse.weight=1", "--max_epoch", "4"]
     criterion += ["--best_model_criterion", "valid,mos_mse,min"]
     for change, message in (
@@ -346,6 +350,33 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     ):
         with pytest.raises(ValueError, match=message):
             mos_corpus.train(out, "--resume", "true", *change, **RESUMABLE)
+        (out / "config.yaml").unlink()
+
+
+def test_one_training_in_a_directory(mos_corpus, tmp_path):
+    """A killed one, whose data loader still runs, is none."""
+    out = tmp_path / "exp"
+    args = mos_corpus.args(out)
+    resolve_distributed_mode(args)
+    child = os.fork()
+    if child == 0:
+        try:
+            with only_training(args):
+                if os.fork() > 0:  # else it is as a data loader's process
+                    (out / "ready").touch()
+                time.sleep(5)
+        finally:
+            os._exit(0)
+    stop = time.time() + 5
+    while not (out / "ready").exists():
+        assert time.time() < stop
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match=f"another training at work in {out}, exp"):
+        mos_corpus.train(out)
+    assert sorted(os.listdir(out)) == [".lock", "ready"]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (mos_corpus.train(out) / "1epoch.pth").exists()
 
 
 def test_restore_reads_checkpoints_of_espnet_202511(tmp_path):

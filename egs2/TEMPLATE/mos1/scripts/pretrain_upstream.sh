@@ -127,5 +127,5 @@ if [[ " ${steps} " == *" training "* ]]; then
             --config "${train_config}" --resume true --output_dir "${exp}" \
             --token_info "${tokens_dir}/tokens.json" "${opts[@]}" ${train_args} \
         2> "${exp}/launch.log" \
-        || fail "the training failed, see ${exp}/train.log; run the stage again: it resumes."
+        || fail "the training failed, see ${exp}/train.log; $(scripts/utils/why_failed.sh "${exp}")"
 fi

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from espnet2_distilmos.mos.build import FRONTENDS
+from espnet2_distilmos.mos.checkpoint import initial_frontend
+
 from .conftest import TEMPLATE
 
 SCRIPT = TEMPLATE / "pyscripts" / "utils" / "mos_settings.py"
@@ -55,6 +58,42 @@ def test_names_carry_the_settings(options):
     assert found["tokens_dir"] == "dump/tokens/train_x_km6-9"
     assert (found["mos_exp"], found["inference_tag"]) == ("exp/mos_t", "i")
     assert found["mos_stats_dir"] == "s"
+
+
+@pytest.mark.parametrize(
+    "option, same",
+    [
+        ("freeze=all", True),
+        ("freeze={layers:1}", True),
+        ("lora.rank=2", True),
+        ("gradient_checkpointing=true", True),
+        ("spec_augment=true", True),
+        ("upstream_config.hidden_dropout=0.5", True),
+        ("upstream_config.layerdrop=0.5", True),
+        ("init_seed=1", False),
+        ("normalize_waveform=true", False),
+        ("upstream_config.num_hidden_layers=1", False),
+    ],
+)
+def test_tokens_are_named_by_what_changes_them(option, same, options, mos_corpus):
+    """As the frontends' own fingerprints have it."""
+    config = mos_settings.Path("train.yaml")
+    config.write_text(json.dumps(mos_corpus.config()))
+    plain = mos_settings.settings_of(options)["tokens_dir"]
+    for args in (f"--frontend_conf {option} --seed 1", f"--frontend_conf={option}"):
+        options.update(train_args=args)
+        assert (mos_settings.settings_of(options)["tokens_dir"] == plain) is same
+        frontend = initial_frontend(str(config), args)
+        print_of = mos_corpus.token_info["upstream_fingerprint"]
+        assert (frontend.fingerprint() == print_of) is same
+
+
+def test_all_training_options_of_frontends_are_known():
+    names = {name for of in FRONTENDS.values() for name in of.training_options}
+    assert all(
+        bool(mos_settings.OF_TRAINING.match(f"{name}=")) is (name != "init_seed")
+        for name in names
+    )
 
 
 def test_several_training_sets(options):

@@ -164,14 +164,51 @@ def test_a_corpus_of_test_sets_only(recipe):
         (["--stage", 5], "dump/raw/train/wav.scp is missing or empty; run stage 4"),
         (["--stage", 7], "speech_shape is missing or empty; run stage 6 first"),
         (["--stage", 8], "config.yaml is missing or empty; run stage 7 first"),
+        # before any stage, and only where a stage needs one
+        (["--ngpu", 1], "--ngpu is 1 and no CUDA device was found, expected 1"),
+        (["--stage", 8, "--gpu_inference", "true"], "--ngpu is 1 and no CUDA device"),
+        (["--stage", 6, "--stop_stage", 6, "--ngpu", 1], "wav.scp is missing or empty"),
         (
             ["--train_sets", "train no/train", "--stop_stage", 1],
             "--train_sets names no/train, which cannot be prepared; see",
         ),
     ],
 )
-def test_what_cannot_work_ends_with_a_sentence(recipe, options, words):
-    assert words in recipe.run(*options, code=1).stderr.splitlines()[-1]
+def test_what_cannot_work_ends_with_a_sentence(recipe, options, words, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = recipe.run(*options, code=1)
+    assert words in result.stderr.splitlines()[-1]
+    assert "CUDA" not in words or "Stage" not in result.stdout
+
+
+def test_another_name_of_the_model_file(finished, tmp_path):
+    recipe = finished[0].copy(tmp_path)
+    name = ["--inference_model", "valid.sys_srcc.best.pth"]
+    for options in (["--stage", 8], ["--stage", 10, "--skip_upload", "false"]):
+        refused = recipe.run(*options, *name, code=1).stderr.splitlines()[-1]
+        assert f"{EXP}/valid.sys_srcc.best.pth is missing; found" in refused
+        assert "valid.utt_mse.best.pth" in refused and "checkpoint" not in refused
+        assert "choose one with --inference_model" in refused
+
+
+@pytest.mark.slow
+def test_another_training_is_refused_and_leaves_the_model_alone(finished, tmp_path):
+    """Weights of equal shapes, and all epochs done."""
+    recipe = finished[0].copy(tmp_path)
+    names = ["config.yaml", "run.sh", "checkpoint.pth", "valid.utt_mse.best.pth"]
+
+    def contents():
+        return [(recipe.dir / EXP / name).read_bytes() for name in names]
+
+    before = contents()
+    options = ["--stage", 7, "--stop_stage", 7, "--mos_exp", EXP]
+    args = ["--tokens_tag", "train_tiny_k4_lall", "--train_args"]
+    refused = recipe.run(*options, *args, "--head_conf layer_mix=softmax", code=1)
+    *_, reason, last = refused.stderr.splitlines()
+    assert "head_conf.layer_mix 'entmax15' (now 'softmax')" in reason
+    assert "mend what is said above" in last and "Traceback" not in refused.stderr
+    assert contents() == before
+    recipe.run(*options)
 
 
 def test_help_lists_every_option(recipe):
@@ -405,7 +442,9 @@ def test_a_training_resumes_after_a_kill_and_says_where_to_look(finished, tmp_pa
     log = exp / "train.log"
     wrong = f"{args} --best_model_criterion valid,no_such,max"
     failed = recipe.run(*options, "--train_args", wrong, code=1)
-    assert "stage 7 failed, see exp/mos_killed/train.log" in failed.stderr
+    *_, reason, last = failed.stderr.splitlines()
+    assert reason.startswith("found --best_model_criterion valid,no_such,max")
+    assert "stage 7 failed, see exp/mos_killed/train.log; mend what" in last
 
     def second_epoch_is_done():
         return log.exists() and "2epoch results" in log.read_text()

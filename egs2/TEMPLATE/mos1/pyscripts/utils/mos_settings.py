@@ -22,6 +22,11 @@ NUMBERS = (
     *("stage", "stop_stage", "ngpu", "num_nodes", "nj", "inference_nj"),
     *("num_clusters", "max_frames", "bootstrap"),
 )
+# Options of a frontend that change no token.
+OF_TRAINING = re.compile(
+    r"(freeze|lora|gradient_checkpointing|spec_augment|layerdrop|one_by_one"
+    r"|upstream_config\.\w*drop\w*)[.=]"
+)
 
 
 class OptionError(Exception):
@@ -35,6 +40,23 @@ def suffix_of(args):
     '_seed3_lossestoken_ce.weight0'
     """
     return re.sub(r"[ |=/]", "", args.replace("--", "_"))
+
+
+def token_args(args):
+    """Return those options of a training that its tokens depend on.
+
+    Tokens are of the pretrained network in eval mode: of the frontend's options those
+    that say how it is trained change none.
+
+    >>> token_args("--seed 3 --frontend_conf upstream=a --frontend_conf freeze=all")
+    '--frontend_conf upstream=a'
+    """
+    found = re.findall(r"--(frontend\w*|init_model)[ =]+(\S+)", args)
+    return "".join(
+        f"--{name} {value}"
+        for name, value in found
+        if name != "frontend_conf" or not OF_TRAINING.match(value)
+    )
 
 
 def name_of(sets):
@@ -165,16 +187,12 @@ def settings_of(options):
     tag = f"{config_name}_raw{suffix_of(options['train_args'])}"
     if several:
         tag += "_" + name_of(part + weight for part, weight in parts.items())
-    # Tokens depend on the frontend only, so that most of train_args changes nothing.
-    frontend_args = re.findall(
-        r"--frontend\S* \S*|--init_model[ =]\S*", options["train_args"]
-    )
     tokens_tag = f"{config_name}_k{options['num_clusters']}"
     tokens_tag += f"_l{options['token_layers'].replace(',', '-')}"
     if options["import_km"]:
         layers = [part.partition("=")[0] for part in options["import_km"].split()]
         tokens_tag = f"{config_name}_km{'-'.join(layers)}"
-    tokens_tag += suffix_of("".join(frontend_args))
+    tokens_tag += suffix_of(token_args(options["train_args"]))
     inference_tag = Path(options["inference_config"] or "inference").stem
     inference_tag += suffix_of(options["inference_args"])
     inference_tag += f"_{options['inference_model'].removesuffix('.pth')}"
