@@ -183,10 +183,10 @@ def _expect_model_file(path: str) -> None:
     if os.path.exists(path) or not os.path.isfile(os.path.join(folder, "config.yaml")):
         return
     names = _model_files(folder)
+    mend = "name one of these" if names else "train (stage 7)"
     raise DataError(
-        f"{path} is not there; found {', '.join(names) or 'no model file'} in {folder}, "
-        "expected a model file that training kept: "
-        + ("name one of these" if names else "train (stage 7)")
+        f"{path} is not there; found {', '.join(names) or 'none'} in {folder}, "
+        f"expected a model file that training kept: {mend}"
     )
 
 

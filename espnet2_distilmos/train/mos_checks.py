@@ -448,13 +448,13 @@ def check_same_training(
             value = old[name] if name in old else default_of(name)
             found += _differences(name, value, new, known)
     if found:
-        shown = [f"{name} {_shown(was)} (now {_shown(now)})" for name, was, now in found]
+        shown = [f"{name} {_shown(a)} (now {_shown(b)})" for name, a, b in found[:8]]
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         raise DataError(
-            f"found other options than {config} was trained with, "
-            f"{', '.join(shown[:8])}{more}, expected the same, or the model there would "
-            "be lost: train in another directory (--tag or --expdir), give the old "
-            f"options, or remove {args.output_dir} to train anew"
+            f"found other options than {config} was trained with, {', '.join(shown)}"
+            f"{more}, expected the same, or the model there would be lost: train in "
+            "another directory (--tag or --expdir), give the old options, or remove "
+            f"{args.output_dir} to train anew"
         )
 
 
@@ -466,7 +466,8 @@ def _read_record(path: str) -> Tuple[Dict[str, Any], bool]:
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     is_whole = bool(re.search(r"^mos_format_version: .*\n", text, re.M))  # the last
     if not is_whole:
-        text = text[: max((m.start() for m in re.finditer(r"^\w", text, re.M)), default=0)]
+        starts = [match.start() for match in re.finditer(r"^\w", text, re.M)]
+        text = text[: starts[-1]] if starts else ""
     try:
         return dict(yaml.safe_load(text) or {}), is_whole
     except (yaml.YAMLError, TypeError, ValueError) as error:

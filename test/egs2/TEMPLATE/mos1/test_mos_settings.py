@@ -64,7 +64,7 @@ def test_names_carry_the_settings(options):
     "option, same",
     [
         ("freeze=all", True),
-        ("freeze={layers:1}", True),
+        ("freeze.layers=1", True),
         ("lora.rank=2", True),
         ("gradient_checkpointing=true", True),
         ("spec_augment=true", True),
