@@ -26,8 +26,8 @@ from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.train.mos_trainer import (
     MOSTrainer,
     MOSTrainerOptions,
-    read_checkpoint,
     only_training,
+    read_checkpoint,
     read_history,
     restore_checkpoint,
     validation_metrics,
