@@ -15,7 +15,7 @@ if [ "${log}" = "$1/train.log" ] && [ "${code:-137}" -gt 128 ]; then
     echo "it was killed: run the same again, it resumes (if memory ran out, free some first)."
     exit
 fi
-end=$(grep -v '^#' "${log}" | tail -n 20)
+end=$(grep -v '^#' "${log}" | tail -n 20 || true)
 if [[ "${end}" != *"  File "* ]]; then end=$(tail -n 1 <<< "${end}"); fi
 echo "${end}" >&2
 echo "mend what is said above, then run the same again: what is trained is kept."
