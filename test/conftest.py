@@ -135,9 +135,9 @@ class Corpus:
 
     def train(self, output_dir, *options, **changes) -> Path:
         """Run the training command in this process."""
-        from espnet2_distilmos.bin.mos_train import main
+        from espnet2_distilmos.tasks.mos import MOSTask
 
-        main(self.command(output_dir, *options, **changes))
+        MOSTask.main(cmd=self.command(output_dir, *options, **changes))
         return Path(output_dir)
 
 

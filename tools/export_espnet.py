@@ -155,7 +155,7 @@ COMMITS: Dict[str, List[Entry]] = {
     "checks before a training": moved("train/mos_checks", "train/mos_checks"),
     "the task": [
         *moved("tasks/mos", "tasks/mos"),
-        *moved("bin/mos_train", "bin/mos_train"),
+        *here("espnet2/bin/mos_train.py"),
     ],
     "tests of the task": [
         (INIT, "test/espnet2/mos/tasks/__init__.py"),

@@ -59,7 +59,7 @@ head_choices = ClassChoices(
 
 
 class MOSTask(AbsTask):
-    """Train a MOS predictor; see ``espnet2_distilmos.bin.mos_train``."""
+    """Train a MOS predictor; the command is ``mos_train``."""
 
     num_optimizers: int = 1
     class_choices_list = [frontend_choices, head_choices]

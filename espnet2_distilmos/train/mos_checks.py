@@ -84,8 +84,8 @@ def check_before_training(args: argparse.Namespace) -> None:
     )
     if args.dry_run:
         return
-    args.data_digests = data_digests(args)
     check_sampling(args)
+    args.data_digests = data_digests(args)
     check_criteria(args, active)
 
 

@@ -112,13 +112,6 @@ def test_an_experiment_is_not_overwritten_by_what_starts_from_it(mos_corpus, tmp
         assert "would overwrite" in refusal(mos_corpus, tmp_path, *options)
 
 
-def test_a_gpu_that_is_not_there(mos_corpus, tmp_path, monkeypatch):
-    """Before any data is read."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    missing = ["--train_shape_file", "none", "--ngpu", "1"]
-    assert "--ngpu is 1 and no CUDA" in refusal(mos_corpus, tmp_path, *missing)
-
-
 # --- data files -----------------------------------------------------------------------
 
 

@@ -424,7 +424,7 @@ TWO_PROCESSES = """
 import json, math, sys
 import torch
 import espnet2_distilmos.train.mos_trainer as trainer
-from espnet2_distilmos.bin.mos_train import main
+from espnet2_distilmos.tasks.mos import MOSTask
 from test_mos_trainer import Fake, validate
 
 rank, log, command = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
@@ -437,7 +437,7 @@ def record(scores, labels, systems):
 
 
 trainer.validation_metrics = record
-main(command)
+MOSTask.main(cmd=command)
 epochs = list(seen)
 # the training has closed its process group
 assert not torch.distributed.is_initialized()
