@@ -158,6 +158,7 @@ class ClipSet:
         systems: Whether clips have systems; without, ``utt2sys`` is not written.
         keep_votes: Whether ``votes.scp`` is written; not if the listeners' names in it
             mean nothing.
+        published_votes: Votes that the owner published, None if that is unknown.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class ClipSet:
         group: Optional[str] = "",
         systems: bool = True,
         keep_votes: bool = True,
+        published_votes: Optional[int] = None,
     ):
         self.name = name
         self.published = published
@@ -175,6 +177,7 @@ class ClipSet:
         self.group = group
         self.systems = systems
         self.keep_votes = keep_votes
+        self.published_votes = published_votes
         self.faults: List[str] = []
         self._clips: Dict[str, Clip] = {}  # score is None where votes count
 
@@ -254,6 +257,71 @@ class ClipSet:
         else:
             self._clips[utt_id] = known._replace(votes=known.votes + clip.votes)
 
+    def add_extract(
+        self,
+        folder: str,
+        words: Callable[[str, Dict[str, str]], Optional[Dict[str, str]]],
+        optional: Sequence[str] = (),
+    ) -> None:
+        """Add the clips of an extract: a folder with tables and the audio they name.
+
+        ``ratings.csv`` has the columns utt, wav, system and mos, the paths from the
+        folder on. ``votes.csv`` (utt, listener, score) is used if it is there, and
+        held against the means.
+
+        Args:
+            folder: The extract.
+            words: From where a row stands and its columns to the speaker, source and
+                domain of ``add``, or None to leave the clip out.
+            optional: Further columns of ``ratings.csv`` that ``words`` reads.
+        """
+        path = os.path.join(folder, "ratings.csv")
+        columns = ("utt", "wav", "system", "mos")
+        rows = read_table(path, columns, self.faults, optional=optional)
+        listed = os.path.join(folder, "votes.csv")
+        votes: Dict[str, List[Row]] = {}
+        if os.path.exists(listed):
+            for row in read_table(listed, ("utt", "listener", "score"), self.faults):
+                votes.setdefault(row[1]["utt"], []).append(row)
+        means = {}
+        for where, row in rows:
+            place = words(where, row)
+            given = votes.pop(row["utt"], [])
+            if place is None:
+                continue
+            wav = os.path.join(folder, row["wav"])
+            clip = (row["utt"], wav, one_word(row["system"]))
+            if not os.path.exists(listed):
+                self.add(where, *clip, row["mos"], **place)
+                continue
+            if row["utt"] in means:
+                self.faults.append(
+                    f"{where}: clip {row['utt']} has a second row, expected one; "
+                    "remove one."
+                )
+                continue
+            try:
+                means[row["utt"]] = float(row["mos"])
+            except ValueError:
+                means[row["utt"]] = math.nan  # differs from every mean
+            for line, vote in given:
+                self.add(line, *clip, vote["score"], vote["listener"], **place)
+        if votes:
+            self.faults.append(
+                f"{listed} has votes of {len(votes)} clips that {path} has not "
+                f"({name_some(sorted(votes))}), expected the same clips in both; get "
+                "both tables again."
+            )
+        if means:
+            self.check_means(path, means)
+
+    def subset(self, name: str, utt_ids: Iterable[str]) -> "ClipSet":
+        """Return a set of some clips of this one, free to share their audio."""
+        options = (self.score_range, None, self.systems, self.keep_votes)
+        part = ClipSet(name, None, *options)
+        part._clips = {utt_id: self._clips[utt_id] for utt_id in utt_ids}
+        return part
+
     def hold_out(self, name: str, share: float) -> "ClipSet":
         """Move a share of the clips, 0 to 1, into a new set, and return that.
 
@@ -269,14 +337,23 @@ class ClipSet:
         return held
 
     def check_count(self) -> None:
-        """Compare the number of clips with the published one, once."""
-        if self.published is not None and len(self) != self.published:
+        """Compare the numbers of clips and votes with the published ones, once.
+
+        A list of means has no votes, which is no fault.
+        """
+        found, expected = f"{len(self)} clips", f"{self.published} that were published"
+        votes = sum(len(clip.votes) for clip in self._clips.values())
+        differ = self.published is not None and len(self) != self.published
+        if self.published_votes is not None and votes:
+            found += f" with {votes} votes"
+            expected += f" with {self.published_votes}"
+            differ = differ or votes != self.published_votes
+        if differ:
             self.faults.append(
-                f"{self.name}: the lists have {len(self)} clips, expected the "
-                f"{self.published} that were published; get the lists again, or go "
-                "on with these with --skip_bad true."
+                f"{self.name}: the lists have {found}, expected the {expected}; get "
+                "the lists again, or go on with these with --skip_bad true."
             )
-        self.published = None
+        self.published = self.published_votes = None
 
     def check_means(self, path: str, means: Mapping[str, float]) -> None:
         """Compare the votes with the owner's means: votes may be doubled or lost.
@@ -468,6 +545,28 @@ def divide(
             filled += sizes[order[position]]
             position += 1
     return {clip: set_of_group.get(group, rest) for clip, group in groups.items()}
+
+
+def fold_sets(whole: ClipSet, folds: Mapping[str, Mapping[str, str]]) -> List[ClipSet]:
+    """Return the training, validation and test sets of several folds of one set.
+
+    Clips without audio are left out, which is said of the whole set alone.
+
+    Args:
+        whole: All clips.
+        folds: By fold the part of each clip: train, dev, test, or "" for none of them.
+
+    Returns:
+        The sets ``train_FOLD``, ``dev_FOLD`` and ``test_FOLD`` of every fold.
+    """
+    there = {clip.utt_id for clip in whole.clips() if os.path.isfile(clip.path)}
+    return [
+        whole.subset(
+            f"{part}_{fold}", [u for u, p in parts.items() if p == part and u in there]
+        )
+        for fold, parts in folds.items()
+        for part in ("train", "dev", "test")
+    ]
 
 
 def true_or_false(text: str) -> bool:

@@ -279,6 +279,35 @@ def bvrnn(folder) -> Truth:
     return {"test": clips}
 
 
+def vocal_separation(folder, keep_mixture=False) -> Truth:
+    head = "is_replicate,page,page_duration,rating,sound,url,on_web,experiment,subject"
+    rows, clips = [head], {}
+    systems = {"ref": "reference", "Quality": "quality_anchor", "HUA": "HUA"}
+    systems["Interferer"] = "mixture"
+    for p, page in enumerate(("vocals-10-SIR", "vocals-47-SAR")):
+        for n, (sound, system) in enumerate(systems.items()):
+            path = folder / "site" / "sounds" / page / f"{sound}.flac"
+            write_tone(path, 0.2, 44100, 100 + 50 * p + 10 * n)
+            votes = []
+            for k, subject in enumerate("HMU"):
+                rating = (37 * (k + 1) + 11 * n + p) % 101
+                end = f"{sound},x.wav,False"
+                # A listener had one page twice; and there was another task.
+                again = (p, subject) == (1, "U")
+                rows.append(f"{again},{page},9.5,{rating},{end},quality,{subject}")
+                if again:
+                    rows.append(f"True,{page},9.5,{rating},{end},quality,{subject}")
+                else:
+                    votes.append((f"subject{subject}", rating))
+                rows.append(f"False,{page},9.5,50,{end},interferer,{subject}")
+            votes = tuple(votes)
+            clip = Clip(mean(votes), system, page, "vocal_separation", votes)
+            if keep_mixture or system != "mixture":
+                clips[f"voc_{page}_{sound}"] = clip
+    write_lines(folder / "data" / "ratings.csv", rows)
+    return {"test": clips}
+
+
 # Names as the owner gives them: set, system, source; None is no clip of the challenge.
 VMC23_NAMES = {
     "VoiceMOS2023Track1-A-AD_test_0026": ("track1b", "A-AD", "test_0026"),

@@ -31,6 +31,7 @@ PUBLISHED = {
     "tmhint_qi": {"train": 12937, "test": 1978},
     "urgent24": {"test": 6900},
     "bvrnn": {"test": 128},
+    "vocal_separation": {"test": 112},
     "vmc23": {"track1a": 882, "track1b": 578, "track2": 4040, "track3": 1960},
     "bc23": {"track1a": 882, "track1b": 578},
     "svcc23": {"track2": 4040},
@@ -140,7 +141,10 @@ def test_every_row_gets_to_its_data_directory(
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_missing_audio_is_named_and_left_out(recipes, prepare, tmp_path, recipe):
     truth = getattr(corpora, recipe)(tmp_path / "corpus")
-    path = max((tmp_path / "corpus").rglob("*.wav"))
+    files = (tmp_path / "corpus").rglob("*.*")
+    path = max(
+        p for p in files if p.suffix in (".wav", ".flac") and "Int" not in p.name
+    )
     path.unlink()
     said = prepare(recipe).stderr.splitlines()
     assert any(path.name in line and "expected" in line for line in said)
@@ -358,6 +362,24 @@ def test_an_extract_of_bvrnn(recipes, prepare, tmp_path):
     ]
     data = recipes.root / "egs2" / "bvrnn" / "mos1" / "data" / "test"
     assert (data / "score_range").read_text() == "0 100\n"
+
+
+def test_mixtures_are_kept_by_an_option(recipes, prepare, tmp_path):
+    truth = corpora.vocal_separation(tmp_path / "corpus", keep_mixture=True)
+    options = ("--skip_bad", "true", "--prepare_opts", "--keep_mixture=true")
+    said = prepare("vocal_separation", *options).stderr
+    found = "the lists have 8 clips with 20 votes, expected the 128 that were published"
+    assert f"{found} with 2880;" in said
+    assert_equal(read_sets(recipes, "vocal_separation"), truth)
+    # As the recipe is run; an option of local/data.sh does not take its place.
+    options = ("--keep_mixture", "true", "--local_data_opts", "--skip_bad true")
+    recipe = recipes.root / "egs2/vocal_separation/mos1"
+    shutil.rmtree(recipe / "data")
+    variables = {"VOCAL_SEPARATION": tmp_path / "corpus"}
+    options += ("--stop_stage", 4, "--nj", 1)
+    recipes.run("vocal_separation", "./run.sh", *options, **variables)
+    assert_equal(read_sets(recipes, "vocal_separation"), truth)
+    assert (recipe / "dump/raw/test/score_range").read_text() == "0 100\n"
 
 
 # Downloads, without a network

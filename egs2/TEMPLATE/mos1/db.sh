@@ -23,5 +23,7 @@ VMC23=${VMC23:-}               # folder of track1, track2, track3, VoiceMOS Chal
 
 P835=${P835:-}                 # p835_reference_conditions of github.com/microsoft/P.808
 BVRNN=${BVRNN:-}               # mushra_results_dataset of github.com/BenjSta/bernoulli-var-speech-codec
+YOURTTS=${YOURTTS:-}           # github.com/Edresson/YourTTS, in it its branch gh-pages as a folder of that name
+VOCAL_SEPARATION=${VOCAL_SEPARATION:-} # github.com/CVSSP/perceptual-study-source-separation
 SPEECH=${SPEECH:-}             # any folder of speech without ratings, to train on besides; its files may lie in sub-folders
 WHISPER_TINY=${WHISPER_TINY:-} # openai/whisper-tiny as a local directory; empty asks the hub

@@ -15,5 +15,5 @@ cd "$(dirname "$0")"
     --train_config conf/train_distilmos.yaml \
     --inference_config conf/decode.yaml \
     --inference_model valid.sys_srcc.best.pth \
-    --known_ood "vmc22_ood/test somos/test nisqa/test_for nisqa/test_p501 nisqa/test_livetalk tmhint_qi/test singmos/test vmc23/track1a vmc23/track1b vmc23/track2 vmc23/track3 urgent24/test bvrnn/test" \
+    --known_ood "vmc22_ood/test somos/test nisqa/test_for nisqa/test_p501 nisqa/test_livetalk tmhint_qi/test singmos/test vmc23/track1a vmc23/track1b vmc23/track2 vmc23/track3 urgent24/test bvrnn/test yourtts/test yourtts/test_en vocal_separation/test" \
     "$@"

@@ -5,7 +5,7 @@
 
 # The embedded default data, from nothing to the table of results. Options are those of
 # mos.sh, e.g. ./run.sh --stage 7 --stop_stage 9 --train_args "--max_epoch 3", and --ood all:
-# the human ratings of p835 and bvrnn of db.sh as test sets too.
+# the human ratings of p835, bvrnn, yourtts and vocal_separation of db.sh too.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -19,5 +19,5 @@ cd "$(dirname "$0")"
     --train_config conf/train_distilmos.yaml \
     --inference_config conf/decode.yaml \
     --inference_model valid.utt_srcc.best.pth \
-    --known_ood "p835/p835 bvrnn/test" \
+    --known_ood "p835/p835 bvrnn/test yourtts/test vocal_separation/test" \
     "$@"

@@ -25,15 +25,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-# shellcheck source=/dev/null
-. ./db.sh
-if [ -n "${WHISPER_TINY}" ]; then
-    if [[ "${WHISPER_TINY}" == *[[:space:]]* ]] || [ ! -r "${WHISPER_TINY}/config.json" ]; then
-        echo "run.sh: WHISPER_TINY is '${WHISPER_TINY}', expected a path without spaces to a directory with config.json and weights of openai/whisper-tiny; download it as README.md says, or empty the variable to use the hub." >&2
-        exit 1
-    fi
-    train_args+=" --frontend_conf upstream=${WHISPER_TINY}"
-fi
+upstream=$(scripts/utils/whisper_option.sh)
+train_args+="${upstream:+ ${upstream}}"
 # As many steps as with all conditions, which schedules are made for.
 [[ "${fold}" != *_g* ]] || train_args="--num_iters_per_epoch 22 ${train_args}"
 

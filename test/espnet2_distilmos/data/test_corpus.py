@@ -12,6 +12,7 @@ from espnet2_distilmos.bin.check_data import check_data
 from espnet2_distilmos.data.corpus import (
     ClipSet,
     divide,
+    fold_sets,
     name_some,
     one_word,
     read_table,
@@ -294,3 +295,95 @@ def test_sets_that_are_asked_for():
     args.sets = ["test", "x"]
     with pytest.raises(DataError, match="--sets has x, expected some of train, dev"):
         wanted_sets(args, known)
+
+
+# Extracts and folds
+
+
+def write_extract(folder, ratings, votes=None):
+    (folder / "ratings.csv").write_text(
+        "\n".join(["utt,wav,system,mos,kind", *ratings])
+    )
+    if votes is not None:
+        (folder / "votes.csv").write_text("\n".join(["utt,listener,score", *votes]))
+    clip_set = ClipSet("test", 2, published_votes=4)
+    place = dict(source="s", domain="d")
+    clip_set.add_extract(
+        str(folder),
+        lambda where, row: None if row["kind"] == "no" else place,
+        optional=("kind",),
+    )
+    clip_set.check_count()
+    return {clip.utt_id: clip for clip in clip_set.clips()}, clip_set.faults
+
+
+RATINGS = ["a,flac/a.flac,one two,2.5,", "b,flac/b.flac,x,4,", "c,c.flac,x,4,no"]
+VOTES = ["a,l1,2", "a,l2,3", "b,l1,3", "c,l1,1", "b,l2,5"]
+
+
+def test_an_extract_with_votes_and_without(tmp_path):
+    clips, faults = write_extract(tmp_path, RATINGS)
+    assert not faults and [(c.score, c.votes) for c in clips.values()] == [
+        *((2.5, ()), (4.0, ()))
+    ]
+    clips, faults = write_extract(tmp_path, RATINGS, VOTES)
+    assert not faults and set(clips) == {"a", "b"}
+    assert clips["a"] == (
+        *("a", str(tmp_path / "flac/a.flac"), "one_two", 2.5),
+        *((("l1", 2.0), ("l2", 3.0)), "", "s", "d"),
+    )
+
+
+@pytest.mark.parametrize(
+    "ratings, votes, sentences",
+    [
+        (
+            ["a,a.flac,x,2.6,", RATINGS[1]],
+            VOTES[:3] + VOTES[4:],
+            ["published mean 2.6"],
+        ),
+        (["a,a.flac,x,good,", RATINGS[1]], VOTES[:3] + VOTES[4:], ["mean nan"]),
+        (
+            RATINGS,
+            [*VOTES, "b,l2,4"],  # the mean stays
+            ["2 clips with 5 votes, expected the 2 that were published with 4;"],
+        ),
+        (
+            RATINGS,
+            VOTES[:2],
+            ["lacks the votes of 1 clips (b)", "the lists have 1 clips with 2 votes"],
+        ),
+        (RATINGS, [*VOTES, "z,l1,3"], ["has votes of 1 clips that"]),
+        ([*RATINGS, RATINGS[0]], VOTES, [":5: clip a has a second row"]),
+        (
+            RATINGS,
+            ["a,l1,2", "a,l2,3", "b,l1,4", "b,l2,6"],
+            [":5: clip b has the score"],
+        ),
+    ],
+)
+def test_votes_of_an_extract_that_do_not_fit(tmp_path, ratings, votes, sentences):
+    clips, faults = write_extract(tmp_path, ratings, votes)
+    assert clips
+    for sentence in sentences:
+        assert sum(sentence in fault for fault in faults) == 1, faults
+
+
+def test_folds_keep_all_of_a_clip_and_leave_missing_audio_to_the_whole(tmp_path):
+    whole = ClipSet("all", 3, (0, 100))
+    for name in "abc":
+        path = audio(tmp_path, name) if name != "c" else str(tmp_path / "c.wav")
+        for listener in ("l1", "l2"):
+            whole.add("here", name, path, "x", 50, listener, "spk", "src", "dom")
+    sets = fold_sets(
+        whole,
+        {"f": {"a": "train", "b": "test", "c": "dev"}, "g": {"a": "dev", "b": ""}},
+    )
+    assert {s.name: [c.utt_id for c in s.clips()] for s in sets if len(s)} == {
+        **{"train_f": ["a"], "test_f": ["b"], "dev_g": ["a"]}
+    }
+    assert sets[0].clips() == whole.clips()[:1]
+    written, faults = write_corpus(str(tmp_path / "data"), [whole, sets[0], sets[2]])
+    assert written == ["all", "train_f", "test_f"]
+    assert len(faults) == 1 and "all: the audio of 1 of 3 clips is missing" in faults[0]
+    assert (tmp_path / "data/train_f/score_range").read_text() == "0 100\n"

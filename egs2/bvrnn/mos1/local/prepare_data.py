@@ -20,7 +20,7 @@ import argparse
 import json
 import os
 import sys
-from typing import List
+from typing import Dict, List
 
 from espnet2_distilmos.data.corpus import (
     ClipSet,
@@ -76,28 +76,20 @@ def add_ratings(clip_set: ClipSet, root: str) -> None:
             )
 
 
-def add_extract(clip_set: ClipSet, root: str) -> None:
-    """Add the clips of an extract, a folder with ratings.csv."""
-    path = os.path.join(root, "ratings.csv")
-    columns = ("utt", "wav", "system", "mos")
-    for where, row in read_table(path, columns, clip_set.faults):
-        clip_set.add(
-            where,
-            row["utt"],
-            os.path.join(root, row["wav"]),
-            one_word(row["system"]),
-            row["mos"],
-            source="_".join(row["utt"].split("_")[1:3]),  # bvrnn_stim_01_lyra_6
-            domain="bvrnn",
-        )
+def words_of(where: str, row: Dict[str, str]) -> Dict[str, str]:
+    """Return source and domain of a row of an extract."""
+    source = "_".join(row["utt"].split("_")[1:3])  # bvrnn_stim_01_lyra_6
+    return dict(source=source, domain="bvrnn")
 
 
 def read(args: argparse.Namespace) -> List[ClipSet]:
     """Return the sets that ``--sets`` names; all without it."""
     wanted_sets(args, ["test"])
     clip_set = ClipSet("test", CLIPS, (0, 100))
-    is_extract = os.path.exists(os.path.join(args.corpus, "ratings.csv"))
-    (add_extract if is_extract else add_ratings)(clip_set, args.corpus)
+    if os.path.exists(os.path.join(args.corpus, "ratings.csv")):
+        clip_set.add_extract(args.corpus, words_of)
+    else:
+        add_ratings(clip_set, args.corpus)
     return [clip_set]
 
 

@@ -28,6 +28,7 @@ from xml.etree import ElementTree
 from espnet2_distilmos.data.corpus import (
     Clip,
     ClipSet,
+    fold_sets,
     one_word,
     read_table,
     run_parser,
@@ -214,23 +215,6 @@ def part_of(clip: Clip, test: str, valid: str, group: Optional[int]) -> str:
     return "dev" if clip.speaker == valid else "train"
 
 
-def fold_sets(clips: Sequence[Clip]) -> List[ClipSet]:
-    """Divide the clips into training, validation and test sets of every fold."""
-    sets = []
-    for fold, settings in all_folds().items():
-        parts = {
-            p: ClipSet(f"{p}_{fold}", group=None) for p in ("train", "dev", "test")
-        }
-        for clip in clips:
-            part = part_of(clip, *settings)
-            if part:
-                words = (clip.utt_id, clip.path, clip.system, clip.score)
-                place = dict(speaker=clip.speaker, source=clip.source)
-                parts[part].add("p835", *words, **place)
-        sets += parts.values()
-    return sets
-
-
 def draw_speech(folder: str, count: int, seed: int = 0) -> ClipSet:
     """Draw audio files of a folder and its sub-folders, each as likely as the others.
 
@@ -267,9 +251,11 @@ def draw_speech(folder: str, count: int, seed: int = 0) -> ClipSet:
 def read(args: argparse.Namespace) -> List[ClipSet]:
     """Return the sets that ``--sets`` names; all without it."""
     p835 = read_p835(args.corpus)
-    # What is missing is said of p835 alone.
-    clips = [clip for clip in p835.clips() if os.path.isfile(clip.path)]
-    sets = [p835, *fold_sets(clips)]
+    folds = {
+        fold: {clip.utt_id: part_of(clip, *settings) for clip in p835.clips()}
+        for fold, settings in all_folds().items()
+    }
+    sets = [p835, *fold_sets(p835, folds)]
     speech = os.environ.get("SPEECH")
     if speech:
         sets.append(draw_speech(speech, NUM_SPEECH))

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# One fold: ./run.sh --fold sys0 leaves systems out, --fold spk0 voices; README.md has them all.
+# Other options are those of mos.sh.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+fold=sysA
+train_args=
+options=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --fold|--train_args)
+            [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
+            printf -v "${1#--}" '%s' "$2"
+            shift 2 ;;
+        *)
+            options+=("$1")
+            shift ;;
+    esac
+done
+if ! [[ "${fold}" =~ ^(sys[0-2AB]|spk[0-4])$ ]]; then
+    echo "run.sh: --fold is '${fold}', expected sys0, sys1, sys2, sysA, sysB or spk0 to spk4." >&2
+    exit 1
+fi
+upstream=$(scripts/utils/whisper_option.sh)
+
+./mos.sh \
+    --ngpu 0 \
+    --nj 2 \
+    --inference_nj 1 \
+    --train_set "train_${fold}" \
+    --valid_set "dev_${fold}" \
+    --test_sets "test_${fold}" \
+    --expdir "exp/${fold}" \
+    --dumpdir "dump/${fold}" \
+    --num_clusters 100 \
+    --train_config conf/train_distilmos.yaml \
+    --train_args "--use_matplotlib false ${train_args} ${upstream}" \
+    --inference_config conf/decode.yaml \
+    --inference_tag inference \
+    --inference_model latest.pth \
+    --known_ood "p835/p835 bvrnn/test vocal_separation/test yourtts/test_en" \
+    "${options[@]}"
