@@ -5,6 +5,7 @@
 
 import re
 import shutil
+import statistics
 
 import pytest
 
@@ -148,8 +149,8 @@ def test_both_layouts_give_the_owners_rows(recipes, prepare, corpora):
     said = prepare(owners, "--out", "data", code=1).stderr
     votes = sum(len(votes_of(n)) for n in range(len(PORTUGUESE)))
     for words in (
-        f"test: the lists have {len(PORTUGUESE)} clips with {votes} votes, expected the "
-        "530 that were published with 6604;",
+        f"test: the lists have {len(PORTUGUESE)} clips with {votes} votes, expected "
+        "the 530 that were published with 6604;",
         "test_en: the lists have 4 clips with 11 votes, expected the 1119 that were "
         "published with 22380;",
         "2 faults: the rest is in data",
@@ -159,7 +160,7 @@ def test_both_layouts_give_the_owners_rows(recipes, prepare, corpora):
         *(("test", "pt", PORTUGUESE), ("test_en", "en", ENGLISH)),
     ):
         scores = {
-            id_of(path, language): sum(v for _, v in votes_of(n)) / len(votes_of(n))
+            id_of(path, language): statistics.mean(score for _, score in votes_of(n))
             for n, path in enumerate(clips)
         }
         found = recipes.scores("yourtts", f"data/{name}")
