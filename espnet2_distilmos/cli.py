@@ -10,6 +10,7 @@ import shlex
 import sys
 from typing import (
     TYPE_CHECKING,
+    Any,
     Callable,
     Dict,
     Iterable,
@@ -190,7 +191,8 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="longer files are scored in overlapping windows (default: %(default)s)",
     )
-    add_corpus_argument(parser)
+    add_condition_arguments(parser)
+    add_knn_arguments(parser)
 
 
 def load_predictor(args: argparse.Namespace):
@@ -198,20 +200,59 @@ def load_predictor(args: argparse.Namespace):
     # Takes seconds.
     from espnet2_distilmos.predictor import MOSPredictor
 
-    names = ["device", "channel", "max_seconds", "batch_seconds", "corpus"]
+    names = ["device", "channel", "max_seconds", "batch_seconds"]
     names += [name for name in ("scale", "calibration") if name in args]
     options = {name: getattr(args, name) for name in names}
+    options.update(policy_options(args))
     return MOSPredictor.from_pretrained(args.model, **options)
 
 
-def add_corpus_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option of whatever scores or exports with a trained model."""
+def add_condition_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of whatever scores or exports with a trained model."""
     parser.add_argument(
         "--corpus",
         metavar="NAME",
         help="score as one of the corpora of a training with corpus_embedding "
         "(default: as the mean over them)",
     )
+    parser.add_argument(
+        "--listener",
+        default="mean",
+        metavar="mean|all",
+        help="of a training with listener_embedding: score as the mean listener, or "
+        "average the scores of all listeners of the training (default: %(default)s)",
+    )
+
+
+def add_knn_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of scores that are blended with labels of similar clips."""
+    parser.add_argument(
+        "--knn",
+        type=int,
+        metavar="K",
+        help="blend each score with the labels of the K most similar clips of a "
+        "datastore (`distilmos calibrate --datastore`)",
+    )
+    parser.add_argument(
+        "--knn-weight",
+        "--knn_weight",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of those labels in the score, from 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--knn-datastore",
+        "--knn_datastore",
+        metavar="FILE",
+        help="the datastore (default: the one beside the model)",
+    )
+
+
+def policy_options(args: argparse.Namespace) -> Dict[str, Any]:
+    """Options of MOSPredictor from those of ``add_condition_`` and ``add_knn_``."""
+    names = ("corpus", "listener", "knn", "knn_weight", "knn_datastore")
+    return {name: getattr(args, name) for name in names}
 
 
 def run_command(

@@ -47,6 +47,7 @@ from espnet2_distilmos.data.batches import (
     map_ahead,
     plan_batches,
 )
+from espnet2_distilmos.evaluation.neighbours import DATASTORE, Datastore
 from espnet2_distilmos.evaluation.trust import (
     CALIBRATION,
     Confidence,
@@ -183,6 +184,11 @@ class MOSPredictor:
       windows.
     * *scale*: with one, score and frame scores are mapped to it. (A monotone one is
       not linear: the mean of the frame scores is then not quite the score.)
+    * *neighbours*: with ``knn``, the score is (1 - w) times the model's plus w times the
+      mean of the labels of the ``knn`` clips of a datastore whose embeddings are
+      nearest, weighted (:mod:`~espnet2_distilmos.evaluation.neighbours`). Frame scores
+      stay the model's, so that their mean is not the score. A long utterance has one
+      embedding, the mean over its windows by their share, and is looked up once.
     * *batch*: the score is the same alone and in any batch (to 1e-4), as the frontends
       are padding-exact.
 
@@ -217,10 +223,16 @@ class MOSPredictor:
             ``train_config``, if it is there and of this model.
         corpus: which of the corpora of a training with ``corpus_embedding`` to score
             as; None for the mean over them.
+        listener: of a training with ``listener_embedding``, ``mean`` to score as the
+            mean listener, or ``all`` for the mean over all listeners of the training.
+        knn: how many neighbours; None for the model's own score.
+        knn_weight: w, the neighbours' share of the score, in [0, 1].
+        knn_datastore: a file of ``distilmos calibrate --datastore``; None for the one
+            beside ``train_config``.
 
     Raises:
-        ValueError: for a model that cannot be loaded, an impossible option, or a scale
-            or calibration of another model.
+        ValueError: for a model that cannot be loaded, an impossible option, or a scale,
+            calibration or datastore of another model.
         OSError: when a file cannot be opened.
     """
 
@@ -235,6 +247,10 @@ class MOSPredictor:
         scale: Union[str, Mapping[str, Any], None] = None,
         calibration: Optional[str] = None,
         corpus: Optional[str] = None,
+        listener: str = "mean",
+        knn: Optional[int] = None,
+        knn_weight: float = 0.5,
+        knn_datastore: Optional[str] = None,
     ):
         self.device = _device(device)
         self.channel = check_channel(channel)
@@ -247,6 +263,7 @@ class MOSPredictor:
             files = train_config, model_file
             self.model, self.config = load_model(*files, str(self.device))
         self.model.set_corpus(corpus)
+        self.model.set_listener(listener)
         self._settle()
         frontend = self.model.frontend
         self.sample_rate = frontend.sample_rate
@@ -262,12 +279,19 @@ class MOSPredictor:
             limit, window, self.frame_shift, self.minimum_samples
         )
         self._start_process()
+        beside = os.path.dirname(train_config)
+        self.knn, self.knn_weight = _checked_neighbours(knn, knn_weight, knn_datastore)
+        self.datastore: Optional[Datastore] = None
+        if self.knn is not None:
+            path = knn_datastore or os.path.join(beside, DATASTORE)
+            self.datastore = self.read_datastore(path)
+            self.datastore.check_neighbours(self.knn)
         if isinstance(scale, (str, os.PathLike)):
             scale = read_scale(scale)
-        model = self.model_fingerprint
+        model = self.method_fingerprint
         options = {"scale": scale, "score_range": self.config.get("score_range")}
         self.confidence = Confidence(model, **options)
-        path = calibration or os.path.join(os.path.dirname(train_config), CALIBRATION)
+        path = calibration or os.path.join(beside, CALIBRATION)
         if calibration is not None or os.path.exists(path):
             try:
                 self.confidence = Confidence(model, read_calibration(path), **options)
@@ -288,17 +312,19 @@ class MOSPredictor:
         weights = io.BytesIO()
         torch.save(self.model.state_dict(), weights)
         state = {k: v for k, v in self.__dict__.items() if k not in ("model", "_turns")}
-        return {**state, "corpus": self.model.corpus, "weights": weights.getvalue()}
+        chosen = {"corpus": self.model.corpus, "listener": self.model.listener}
+        return {**state, "chosen": chosen, "weights": weights.getvalue()}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
-        corpus, weights = state.pop("corpus"), io.BytesIO(state.pop("weights"))
+        chosen, weights = state.pop("chosen"), io.BytesIO(state.pop("weights"))
         self.__dict__.update(state)
         self._start_process()
         device = str(_device(self.device))
         with own_settings(self.device, grad=True):
             states = torch.load(weights, map_location="cpu", weights_only=True)
             self.model = restore_model(self.config, states, "a pickled model", device)
-        self.model.set_corpus(corpus)
+        self.model.set_corpus(chosen["corpus"])
+        self.model.set_listener(chosen["listener"])
         self._settle()
 
     @classmethod
@@ -317,6 +343,27 @@ class MOSPredictor:
         with open_trained_model(model) as (train_config, model_file):
             return cls(train_config, model_file, **options)
 
+    def read_datastore(self, path: str) -> Datastore:
+        """Read a datastore of this model.
+
+        Raises:
+            ValueError: it is not there, cannot be read, or is of another model.
+        """
+        mend = "`distilmos calibrate MODEL --labels DATA_DIR --datastore` makes it"
+        if not os.path.exists(path):
+            raise ValueError(
+                f"{path} is not there, expected the datastore whose labels knn takes; "
+                f"{mend}"
+            )
+        datastore = Datastore.read(path)
+        if datastore.model != self.model_fingerprint:
+            raise ValueError(
+                f"{path} is of the model {datastore.model} and this is the model "
+                f"{self.model_fingerprint}, expected one of this, as embeddings of two "
+                f"models have nothing in common; {mend}"
+            )
+        return datastore
+
     @cached_property
     def fingerprint(self) -> str:
         """Identify what scores: the network, its weights, and the policies.
@@ -329,12 +376,13 @@ class MOSPredictor:
             "scale": scale_fingerprint(self.confidence.scale),
             "channel": self.channel,
             "windows": [plan.limit, plan.window, plan.hop],
+            **self._neighbours(),
         }
         return _hash(parts, self.model.state_dict().items())
 
     @cached_property
     def model_fingerprint(self) -> str:
-        """Identify the network and its weights in milliseconds, for calibrations.
+        """Identify the network and its weights in milliseconds, for datastores.
 
         12 hexadecimal digits. Some evenly spaced values of each large tensor are looked
         at: training changes all of them.
@@ -346,6 +394,22 @@ class MOSPredictor:
             samples.append((f"{key} {tuple(value.shape)}", values))
         return _hash(self._network(), samples)
 
+    @property
+    def method_fingerprint(self) -> str:
+        """Identify what gives the scores before any scale, for scales and calibrations.
+
+        ``model_fingerprint``, but for the neighbours that scores are blended with.
+        """
+        neighbours = self._neighbours()
+        if not neighbours:
+            return self.model_fingerprint
+        return _hash({"model": self.model_fingerprint, **neighbours}, [])
+
+    def _neighbours(self) -> Dict[str, Any]:
+        if self.datastore is None:
+            return {}
+        return {"knn": [self.knn, self.knn_weight, self.datastore.fingerprint]}
+
     def _network(self) -> Dict[str, Any]:
         """The network's configuration; packing takes the directories out of names."""
         network = {
@@ -354,6 +418,8 @@ class MOSPredictor:
         }
         if self.model.corpus is not None:
             network["corpus"] = self.model.corpus
+        if self.model.listener != "mean":
+            network["listener"] = self.model.listener
         return network
 
     # In memory
@@ -417,6 +483,11 @@ class MOSPredictor:
                 "found a monotone scale, which is flat between its steps, expected a "
                 "linear one or none for gradients; fit the scale with --fit-scale "
                 "linear"
+            )
+        if grad and self.datastore is not None:
+            raise ValueError(
+                f"found knn={self.knn}, whose neighbours are looked up, expected None "
+                "for gradients; load the model without it"
             )
         if not isinstance(wave, (list, tuple)):
             return self._score([wave], [fs], token_posteriors, grad)[0]
@@ -577,6 +648,9 @@ class MOSPredictor:
                 f"{name} got the score {score}, expected a finite number; the model is "
                 "broken, train it again or choose another epoch's"
             )
+        if self.datastore is not None:
+            label = self.datastore.label(item.embedding.numpy(), self.knn)
+            score = (1 - self.knn_weight) * score + self.knn_weight * label
         notes = [item.note] if item.note else []
         if item.is_silent:
             notes.append("digital silence")
@@ -724,6 +798,32 @@ class MOSPredictor:
                 f"{name} could not be scored ({reason}), expected a score; try a "
                 "smaller --max-seconds or another device."
             )
+
+
+def _checked_neighbours(
+    knn: Any, weight: Any, datastore: Optional[str]
+) -> Tuple[Optional[int], float]:
+    """``knn`` and ``knn_weight``.
+
+    Raises:
+        ValueError: one of them is impossible, or the datastore is without a use.
+    """
+    knn, weight = _plain(knn), _plain(weight)
+    if knn is None:
+        if datastore is not None:
+            raise ValueError(
+                f"found knn_datastore={datastore} without knn, expected both; give "
+                "knn, such as 8"
+            )
+        return None, weight
+    if not isinstance(knn, int) or isinstance(knn, bool) or knn < 1:
+        raise ValueError(f"found knn={knn!r:.80}, expected a number of neighbours")
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight <= 1:
+        raise ValueError(
+            f"found knn_weight={weight!r:.80}, expected a share from 0 to 1"
+        )
+    return knn, float(weight)
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,14 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Fit prediction intervals, a flag of novelty or a scale to a trained model."""
+"""Fit intervals, a flag of novelty, a scale or a datastore to a trained model."""
 
 import argparse
 import os
 import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from espnet2_distilmos.cli import (
     add_scoring_arguments,
@@ -27,6 +29,7 @@ from espnet2_distilmos.evaluation.join import (
     match,
     shown,
 )
+from espnet2_distilmos.evaluation.neighbours import DATASTORE, Datastore
 from espnet2_distilmos.evaluation.trust import (
     CALIBRATION,
     NOVELTY_METHODS,
@@ -52,10 +55,11 @@ def get_parser() -> argparse.ArgumentParser:
         "from the errors on labelled clips, intervals that hold the label with a given "
         "probability (split-conformal); from the training audio, a flag for clips "
         "unlike it. Or, with --fit-scale, the map to the scale of another listening "
-        "test, for `distilmos predict --scale`.",
+        "test, for `distilmos predict --scale`. Or, with --datastore, the embeddings "
+        "and labels of clips, of the training set say, for `distilmos predict --knn`.",
         epilog="The labelled clips must neither have trained the model nor chosen its "
-        "checkpoint, and be of the kind that will be scored. Exit code: 0, or 1 when "
-        "some clip could not be used.",
+        "checkpoint (but for --datastore), and be of the kind that will be scored. "
+        "Exit code: 0, or 1 when some clip could not be used.",
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="as `distilmos predict --model` takes it")
@@ -90,12 +94,17 @@ def get_parser() -> argparse.ArgumentParser:
     add("--novelty-quantile", type=float, default=0.99, metavar="SHARE", help=text)
     text = "fit a scale instead: linear from 10 labelled clips on, monotone from 50"
     add("--fit-scale", choices=SCALES, help=text)
+    text = "keep the labelled clips' embeddings and labels instead, with their ids"
+    add("--datastore", action="store_true", help=text)
     text = (
         "calibrate the scores on this scale; by other clips of its listening test "
         "than it was fitted to"
     )
     add("--scale", metavar=_SCALE, help=text)
-    text = f"default: beside the model, {CALIBRATION} or, with --fit-scale, {_SCALE}"
+    text = (
+        f"default: beside the model, {CALIBRATION} or, with --fit-scale, {_SCALE} or, "
+        f"with --datastore, {DATASTORE}"
+    )
     add("--output", metavar="FILE", help=text)
     add_scoring_arguments(parser)
     return parser
@@ -149,8 +158,6 @@ def sample_train(inputs: Sequence[str], most: int, seed: int) -> List[InputFile]
     Raises:
         DataError: there is no audio.
     """
-    import numpy as np
-
     scps = [os.path.join(name, "wav.scp") for name in inputs]
     names = [scp if os.path.isfile(scp) else name for scp, name in zip(scps, inputs)]
     items = sorted(collect_inputs(names), key=lambda item: os.fsencode(item.id))
@@ -160,15 +167,19 @@ def sample_train(inputs: Sequence[str], most: int, seed: int) -> List[InputFile]
     return [items[i] for i in sorted(drawn)]
 
 
-def seen_by_training(config: Dict[str, Any], items: Sequence[InputFile]) -> List[str]:
-    """Return sentences on clips that trained the model or chose its checkpoint.
+def seen_by_model(predictor, items: Sequence[InputFile]) -> List[str]:
+    """Return sentences on clips that the scores know already.
 
-    Where the files that the experiment's config names are not here, there are none.
+    They are in the datastore, trained the model or chose its checkpoint; the latter
+    only where the files that the experiment's config names are here.
     """
     ours = {os.path.realpath(item.path) for item in items}
     sentences = []
+    if predictor.datastore is not None:
+        sentences += predictor.datastore.own_clips(item.id for item in items)
     for part, did in (("train", "trained"), ("valid", "chose the checkpoint of")):
-        for path, name, *_ in config.get(f"{part}_data_path_and_name_and_type") or []:
+        key = f"{part}_data_path_and_name_and_type"
+        for path, name, *_ in predictor.config.get(key) or []:
             if name != "speech" or not os.path.isfile(path):
                 continue
             both = ours & {os.path.realpath(wav) for wav in read_scp(path).values()}
@@ -204,7 +215,7 @@ def make_scale(
 ) -> Tuple[Dict[str, Any], List[str]]:
     """Return a scale and a line that summarizes it."""
     scale = fit_scale(scores, labels, args.fit_scale)
-    scale["model"] = predictor.model_fingerprint
+    scale["model"] = predictor.method_fingerprint
     scale["labels"] = _base_name(args.labels)
     score_range = read_score_range(args.labels)
     if score_range:
@@ -217,6 +228,45 @@ def make_scale(
     ]
 
 
+def check_labels(args: argparse.Namespace, predictor, records: Sequence[Score]) -> None:
+    """Refuse labels that are on another scale than the scores.
+
+    Raises:
+        DataError: a label is beyond the model's scale, and no other is given.
+    """
+    low, high = predictor.config.get("score_range") or (-float("inf"), float("inf"))
+    for record in records:
+        if args.scale is None and not low <= record.score <= high:
+            mend = "fit a scale first (--fit-scale) and calibrate other clips with"
+            mend += " --scale"
+            if args.datastore:
+                mend = "map the labels to it"
+            raise DataError(
+                f"{args.labels}: {shown(record.id)} has the label {record.score:g}, "
+                f"expected one on the model's scale from {low:g} to {high:g}; {mend}."
+            )
+
+
+def make_datastore(
+    args: argparse.Namespace, predictor, records: Sequence[Score], results: Sequence
+) -> Tuple[Datastore, List[str]]:
+    """Return a datastore and a line that summarizes it."""
+    check_labels(args, predictor, records)
+    # An id may be a path: what it tells of this machine goes.
+    ids = [os.path.basename(r.id) if os.path.isabs(r.id) else r.id for r in records]
+    datastore = Datastore(
+        model=predictor.model_fingerprint,
+        ids=ids,
+        embeddings=np.array([result.embedding for result in results], np.float32),
+        labels=np.array([record.score for record in records], np.float32),
+        source=_base_name(args.labels),
+        score_range=predictor.config.get("score_range"),
+    )
+    size = datastore.embeddings.shape[1]
+    line = f"datastore: {len(ids)} clips of {datastore.source}, embeddings of {size}"
+    return datastore, [line]
+
+
 def make_calibration(
     args: argparse.Namespace,
     predictor,
@@ -225,14 +275,7 @@ def make_calibration(
     problems: List[str],
 ) -> Tuple[Dict[str, Any], List[str]]:
     """Return a calibration and lines that summarize it; adds to ``problems``."""
-    low, high = predictor.config.get("score_range") or (-float("inf"), float("inf"))
-    for record in records:
-        if args.scale is None and not low <= record.score <= high:
-            raise DataError(
-                f"{args.labels}: {shown(record.id)} has the label {record.score:g}, "
-                f"expected one on the model's scale from {low:g} to {high:g}; fit a "
-                "scale first (--fit-scale) and calibrate other clips with --scale."
-            )
+    check_labels(args, predictor, records)
     clusters = None
     source = args.cluster or os.path.join(args.labels, "utt2src")
     if args.cluster or os.path.exists(source):
@@ -241,14 +284,14 @@ def make_calibration(
     scores, labels = [r.score for r in results], [r.score for r in records]
     scale = predictor.confidence.scale
     calibration: Dict[str, Any] = {
-        "model": predictor.model_fingerprint,
+        "model": predictor.method_fingerprint,
         "scale": scale_fingerprint(scale),
         "labels": _base_name(args.labels),
         "train": " ".join(map(_base_name, args.train)) if args.train else None,
         "intervals": fit_intervals(scores, labels, clusters),
         "novelty": None,
     }
-    confidence = Confidence(predictor.model_fingerprint, calibration, scale)
+    confidence = Confidence(predictor.method_fingerprint, calibration, scale)
     widths = []
     for level in _LEVELS:
         try:
@@ -292,7 +335,8 @@ def _output(args: argparse.Namespace) -> str:
             f"packed model, has no place beside the model {args.model}; name a file "
             "for `distilmos predict`, or unpack the model."
         )
-    return os.path.join(folder, _SCALE if args.fit_scale else CALIBRATION)
+    name = _SCALE if args.fit_scale else DATASTORE if args.datastore else CALIBRATION
+    return os.path.join(folder, name)
 
 
 def calibrate_model(args: argparse.Namespace) -> int:
@@ -304,18 +348,22 @@ def calibrate_model(args: argparse.Namespace) -> int:
     Raises:
         DataError, ValueError, OSError: nothing could be fitted or written.
     """
-    if args.fit_scale and (args.scale or args.train):
+    alone = "--fit-scale" if args.fit_scale else "--datastore"
+    others = [name for name in ("scale", "train") if getattr(args, name)]
+    if args.datastore:
+        others += [n for n in ("fit_scale", "knn") if getattr(args, n) is not None]
+    if (args.fit_scale or args.datastore) and others:
         raise DataError(
-            "--fit-scale fits a scale and nothing else, expected neither --scale nor "
-            "--train with it; run the command twice."
+            f"{alone} makes one file and nothing else, expected no "
+            f"--{others[0].replace('_', '-')} with it; run the command twice."
         )
     output = _output(args)
     problems: List[str] = []
     labelled = read_labelled(args, problems)
     predictor = load_predictor(args)
     items = [item for _, item in labelled]
-    if not args.fit_scale:
-        for sentence in seen_by_training(predictor.config, items):
+    if not args.fit_scale and not args.datastore:
+        for sentence in seen_by_model(predictor, items):
             print(one_line(sentence), file=sys.stderr)
     found = score_files(predictor, items, args.jobs, problems)
     scored = [
@@ -331,6 +379,9 @@ def calibrate_model(args: argparse.Namespace) -> int:
         scores = [result.score for result in results]
         content, lines = make_scale(args, predictor, scores, labels)
         write_scale(output, content)
+    elif args.datastore:
+        content, lines = make_datastore(args, predictor, records, results)
+        content.write(output)
     else:
         content, lines = make_calibration(args, predictor, records, results, problems)
         write_calibration(output, content)

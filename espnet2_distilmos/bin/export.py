@@ -14,7 +14,7 @@ import warnings
 from typing import Dict, Iterator, List, Optional, Sequence
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.cli import add_corpus_argument, run
+from espnet2_distilmos.cli import add_condition_arguments, run
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 
 # Greatest difference of a score between torch and onnxruntime.
@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--opset", type=int, default=17, help="version of ONNX's operators (17)"
     )
-    add_corpus_argument(parser)
+    add_condition_arguments(parser)
     return parser
 
 
@@ -187,6 +187,7 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
     with open_trained_model(args.model) as files:
         model, _ = load_model(*files)
     model.set_corpus(args.corpus)
+    model.set_listener(args.listener)
     graph = to_onnx(model, args.opset)
     lengths = check_lengths(model.frontend)
     difference = largest_difference(model, graph, lengths)

@@ -15,7 +15,14 @@ from typing import Dict, List, Optional
 from espnet2.utils.config_argparse import ArgumentParser
 from espnet2.utils.types import str2bool
 
-from espnet2_distilmos.cli import add_corpus_argument, get_device, progress, run
+from espnet2_distilmos.cli import (
+    add_condition_arguments,
+    add_knn_arguments,
+    get_device,
+    policy_options,
+    progress,
+    run,
+)
 from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
@@ -47,7 +54,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write_frames", type=str2bool, default=True, help="write frame scores too"
     )
-    add_corpus_argument(parser)
+    add_condition_arguments(parser)
+    add_knn_arguments(parser)
     return parser
 
 
@@ -70,7 +78,7 @@ def predict(args: argparse.Namespace) -> Dict[str, str]:
             args.model_file,
             get_device(args.ngpu),
             batch_seconds=args.batch_seconds,
-            corpus=args.corpus,
+            **policy_options(args),
         )
     except OSError as error:
         # torch's own message need not say which file it was reading

@@ -14,13 +14,14 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePath
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, List, Mapping, Optional, Sequence
 
 import yaml
 from espnet2.main_funcs.pack_funcs import pack
 
 from espnet2_distilmos.cli import run
 from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.evaluation.neighbours import DATASTORE
 from espnet2_distilmos.evaluation.trust import CALIBRATION
 
 # What a recipe's model_card.yaml may state.
@@ -209,7 +210,7 @@ def pack_model(
 
     The archive holds the folder ``exp/<experiment>``: the configuration without the
     trainer's own directories, the weights, the upstream's files if it cannot be rebuilt
-    without them, the calibration, a README and the results.
+    without them, the calibration, the datastore, a README and the results.
 
     Args:
         train_config: config.yaml that the training wrote.
@@ -246,8 +247,7 @@ def pack_model(
     # What a link points to: the packed model says which epoch it is of.
     weights = Path(model_file).resolve()
     sources = [weights, upstream_files]
-    if _is_calibrated(train_config, model_file):
-        sources.append(experiment / CALIBRATION)
+    sources += [experiment / name for name in _fitted(train_config, model_file)]
     if results:
         names = ("RESULTS.md", "results.json", "images")
         sources += [Path(results, name) for name in names]
@@ -291,16 +291,30 @@ def pack_model(
     print(f"The packed model is {outpath}", file=sys.stderr)
 
 
-def _is_calibrated(train_config: str, model_file: str) -> bool:
-    """Whether the calibration in the experiment is of the model that is packed."""
-    if not os.path.exists(os.path.join(os.path.dirname(train_config), CALIBRATION)):
-        return False
+def _fitted(train_config: str, model_file: str) -> List[str]:
+    """Calibration and datastore in the experiment, if of the model that is packed."""
+    folder = os.path.dirname(train_config)
+    there = [
+        name
+        for name in (CALIBRATION, DATASTORE)
+        if os.path.exists(os.path.join(folder, name))
+    ]
+    if not there:
+        return []
     from espnet2_distilmos.predictor import MOSPredictor
 
-    confidence = MOSPredictor(train_config, model_file).confidence
-    if confidence.calibration is None:
-        print(f"{CALIBRATION} is left out: {confidence.missing}", file=sys.stderr)
-    return confidence.calibration is not None
+    predictor = MOSPredictor(train_config, model_file)
+    fitted = []
+    for name in there:
+        try:
+            if name == DATASTORE:
+                predictor.read_datastore(os.path.join(folder, name))
+            elif predictor.confidence.calibration is None:
+                raise ValueError(predictor.confidence.missing)
+            fitted.append(name)
+        except ValueError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return fitted
 
 
 def unpack_model(source: str, output_dir: str) -> str:
@@ -309,8 +323,8 @@ def unpack_model(source: str, output_dir: str) -> str:
     Args:
         source: What ``open_trained_model`` takes.
         output_dir: Gets ``config.yaml``, the model file and, where the model has them,
-            ``upstream_files`` and its calibration as links; they and what they point
-            to may be moved or copied together.
+            ``upstream_files``, its calibration and its datastore as links; they and
+            what they point to may be moved or copied together.
 
     Returns:
         The model file's name in ``output_dir``.
@@ -329,7 +343,7 @@ def unpack_model(source: str, output_dir: str) -> str:
     os.makedirs(output_dir, exist_ok=True)
     name = os.path.basename(model.model_file)
     links = {"config.yaml": model.train_config, name: model.model_file}
-    for extra in (checkpoint.UPSTREAM_FILES, CALIBRATION):
+    for extra in (checkpoint.UPSTREAM_FILES, CALIBRATION, DATASTORE):
         links[extra] = os.path.join(os.path.dirname(model.model_file), extra)
     for link, target in links.items():
         path = os.path.join(output_dir, link)

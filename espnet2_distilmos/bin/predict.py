@@ -429,6 +429,16 @@ def predict(args: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     predictor = load_predictor(args)
     _check_confidence(predictor.confidence, args)
+    if predictor.datastore is not None:
+        datastore = predictor.datastore
+        print(
+            f"scores have a share of {predictor.knn_weight:g} of the labels of "
+            f"{predictor.knn} neighbours among {len(datastore.ids)} clips of "
+            f"{datastore.source}",
+            *datastore.own_clips(item.id for item in items),
+            sep="\n",
+            file=sys.stderr,
+        )
     work = predict_to_file if args.output else predict_to_screen
     records = work(predictor, items, args, systems)
     if args.frames:

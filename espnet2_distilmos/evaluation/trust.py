@@ -53,7 +53,7 @@ NUM_NEIGHBOURS = 10
 _PREFIX = "novelty."
 
 
-def _check_stored(stored: Mapping[str, Any], what: str) -> None:
+def check_stored(stored: Mapping[str, Any], what: str) -> None:
     """Raise ValueError unless ``stored`` is a known version of ``what``."""
     found = str(stored.get("what", "something else"))
     version = int(stored.get("format_version", 0))
@@ -280,7 +280,7 @@ def novelty_distance(novelty: Mapping[str, Any], embeddings: Any) -> np.ndarray:
         ValueError: ``novelty`` is something else or of a newer format, the shape is
             wrong, or a value is not finite.
     """
-    _check_stored(novelty, "novelty")
+    check_stored(novelty, "novelty")
     if str(novelty["method"]) == "mahalanobis":
         array = _array(embeddings, "embeddings", [None, len(novelty["mean"])])
         return np.linalg.norm((array - novelty["mean"]) @ novelty["whitening"], axis=1)
@@ -363,7 +363,7 @@ def apply_scale(scale: Optional[Mapping[str, Any]], pred: Any) -> np.ndarray:
     """
     if scale is None:
         return np.asarray(pred)
-    _check_stored(scale, "scale")
+    check_stored(scale, "scale")
     x = np.asarray(pred, dtype=np.float64)
     if scale["kind"] == "linear":
         return scale["intercept"] + scale["slope"] * x
@@ -415,15 +415,16 @@ class Confidence:
                 raise ValueError(
                     f"the {what} is of the model {fitted['model']} and this is the "
                     f"model {model}, expected one of this, as the errors of another "
-                    "checkpoint say nothing; run `distilmos calibrate` for it."
+                    "checkpoint or way of scoring (--corpus, --listener, --knn) say "
+                    "nothing; run `distilmos calibrate` for it."
                 )
         if scale is not None:
-            _check_stored(scale, "scale")
+            check_stored(scale, "scale")
         if calibration is None:
             return
-        _check_stored(calibration.get("intervals") or {}, "prediction intervals")
+        check_stored(calibration.get("intervals") or {}, "prediction intervals")
         if self.has_novelty:
-            _check_stored(calibration["novelty"], "novelty")
+            check_stored(calibration["novelty"], "novelty")
         if calibration.get("scale") not in (None, scale_fingerprint(scale)):
             raise ValueError(
                 "the calibration was made on another listening test's scale, expected "
@@ -537,7 +538,7 @@ class Confidence:
 
 
 @contextlib.contextmanager
-def _reading(path: str, what: str) -> Iterator[None]:
+def reading_stored(path: str, what: str) -> Iterator[None]:
     """Raise DataError where it is something else, cut off, or of a newer format."""
     try:
         yield
@@ -568,10 +569,10 @@ def write_calibration(path: str, calibration: Mapping[str, Any]) -> None:
 
 def read_calibration(path: str) -> Dict[str, Any]:
     """Read what ``write_calibration`` wrote; nothing is unpickled."""
-    with _reading(path, "calibration"):
+    with reading_stored(path, "calibration"):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        _check_stored(arrays, "calibration")
+        check_stored(arrays, "calibration")
         info = json.loads(str(arrays["info"]))
     names = [name for name in arrays if name.startswith(_PREFIX)]
     novelty = {name[len(_PREFIX) :]: arrays[name] for name in names}
@@ -586,7 +587,7 @@ def write_scale(path: str, scale: Mapping[str, Any]) -> None:
 
 def read_scale(path: str) -> Dict[str, Any]:
     """Read what ``write_scale`` wrote."""
-    with _reading(path, "scale"):
+    with reading_stored(path, "scale"):
         scale = json.loads(read_text(path))
-        _check_stored(scale, "scale")
+        check_stored(scale, "scale")
     return scale

@@ -20,6 +20,11 @@ from espnet2_distilmos.mos.loss.token import token_accuracy
 from espnet2_distilmos.mos.span_mask import SpanMask
 from espnet2_distilmos.mos.teacher import EMATarget
 
+# Whose scores inference gives: the mean listener's, or the mean over the training's.
+LISTENERS = ("mean", "all")
+# Rows of all listeners that the decoder of a head makes at a time.
+_LISTENER_ROWS = 64
+
 # Names of the token accuracies of each view, before the id of the column.
 ACCURACIES = {
     CLEAN: ("token_acc_",),
@@ -109,6 +114,7 @@ class ESPnetMOSModel(AbsESPnetModel):
             )
         # Of inference; None is the mean over the corpora.
         self.corpus: Optional[str] = None
+        self.listener = "mean"
 
     def forward(
         self,
@@ -312,6 +318,30 @@ class ESPnetMOSModel(AbsESPnetModel):
             )
         self.corpus = corpus
 
+    def set_listener(self, listener: str) -> None:
+        """Say whose scores inference gives.
+
+        Args:
+            listener: ``mean`` for the mean listener, whose label is the mean of the
+                votes and who costs nothing; ``all`` for the mean over the listeners of
+                the training, each heard by the head.
+
+        Raises:
+            ValueError: it is neither, or the model was trained without listeners.
+        """
+        if listener not in LISTENERS:
+            raise ValueError(
+                f"found the listener {listener}, expected {' or '.join(LISTENERS)}"
+            )
+        has_listeners = self.condition is not None and self.condition.listeners
+        if listener == "all" and not has_listeners:
+            raise ValueError(
+                "found the listener all and a model without listeners, expected one "
+                "that was trained on votes (model_conf.listener_embedding); leave the "
+                "listener out, or train with conf/tuning/train_distilmos_listeners.yaml"
+            )
+        self.listener = listener
+
     def inference(
         self,
         speech: torch.Tensor,
@@ -331,6 +361,8 @@ class ESPnetMOSModel(AbsESPnetModel):
 
         Returns:
             The prediction; an item's score does not depend on the rest of the batch.
+            With the listener ``all``, scores, frames and embedding are means over the
+            listeners.
 
         Raises:
             ValueError: if the head predicts no scores.
@@ -343,12 +375,48 @@ class ESPnetMOSModel(AbsESPnetModel):
             )
         speech = speech[:, : speech_lengths.max()]
         with torch.set_grad_enabled(grad):
-            rows = None
+            corpus = rows = None
             if self.corpus is not None:
                 index = self.condition.corpora.index(self.corpus)
                 corpus = torch.full_like(speech_lengths, index)
                 rows = self.condition(len(speech), corpus=corpus)
-            return self._predict(speech, speech_lengths, token_columns, rows)
+            if self.listener == "mean":
+                return self._predict(speech, speech_lengths, token_columns, rows)
+            states, lengths = self.frontend(speech, speech_lengths)
+            with _without_autocast(states) as states:
+                return self._over_listeners(states, lengths, token_columns, corpus)
+
+    def _over_listeners(
+        self,
+        states: List[torch.Tensor],
+        lengths: torch.Tensor,
+        token_columns: Sequence[int],
+        corpus: Optional[torch.Tensor],
+    ) -> MOSPrediction:
+        """Mean of the predictions for each listener, some of them at a time."""
+        batch_size = len(lengths)
+        everyone = torch.arange(len(self.condition.listeners), device=lengths.device)
+        found: List[MOSPrediction] = []
+        for some in everyone.split(max(1, _LISTENER_ROWS // batch_size)):
+            rows = self.condition(batch_size, some.repeat(batch_size, 1), corpus)
+            # Without those of the mean listener, which come first.
+            rows = ConditionRows(*(part[batch_size:] for part in rows))
+            found.append(
+                self.head(states, lengths, () if found else token_columns, rows)
+            )
+
+        def mean(name: str) -> torch.Tensor:
+            values = [getattr(part, name) for part in found]
+            each = [value.unflatten(0, (batch_size, -1)) for value in values]
+            return torch.cat(each, dim=1).mean(dim=1)
+
+        names = ("utt_mos", "frame_mos", "embedding")
+        first = found[0]
+        return dataclasses.replace(
+            first,
+            lengths=first.lengths.unflatten(0, (batch_size, -1))[:, 0],
+            **{name: mean(name) for name in names},
+        )
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs

@@ -861,7 +861,7 @@ def test_fingerprints_are_those_of_version_0_1(predictor):
     network = torch.nn.Linear(3, 600)
     for value in network.parameters():
         value.data = torch.arange(value.numel()).reshape(value.shape) % 97 / 64
-    network.corpus = None
+    network.corpus, network.listener = None, "mean"
     found = copy.deepcopy(predictor)
     config = {"frontend": "hf", "frontend_conf": {"upstream": "/x/hubert"}}
     found.__dict__.update(model=network, config=config)

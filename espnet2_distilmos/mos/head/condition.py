@@ -38,7 +38,8 @@ class Condition(torch.nn.Module):
 
     The *mean listener*, whose label is the mean of the votes, has the offset zero, and
     so has the mean over the corpora: the rows of ``corpus`` are relative to their mean.
-    Inference is that of these two unless a corpus is named, and runs the head alone.
+    Inference is that of these two, and runs the head alone, unless a corpus is named or
+    all listeners are asked for.
     All rows are zero at the start.
 
     Args:
