@@ -348,15 +348,15 @@ def calibrate_model(args: argparse.Namespace) -> int:
     Raises:
         DataError, ValueError, OSError: nothing could be fitted or written.
     """
-    alone = "--fit-scale" if args.fit_scale else "--datastore"
-    others = [name for name in ("scale", "train") if getattr(args, name)]
-    if args.datastore:
-        others += [n for n in ("fit_scale", "knn") if getattr(args, n) is not None]
-    if (args.fit_scale or args.datastore) and others:
-        raise DataError(
-            f"{alone} makes one file and nothing else, expected no "
-            f"--{others[0].replace('_', '-')} with it; run the command twice."
-        )
+    if args.fit_scale or args.datastore:
+        alone = "--fit-scale" if args.fit_scale else "--datastore"
+        others = ("scale", "train", "datastore" if args.fit_scale else "knn")
+        given = [f"--{name}" for name in others if getattr(args, name)]
+        if given:
+            raise DataError(
+                f"{alone} makes one file and nothing else, expected no {given[0]} with "
+                "it; run the command twice."
+            )
     output = _output(args)
     problems: List[str] = []
     labelled = read_labelled(args, problems)

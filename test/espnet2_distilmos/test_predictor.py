@@ -899,6 +899,32 @@ def test_scores_are_of_the_mean_over_the_corpora_or_of_one(scorer_dir, corpora_d
         MOSPredictor.from_pretrained(str(scorer_dir), corpus="b")
 
 
+def test_scores_of_all_listeners(corpora_dir, scorer_dir):
+    """There is one: its offset is added to what the decoder takes."""
+    waves = [syllables(seconds, seed=4) for seconds in (0.4, 1.3)]
+    mean = MOSPredictor.from_pretrained(str(corpora_dir), batch_seconds=9)
+    all_of = MOSPredictor.from_pretrained(
+        str(corpora_dir), batch_seconds=9, listener="all"
+    )
+    offset = mean.model.condition.listener[0]
+    plain = mean(waves, 16000)
+    hook = mean.model.head.feature_processor.register_forward_hook(
+        lambda module, inputs, output: (output[0] + offset, output[1])
+    )
+    expected = [mean(wave, 16000) for wave in waves]
+    hook.remove()
+    for same in (all_of, pickle.loads(pickle.dumps(all_of))):
+        for one, other, far in zip(same(waves, 16000), expected, plain):
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+            np.testing.assert_allclose(one.frames, other.frames, atol=1e-4)
+            assert abs(one.score - far.score) > 1e-3
+        assert same.fingerprint == all_of.fingerprint != mean.fingerprint
+        # Embeddings are others too: a datastore of the one is none of the other.
+        assert same.model_fingerprint != mean.model_fingerprint
+    with pytest.raises(ValueError, match="a model without listeners, expected"):
+        MOSPredictor.from_pretrained(str(scorer_dir), listener="all")
+
+
 # Imports
 
 

@@ -3,10 +3,12 @@
 
 import csv
 import os
+import pickle
 import shutil
 
 import numpy as np
 import pytest
+import scipy.spatial
 import scipy.stats
 import soundfile
 import torch
@@ -14,8 +16,10 @@ import yaml
 
 from espnet2_distilmos import MOSPredictor
 from espnet2_distilmos.bin.calibrate import main, sample_train
+from espnet2_distilmos.bin.mos_inference import main as mos_inference
 from espnet2_distilmos.bin.mos_pack import main as mos_pack
 from espnet2_distilmos.bin.predict import main as predict
+from espnet2_distilmos.data.datadir import read_metric_scp
 from espnet2_distilmos.evaluation.trust import (
     conformal_quantile,
     fit_scale,
@@ -346,6 +350,153 @@ def test_gradients_through_a_scale(setting):
     assert score == pytest.approx(np.interp(raw.item(), *points), abs=1e-3)
     with pytest.raises(ValueError, match="monotone scale, which is flat"):
         predictor(wave, 16000, grad=True)
+
+
+@pytest.fixture(scope="module")
+def stored(setting):
+    """The experiment with a datastore of the labelled clips."""
+    exp = shutil.copytree(setting.exp, setting.root / "stored")
+    labels = setting.root / "calibration"
+    assert main([str(exp), "--labels", str(labels), "--datastore"]) == 0
+    return exp
+
+
+def test_scores_are_blended_with_labels_of_neighbours(setting, stored, run, tmp_path):
+    """By hand from single files; the same rows from a batch, and from packed."""
+    audio, output = setting.root / "test" / "wav.scp", tmp_path / "s.csv"
+    train = np.array([r.embedding for r in setting.results["calibration"]], float)
+    queries = np.array([r.embedding for r in setting.results["test"]], float)
+    deviation = train.std(axis=0)
+    distances = scipy.spatial.distance.cdist(queries / deviation, train / deviation)
+    labels = []
+    for row in distances:
+        nearest = np.argsort(row)[:9]
+        weights = row[nearest[-1]] ** 2 - row[nearest] ** 2
+        near = setting.labels["calibration"][nearest]
+        labels.append(np.average(near, weights=weights))
+    expected = 0.25 * setting.scores["test"] + 0.75 * np.array(labels)
+    options = ["--knn", 8, "--knn-weight", 0.75]
+    common = ["--output", output, "--model", stored]
+    found = []
+    for seconds in (0.01, 600):
+        code, printed = run(
+            predict, audio, *common, *options, "--batch-seconds", seconds
+        )
+        assert code == 0 and "8 neighbours among 59 clips of calib" in printed.err
+        found.append(columns(read_csv(output), "score")[0])
+        np.testing.assert_allclose(found[-1], expected, atol=2e-4)
+    np.testing.assert_allclose(*found, atol=1e-4)
+    knn = MOSPredictor.from_pretrained(str(stored), knn=8, knn_weight=0.75)
+    assert knn.datastore.score_range == [1, 5] and knn.datastore.ids[0][-3:] == "000"
+    out = tmp_path / "out"
+    files = ["--train_config", stored / "config.yaml", "--model_file", stored / MODEL]
+    words = ["--wav_scp", audio, "--output_dir", out, "--knn", 8, "--knn_weight", 0.75]
+    assert run(mos_inference, *files, *words)[0] == 0
+    scores = list(read_metric_scp(out / "metric.scp").values())
+    np.testing.assert_allclose(scores, expected, atol=2e-4)
+    # packed and unpacked
+    packed, unpacked = tmp_path / "model.zip", tmp_path / "unpacked"
+    assert run(mos_pack, *files, "--outpath", packed)[0] == 0
+    assert run(mos_pack, "--unpack", packed, "--output_dir", unpacked)[0] == 0
+    for model in (packed, unpacked):
+        same = MOSPredictor.from_pretrained(
+            str(model), knn=np.int64(8), knn_weight=0.75
+        )
+        assert same.fingerprint == knn.fingerprint
+        assert same.method_fingerprint == knn.method_fingerprint
+    content = (stored / "datastore.npz").read_bytes()
+    assert os.fsencode(setting.root) not in content
+    # Rows of another method do not go on with these.
+    for other in ([], ["--knn", 7, "--knn-weight", 0.75], ["--knn", 8]):
+        code, printed = run(predict, audio, *common, *other, "--resume")
+        assert code == 1 and "cannot be resumed" in printed.err
+    code, printed = run(predict, audio, *common, *options, "--resume")
+    assert code == 0 and "60 of 60 files have scores" in printed.err
+    # Whoever scores clips of the datastore is told.
+    clips = setting.root / "calibration" / "wav.scp"
+    code, printed = run(predict, clips, *common, "--knn", 8)
+    assert code == 0 and "59 of the 59 clips are in the datastore" in printed.err
+
+
+def test_a_long_file_is_looked_up_once(setting, stored):
+    wave = np.tile(soundfile.read(setting.root / "test/wav/test000.wav")[0], 4)
+    options = {"max_seconds": 0.4}
+    plain = MOSPredictor.from_pretrained(str(stored), **options)(wave, 16000)
+    knn = MOSPredictor.from_pretrained(str(stored), knn=5, **options)
+    found = knn(wave, 16000)
+    assert "windows" in found.note and np.array_equal(found.frames, plain.frames)
+    label = knn.datastore.label(plain.embedding, 5)
+    assert found.score == pytest.approx((plain.score + label) / 2, abs=1e-6)
+    copied = pickle.loads(pickle.dumps(knn))
+    assert copied(wave, 16000).score == found.score
+    assert copied.fingerprint == knn.fingerprint
+
+
+def test_intervals_of_blended_scores(setting, stored, run, tmp_path):
+    """Of their own errors; a calibration of the plain scores is refused."""
+    labels, output = setting.root / "test", tmp_path / "knn.npz"
+    options = [stored, "--labels", labels, "--knn", 8, "--output", output]
+    assert run(main, *options)[0] == 0
+    knn = MOSPredictor.from_pretrained(str(stored), knn=8, calibration=str(output))
+    plain = read_calibration(str(output))["intervals"]["scores"]
+    waves = sorted((labels / "wav").iterdir())
+    scores = [one.result.score for one in knn.predict_files(map(str, waves))]
+    residuals = np.sort(np.abs(np.array(scores) - setting.labels["test"]))
+    np.testing.assert_allclose(plain, residuals, atol=2e-4)
+    options = ["--model", stored, "--interval", 0.9, "--calibration", output]
+    code, printed = run(predict, waves[0], *options)
+    assert code == 1 and "--knn) say nothing" in printed.err
+    options = [stored, "--labels", setting.root / "calibration", "--knn", 8]
+    code, printed = run(main, *options, "--output", tmp_path / "c.npz")
+    assert code == 0 and "59 of the 59 clips are in the datastore" in printed.err
+
+
+def test_datastores_that_cannot_be_used_are_one_sentence(
+    setting, stored, run, tmp_path
+):
+    audio = setting.root / "test" / "wav" / "test000.wav"
+    made = ["--knn-datastore", stored / "datastore.npz"]
+    other = shutil.copytree(stored, tmp_path / "other")
+    states = torch.load(other / MODEL, weights_only=True)
+    states["head.linear.bias"] += 1e-3
+    torch.save(states, other / MODEL)
+    (tmp_path / "bad.npz").write_text("no archive")
+    mend = "distilmos calibrate MODEL --labels DATA_DIR --datastore"
+    for model, options, words in (
+        (setting.exp, ["--knn", 8], mend),
+        (other, ["--knn", 8], "is of the model"),
+        (stored, ["--knn", 8, "--knn-datastore", tmp_path / "bad.npz"], "no readable"),
+        (stored, ["--knn", 59], "knn=59 and a datastore of 59 clips"),
+        (stored, ["--knn", 0], "found knn=0, expected a number of"),
+        (stored, ["--knn", 8, "--knn-weight", 1.5], "expected a share from 0 to 1"),
+        (stored, made, "without knn, expected both"),
+    ):
+        code, printed = run(predict, audio, "--model", model, *options)
+        assert code == 1 and printed.out == ""
+        assert words in printed.err and len(printed.err.splitlines()) == 1
+    moved = ["--model", setting.exp, "--knn", 8, *made]  # the same model elsewhere
+    assert run(predict, audio, *moved)[0] == 0
+    options = ["--outpath", tmp_path / "m.zip", "--train_config", other / "config.yaml"]
+    code, printed = run(mos_pack, *options, "--model_file", other / MODEL)
+    assert code == 0 and "datastore.npz is left out: " in printed.err
+    beyond = shutil.copytree(setting.root / "calibration", tmp_path / "beyond")
+    write_labels(beyond, "calibration", [73, *setting.labels["calibration"][1:]])
+    labels = ["--labels", beyond, "--datastore", "--output", tmp_path / "d.npz"]
+    for options, words in (
+        ([], "73, expected one on the model's scale from 1 to 5; map the labels"),
+        (
+            ["--knn", 8],
+            "--datastore makes one file and nothing else, expected no --knn",
+        ),
+        (["--train", audio], "expected no --train with it"),
+        (["--fit-scale", "linear"], "expected no --datastore with it"),
+    ):
+        code, printed = run(main, stored, *labels, *options)
+        assert code == 1 and words in printed.err.splitlines()[-1]
+    assert not (tmp_path / "d.npz").exists()
+    predictor = MOSPredictor.from_pretrained(str(stored), knn=8)
+    with pytest.raises(ValueError, match="knn=8, whose neighbours are looked up"):
+        predictor(torch.ones(9000, requires_grad=True), 16000, grad=True)
 
 
 def test_what_cannot_be_used_is_one_sentence(setting, run, tmp_path):

@@ -136,19 +136,25 @@ def test_what_cannot_be_made_is_one_sentence(scorer_dir, tmp_path, capfd):
         assert printed.err.count("\n") == 1
 
 
-def test_the_command_exports_one_corpus(corpora_dir, mos_corpus, tmp_path, capsys):
+def test_the_command_exports_one_policy(corpora_dir, mos_corpus, tmp_path, capsys):
     path = next(iter(read_scp(str(mos_corpus.root / "valid" / "wav.scp")).values()))
     speech, _ = soundfile.read(path, dtype="float32")
     scores = {}
-    for corpus in ("a", "c"):
-        output = tmp_path / corpus / "mos.onnx"
-        assert main([str(corpora_dir), str(output), "--corpus", corpus]) == 0
+    for name, policy in (
+        ("a", {"corpus": "a"}),
+        ("c", {"corpus": "c"}),
+        ("all of c", {"corpus": "c", "listener": "all"}),
+    ):
+        output = tmp_path / name / "mos.onnx"
+        options = [part for k, v in policy.items() for part in (f"--{k}", v)]
+        assert main([str(corpora_dir), str(output), *options]) == 0
         assert "scores in onnxruntime differ by" in capsys.readouterr().out
         session = onnxruntime.InferenceSession(str(output))
-        scores[corpus] = session.run(["utt_mos"], {"speech": speech[None]})[0][0]
-        predictor = MOSPredictor.from_pretrained(str(corpora_dir), corpus=corpus)
-        assert scores[corpus] == pytest.approx(predictor(speech, 16000).score, abs=1e-4)
+        scores[name] = session.run(["utt_mos"], {"speech": speech[None]})[0][0]
+        predictor = MOSPredictor.from_pretrained(str(corpora_dir), **policy)
+        assert scores[name] == pytest.approx(predictor(speech, 16000).score, abs=1e-4)
     assert abs(scores["a"] - scores["c"]) > 1e-3
+    assert abs(scores["all of c"] - scores["c"]) > 1e-3
     assert main([str(corpora_dir), str(tmp_path / "x.onnx"), "--corpus", "d"]) == 1
     assert "a, b, c" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ def make(count=40, size=6, seed=0, **changes):
     values = {
         "model": "m",
         "ids": [f"utt{k}" for k in range(count)],
-        "embeddings": (embeddings + 5).astype(np.float32),
+        "embeddings": (embeddings + 1).astype(np.float32),
         "labels": generator.uniform(1, 5, count).astype(np.float32),
         "source": "train",
         "score_range": [1, 5],
@@ -48,22 +48,23 @@ def test_a_rounding_error_changes_as_little():
     twice = np.concatenate([store.embeddings] * 2), np.tile(store.labels, 2)
     ids = [str(k) for k in range(80)]
     doubled = make(ids=ids, embeddings=twice[0], labels=twice[1])
+    line = make(embeddings=np.arange(40.0)[:, None])
     many = np.repeat(store.embeddings[:2], 20, axis=0)
     alike = make(embeddings=many)
-    between = (store.embeddings[0] + store.embeddings[1]) / 2  # of an even distance
-    noise = np.random.default_rng(2).normal(0, 3e-7, (50, 6))
+    noise = np.random.default_rng(2).normal(0, 3e-7, (50, 1))
     for one, queries in (
         (store, store.embeddings),
-        (doubled, store.embeddings[:5]),  # k = 3 parts two copies
-        (alike, [many[0], between]),
+        (line, [[7.5], [20.5]]),  # k = 3 parts two that are equally far
+        (doubled, store.embeddings[:5]),
+        (alike, many[:1]),
     ):
         for query in queries:
-            found = [one.label(query * (1 + e), 3) for e in noise]
-            assert np.ptp(found) < 1e-4
+            found = [one.label(np.array(query) * (1 + e), 3) for e in noise]
+            np.testing.assert_allclose(found, one.label(query, 3), atol=1e-4)
     # Copies of a clip are neighbours like others, all that are equally near.
     assert alike.label(many[0], 3) == pytest.approx(alike.labels[:20].mean(), abs=1e-4)
     labels = np.float32([1, 3] * 20)
-    assert make(embeddings=many[:, :1] * 0, labels=labels).label([0.0], 8) == 2
+    assert make(embeddings=many[:, :1] * 0, labels=labels).label([0.0], 8) == pytest.approx(2)
 
 
 def test_what_never_varies_does_not_count():

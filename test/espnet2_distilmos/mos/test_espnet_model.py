@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from espnet2_distilmos.mos import espnet_model
 from espnet2_distilmos.mos.build import build_model
 from espnet2_distilmos.mos.head.condition import ConditionRows
 
@@ -343,3 +344,90 @@ def test_inference_is_of_the_mean_or_of_one_corpus(mos_corpus):
         model.set_corpus("c")
     with pytest.raises(ValueError, match="the corpus a, expected .*none"):
         plain.set_corpus("a")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("corpus", [None, "b"])
+@pytest.mark.parametrize("rows", [1, 7, 64])
+@pytest.mark.parametrize("head", ["distilmos", "ssl_mos"])
+def test_all_listeners_are_the_mean_over_each(
+    mos_corpus, monkeypatch, head, rows, corpus
+):
+    """However many the head takes at a time; the upstream runs once."""
+    changes = {"head": head, "head_conf": {"hidden_dim": 16}}
+    if head == "ssl_mos":
+        changes.update(losses={"mos_l1": {}}, token_info=None)
+    model, data = make_condition(mos_corpus, **changes), batch()
+    speech, lengths = data["speech"], data["speech_lengths"]
+    offset = torch.zeros(16)
+    if corpus:
+        table = model.condition.corpus
+        offset = table[1] - table.mean(dim=0)
+    each = []
+    for listener in model.condition.listener:
+        hidden, frames = model.frontend(speech, lengths)
+        own = (offset + listener).expand(len(speech), -1)
+        each.append(model.head(hidden, frames, condition=ConditionRows(own)))
+    assert torch.stack([one.utt_mos for one in each]).std(dim=0).min() > 1e-3
+    monkeypatch.setattr(espnet_model, "_LISTENER_ROWS", rows)
+    batches = []
+    model.frontend.register_forward_hook(
+        lambda module, inputs, output: batches.append(len(inputs[0]))
+    )
+    model.set_corpus(corpus)
+    model.set_listener("all")
+    columns = [1] if head == "distilmos" else []
+    found = model.inference(speech, lengths, columns)
+    assert batches == [3] and torch.equal(found.lengths, each[0].lengths)
+    for name in ("utt_mos", "frame_mos", "embedding"):
+        expected = torch.stack([getattr(one, name) for one in each]).mean(dim=0)
+        torch.testing.assert_close(getattr(found, name), expected, atol=1e-5, rtol=0)
+    alone = model.inference(speech[2:, :3000], lengths[2:]).utt_mos
+    torch.testing.assert_close(alone, found.utt_mos[2:], atol=1e-5, rtol=0)
+    model.set_listener("mean")
+    plain = model.inference(speech, lengths, columns)
+    assert (plain.utt_mos - found.utt_mos).abs().min() > 1e-4
+    if columns:
+        assert torch.equal(found.token_logits[0], plain.token_logits[0])
+
+
+def test_listener_embeddings_are_trained_by_votes(mos_corpus):
+    """From zero to what each listener adds to the label; who did not vote stays."""
+    offsets = torch.tensor([-1.2, -0.6, 0.0, 0.5, 1.3])
+    names = [str(k) for k in range(6)]  # the last one never votes
+    options = {"losses": {"mos_l1": {"weight": 1.0}}, "listener_list": names}
+    model = make(mos_corpus, model_conf={"listener_embedding": True}, **options)
+    data = batch()
+    listeners = torch.tensor([[0, 1, 2, 3], [4, 0, 1, 2], [3, 4, 0, 1]])
+    data.update(listeners=listeners, votes=data["mos"] + offsets[listeners])
+    grads = gradients(model, data)["condition.listener"]
+    assert grads[:5].abs().sum(dim=1).gt(0).all() and not grads[5].any()
+    model.frontend.requires_grad_(False)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(weights, 1e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model(**data)["loss"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        hidden, lengths = model.frontend(data["speech"], data["speech_lengths"])
+        scores = []
+        for row in model.condition.listener:
+            rows = ConditionRows(row.expand(3, -1))
+            scores.append(model.head(hidden, lengths, condition=rows).utt_mos.mean())
+        model.set_listener("all")
+        found = model.inference(data["speech"], data["speech_lengths"]).utt_mos.mean()
+    scores = torch.stack(scores)
+    assert torch.corrcoef(torch.stack([scores[:5], offsets]))[0, 1] > 0.97
+    assert not model.condition.listener[5].any()
+    assert found == pytest.approx(float(scores.mean()), abs=1e-4)
+
+
+def test_listeners_that_there_are_not_are_refused(mos_corpus):
+    with pytest.raises(ValueError, match="found the listener x, expected mean or all"):
+        make_condition(mos_corpus).set_listener("x")
+    corpora = make(mos_corpus, model_conf={"corpus_embedding": True}, **NAMES)
+    for model in (make(mos_corpus), corpora):
+        model.set_listener("mean")
+        with pytest.raises(ValueError, match="a model without listeners, expected"):
+            model.set_listener("all")
