@@ -184,8 +184,8 @@ class MOSPredictor:
       windows.
     * *scale*: with one, score and frame scores are mapped to it. (A monotone one is
       not linear: the mean of the frame scores is then not quite the score.)
-    * *neighbours*: with ``knn``, the score is (1 - w) times the model's plus w times the
-      mean of the labels of the ``knn`` clips of a datastore whose embeddings are
+    * *neighbours*: with ``knn``, the score is (1 - w) times the model's plus w times
+      the mean of the labels of the ``knn`` clips of a datastore whose embeddings are
       nearest, weighted (:mod:`~espnet2_distilmos.evaluation.neighbours`). Frame scores
       stay the model's, so that their mean is not the score. A long utterance has one
       embedding, the mean over its windows by their share, and is looked up once.

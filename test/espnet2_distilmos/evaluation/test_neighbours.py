@@ -64,7 +64,9 @@ def test_a_rounding_error_changes_as_little():
     # Copies of a clip are neighbours like others, all that are equally near.
     assert alike.label(many[0], 3) == pytest.approx(alike.labels[:20].mean(), abs=1e-4)
     labels = np.float32([1, 3] * 20)
-    assert make(embeddings=many[:, :1] * 0, labels=labels).label([0.0], 8) == pytest.approx(2)
+    assert make(embeddings=many[:, :1] * 0, labels=labels).label(
+        [0.0], 8
+    ) == pytest.approx(2)
 
 
 def test_what_never_varies_does_not_count():
