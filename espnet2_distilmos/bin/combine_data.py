@@ -10,18 +10,18 @@ import functools
 import json
 import os
 import sys
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from espnet2.utils.types import str2bool
 
 from espnet2_distilmos.cli import call
 from espnet2_distilmos.data.datadir import (
     DataError,
+    atomic_write,
     parse_votes,
     read_metric_scp,
     read_score_range,
     read_scp,
-    write_metric_scp,
     write_scp,
 )
 
@@ -63,10 +63,17 @@ def get_parser() -> argparse.ArgumentParser:
         help="Map labels and votes of a set with another scale (its score_range) to "
         "--score_range, linearly, ends to ends; otherwise such a set is refused.",
     )
+    parser.add_argument(
+        "--keep_scores",
+        type=str2bool,
+        default=False,
+        help="Keep the scale of each set, for losses that only compare utterances of "
+        "one corpus; the file score_range says what holds all of them.",
+    )
     return parser
 
 
-def read_set(text: str, score_range: Range, map_scores: bool) -> DataSet:
+def read_set(text: str, score_range: Range, any_scale: bool) -> DataSet:
     """Take NAME=DIR apart and read the set's scale.
 
     Raises:
@@ -75,11 +82,12 @@ def read_set(text: str, score_range: Range, map_scores: bool) -> DataSet:
     """
     name, _, folder = text.partition("=")
     own = read_score_range(folder) or score_range
-    if own != score_range and not map_scores:
+    if own != score_range and not any_scale:
         raise DataError(
             f"{folder}/score_range is '{own[0]:g} {own[1]:g}', and the training is "
             f"told '{score_range[0]:g} {score_range[1]:g}'; map it with --map_scores "
-            f"true, or leave {name} out."
+            f"true, keep it with --keep_scores true (ranking losses), or leave {name} "
+            "out."
         )
     return DataSet(name, folder, own)
 
@@ -92,8 +100,15 @@ def rescale(score: float, old: Range, new: Range) -> float:
     return min(max(new[0] + share * (new[1] - new[0]), new[0]), new[1])
 
 
-def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> None:
+def combine(
+    sets: Sequence[DataSet], output_dir: str, score_range: Optional[Range]
+) -> None:
     """Write the combined directory; wav.scp last, which says that the rest is there.
+
+    Args:
+        sets: what to combine.
+        output_dir: where to.
+        score_range: scale of the combined set; None keeps that of each.
 
     Raises:
         DataError: two sets have an utterance of the same id, a file cannot be read, or
@@ -101,13 +116,13 @@ def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> Non
     """
     owner: Dict[str, DataSet] = {}
     files: Dict[str, Dict[str, str]] = {}
-    labels: Dict[str, Optional[float]] = {}
 
     def add(file: str, lines: Mapping[str, str]) -> None:
         files.setdefault(file, {}).update(lines)
 
     for data in sets:
-        mapped = functools.partial(rescale, old=data.score_range, new=score_range)
+        new = score_range or data.score_range
+        mapped = functools.partial(rescale, old=data.score_range, new=new)
         wavs = read_scp(os.path.join(data.folder, "wav.scp"))
         for utt_id in wavs:
             if utt_id in owner:
@@ -128,15 +143,21 @@ def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> Non
             names = data.read(file)
             add(file, {i: f"{domains[i]}/{names[i]}" for i in wavs if i in names})
         metrics = os.path.join(data.folder, "metric.scp")
+        lines = data.read("metric.scp")
         scores = read_metric_scp(metrics, score_range=data.score_range)
+        labels = {}
         for utt_id in wavs:
             if utt_id not in scores:
                 raise DataError(
                     f"{metrics}: utterance {utt_id} has no line, expected one for each;"
                     f" write '{utt_id} {{}}' if it is unlabelled."
                 )
-            score = scores[utt_id]
-            labels[utt_id] = score if score is None else mapped(score)
+            # Further scores, such as other predictors', are on scales of their own.
+            entry: Dict[str, Any] = json.loads(lines[utt_id])
+            if scores[utt_id] is not None:
+                entry["mos"] = mapped(scores[utt_id])
+            labels[utt_id] = json.dumps(entry)
+        add("metric.scp", labels)
         votes = {}
         source = os.path.join(data.folder, "votes.scp")
         for utt_id, text in data.read("votes.scp").items():
@@ -149,10 +170,16 @@ def combine(sets: Sequence[DataSet], output_dir: str, score_range: Range) -> Non
         scales = "{:g} to {:g} mapped to {:g} to {:g}"
         print(
             f"combine_data: {data.name}: {len(wavs)} utterances, {len(votes)} of them "
-            f"with votes, labels {scales.format(*data.score_range, *score_range)}",
+            f"with votes, labels {scales.format(*data.score_range, *new)}",
             file=sys.stderr,
         )
-    write_metric_scp(os.path.join(output_dir, "metric.scp"), labels)
+    path = os.path.join(output_dir, "score_range")
+    if score_range is None:
+        lows, ups = zip(*(data.score_range for data in sets))
+        with atomic_write(path) as file:
+            file.write(f"{min(lows):g} {max(ups):g}\n")
+    elif os.path.exists(path):
+        os.remove(path)  # of an earlier run
     for file in sorted(files, key=lambda name: name == "wav.scp"):
         path = os.path.join(output_dir, file)
         if files[file]:
@@ -178,8 +205,9 @@ def main(cmd: Optional[List[str]] = None) -> int:
 
     def work() -> int:
         score_range = tuple(args.score_range)
-        sets = [read_set(text, score_range, args.map_scores) for text in args.sets]
-        combine(sets, args.output_dir, score_range)
+        any_scale = args.map_scores or args.keep_scores
+        sets = [read_set(text, score_range, any_scale) for text in args.sets]
+        combine(sets, args.output_dir, None if args.keep_scores else score_range)
         return 0
 
     return call(work)

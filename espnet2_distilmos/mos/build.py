@@ -21,9 +21,12 @@ from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
 from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
 from espnet2_distilmos.mos.head.token import TokenHead
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
+from espnet2_distilmos.mos.loss.aux_scores import AuxScoresLoss
+from espnet2_distilmos.mos.loss.bradley_terry import BradleyTerryLoss
 from espnet2_distilmos.mos.loss.contrastive import ContrastiveLoss
 from espnet2_distilmos.mos.loss.masked_ema import MaskedEMALoss
 from espnet2_distilmos.mos.loss.masked_token import MaskedTokenCrossEntropyLoss
+from espnet2_distilmos.mos.loss.prs import PartialRankSimilarityLoss
 from espnet2_distilmos.mos.loss.regression import (
     FrameL1Loss,
     FrameMSELoss,
@@ -31,6 +34,7 @@ from espnet2_distilmos.mos.loss.regression import (
     UtteranceMSELoss,
 )
 from espnet2_distilmos.mos.loss.token import TokenCrossEntropyLoss
+from espnet2_distilmos.mos.loss.triplet import TripletLoss
 
 FRONTENDS = {"hf": HFFrontend, "mfcc": MFCCFrontend, "s3prl": S3PRLFrontend}
 HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead, "token": TokenHead}
@@ -42,6 +46,10 @@ LOSSES = {
         FrameL1Loss,
         FrameMSELoss,
         ContrastiveLoss,
+        BradleyTerryLoss,
+        PartialRankSimilarityLoss,
+        TripletLoss,
+        AuxScoresLoss,
         TokenCrossEntropyLoss,
         MaskedTokenCrossEntropyLoss,
         MaskedEMALoss,

@@ -93,7 +93,7 @@ class ESPnetMOSModel(AbsESPnetModel):
                 "predicts no scores, expected --head distilmos or other losses"
             )
         for loss in active.values():
-            loss.attach(frontend)
+            loss.attach(frontend, head)
         self.losses = torch.nn.ModuleDict(active)
         # Indices of the token columns that each loss reads, and losses of each view.
         self._columns = {k: v.select(self.token_columns) for k, v in active.items()}
@@ -127,6 +127,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         votes: Optional[torch.Tensor] = None,
         listeners: Optional[torch.Tensor] = None,
         corpus: Optional[torch.Tensor] = None,
+        mos_se: Optional[torch.Tensor] = None,
+        aux: Optional[torch.Tensor] = None,
         **kwargs,
     ) -> Dict[str, object]:
         """Compute the weighted sum of the losses.
@@ -141,7 +143,11 @@ class ESPnetMOSModel(AbsESPnetModel):
             utt_id: ids, which masks depend on; None takes the places in the batch.
             votes: scores of single listeners, (B, V).
             listeners: whose votes they are, (B, V) long; negative is no vote.
-            corpus: of each utterance, (B,) or (B, 1) long; negative is the mean.
+            corpus: of each utterance, (B,) or (B, 1) long; negative is the mean. Losses
+                on pairs read it; scores depend on it in training alone, as inference
+                is that of the mean.
+            mos_se: standard errors of the labels, (B,) or (B, 1); NaN is not known.
+            aux: further scores, (B, K); NaN where an utterance has none.
             kwargs: lengths that are not needed.
 
         Returns:
@@ -155,9 +161,10 @@ class ESPnetMOSModel(AbsESPnetModel):
         """
         # A collated batch can be longer than its longest item.
         speech = speech[:, : speech_lengths.max()]
-        target = {} if mos is None else {"mos": mos.reshape(-1)}
-        if tokens is not None:
-            target["tokens"] = tokens
+        given = {"mos": mos, "mos_se": mos_se, "corpus": corpus}
+        target = {k: v.reshape(-1) for k, v in given.items() if v is not None}
+        given = {"aux": aux, "tokens": tokens}
+        target |= {k: v for k, v in given.items() if v is not None}
         for name, loss in self.losses.items():
             for need in loss.needs - {"ema", *target}:
                 raise ValueError(
@@ -168,7 +175,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         utt_mos = None
         if self._views[CLEAN]:
             terms, utt_mos = self._clean_view(
-                speech, speech_lengths, target, votes, listeners, corpus
+                speech, speech_lengths, target, votes, listeners
             )
         if self._views[MASKED]:
             noisy = speech if noisy is None else noisy[:, : speech.size(1)]
@@ -196,21 +203,26 @@ class ESPnetMOSModel(AbsESPnetModel):
         target: Target,
         votes: Optional[torch.Tensor],
         listeners: Optional[torch.Tensor],
-        corpus: Optional[torch.Tensor],
     ) -> Tuple[Terms, Optional[torch.Tensor]]:
         """Losses and accuracies of the true signal, and the scores (B,)."""
         rows = None
         if self.condition is not None:
             voters = listeners if "mos" in target else None
-            corpus = None if corpus is None else corpus.reshape(-1)
+            corpus = target.get("corpus") if self.training else None
             rows = self.condition(len(speech), voters, corpus)
         columns = self._columns_of(CLEAN)
         prediction = self._predict(speech, speech_lengths, columns, rows)
         scored = None
         if rows is not None and rows.item is not None:
             # Losses on labels alone take each vote for a further utterance.
-            labels = torch.cat([target["mos"], votes[listeners >= 0]])
-            scored = prediction, dict(target, mos=labels)
+            own = votes[listeners >= 0]
+            voted = {"mos": torch.cat([target["mos"], own])}
+            if "mos_se" in target:
+                unknown = torch.full_like(own, torch.nan)
+                voted["mos_se"] = torch.cat([target["mos_se"], unknown])
+            if "corpus" in target:
+                voted["corpus"] = target["corpus"][rows.item]
+            scored = prediction, {**target, **voted}
             prediction = prediction.first(len(speech))
         return self._terms(CLEAN, prediction, target, scored), prediction.utt_mos
 

@@ -36,16 +36,23 @@ from espnet2_distilmos.mos.checkpoint import (
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead
+from espnet2_distilmos.mos.loss.aux_scores import AuxScoresLoss
 from espnet2_distilmos.train.mos_checks import (
     check_before_training,
     check_same_training,
     check_tokens,
+    corpora_of,
     holds_model,
     read_token_info,
 )
 from espnet2_distilmos.train.mos_collate_fn import MOSCollateFn
 from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor, wav_paths_of
-from espnet2_distilmos.train.mos_sampler import CategorySampler, read_categories
+from espnet2_distilmos.train.mos_sampler import (
+    MIXED,
+    SINGLE,
+    CategorySampler,
+    read_categories,
+)
 from espnet2_distilmos.train.mos_trainer import MOSTrainer, only_training
 from espnet2_distilmos.train.views import NoisyView
 from espnet2_distilmos.train.warmup_linear_lr import WarmupLinearLR
@@ -157,6 +164,12 @@ class MOSTask(AbsTask):
             type=str_or_none,
             help="Category whose utterances an epoch draws once each. None: an epoch "
             "draws as many utterances as there are",
+        )
+        add(
+            "--sampling_batches",
+            choices=(MIXED, SINGLE),
+            default=MIXED,
+            help="Whether a batch of --sampling_weights is of all categories or of one",
         )
         add(
             "--use_preprocessor",
@@ -279,7 +292,8 @@ class MOSTask(AbsTask):
             crop_seconds=args.crop_seconds,
             token_info=read_token_info(args.token_info),
             listeners=args.listener_list or (),
-            corpora=args.corpus_list or (),
+            corpora=corpora_of(args),
+            aux_keys=(args.losses.get(AuxScoresLoss.name) or {}).get("keys") or (),
             votes_per_utterance=args.votes_per_utterance,
         )
 
@@ -313,6 +327,7 @@ class MOSTask(AbsTask):
             batch_size=iter_options.batch_size,
             batch_bins=iter_options.batch_bins,
             epoch_of=args.sampling_epoch,
+            batches=args.sampling_batches,
             seed=args.seed,
             rank=torch.distributed.get_rank() if distributed else 0,
             world_size=torch.distributed.get_world_size() if distributed else 1,

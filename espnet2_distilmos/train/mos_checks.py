@@ -43,8 +43,12 @@ from espnet2_distilmos.mos.span_mask import SpanMask
 from espnet2_distilmos.train.mos_sampler import BY_SIZE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
 
-# Name of the training data, and file of a data directory, of each condition.
-CONDITIONS = {"listener": ("votes", "votes.scp"), "corpus": ("corpus", "utt2domain")}
+# Name of the training data, file of a data directory, and what losses read of it, of
+# each condition.
+CONDITIONS = {
+    "listener": ("votes", "votes.scp", "mos_se"),
+    "corpus": ("corpus", "utt2domain", "corpus"),
+}
 
 
 def check_before_training(args: argparse.Namespace) -> None:
@@ -68,7 +72,7 @@ def check_before_training(args: argparse.Namespace) -> None:
     active = {name: loss for name, loss in losses.items() if loss.weight > 0}
     _expect(active, f"no loss of weight above 0 among {list(losses)}", "one")
     if not args.dry_run:
-        check_conditions(args)
+        check_conditions(args, active)
         check_labels(args, active)
     if args.collect_stats:
         _expect(
@@ -167,28 +171,48 @@ def check_sampling(args: argparse.Namespace) -> None:
         _expect(good, f"{found} and --batch_type {args.batch_type}", expected)
 
 
-def check_conditions(args: argparse.Namespace) -> None:
-    """Read the listeners and corpora; each training utterance needs a line."""
-    for kind, (name, file) in CONDITIONS.items():
+def check_conditions(
+    args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]
+) -> None:
+    """Read the listeners and corpora; each utterance needs a line.
+
+    Those of the training data are refused where neither an embedding nor a loss reads
+    them. By the corpora of a validation, metrics are means over corpora.
+    """
+    for kind, (name, file, entry) in CONDITIONS.items():
         wanted = bool(args.model_conf.get(f"{kind}_embedding"))
         path = _files(args, "train").get(name)
+        readers = [key for key, loss in losses.items() if entry in loss.uses]
         _expect(
-            (path or args.collect_stats) if wanted else not path,
+            (path or args.collect_stats) if wanted else (readers or not path),
             f"model_conf.{kind}_embedding={str(wanted).lower()} and the training data "
             f"{path}",
-            f"both or none: --train_data_path_and_name_and_type {file},{name},text",
+            f"both or none: --train_data_path_and_name_and_type {file},{name},text (or "
+            "a loss that reads it, such as bradley_terry)",
         )
-        if not path:
-            continue
-        lines = read_scp(path)
-        ids = _utterances(args, "train")
-        _expect_lines(path, ids, lines, "[]" if kind == "listener" else "its_corpus")
-        if kind == "corpus":
-            names = {lines[i] for i in ids}
-        else:
-            votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
-            names = {listener for some in votes for listener, _ in some}
-        setattr(args, f"{kind}_list", sorted(names))
+        for which in ("valid", "train"):
+            path = _files(args, which).get(name)
+            if not path:
+                continue
+            lines = read_scp(path)
+            ids = _utterances(args, which)
+            example = "[]" if kind == "listener" else "its_corpus"
+            _expect_lines(path, ids, lines, example)
+            if kind == "corpus":
+                names = {lines[i] for i in ids}
+            else:
+                votes = (parse_votes(lines[i], i, path, args.score_range) for i in ids)
+                names = {listener for some in votes for listener, _ in some}
+            # Names of listeners go into config.yaml only where they are needed.
+            if which == "train" and (wanted or kind == "corpus"):
+                setattr(args, f"{kind}_list", sorted(names))
+
+
+def corpora_of(args: argparse.Namespace) -> List[str]:
+    """Names of the corpora of the training, then of those of the validation alone."""
+    path = _files(args, "valid").get("corpus")
+    valid = sorted(set(read_scp(path).values())) if path else []
+    return list(dict.fromkeys([*(args.corpus_list or ()), *valid]))
 
 
 def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> None:
@@ -196,16 +220,19 @@ def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> 
 
     Every utterance needs a line in metric.scp, if there is one; where losses read
     labels the validation set needs some, and a system for each labelled utterance
-    where system-level metrics are wanted.
+    where system-level metrics are wanted. Further scores that a loss reads must be
+    there for some training utterance.
     """
     users = [name for name, loss in losses.items() if "mos" in loss.needs]
+    further = {k: n for n, loss in losses.items() for k in getattr(loss, "keys", ())}
     for which in ("train", "valid"):
         files = _files(args, which)
         if "speech" not in files:
             continue  # ESPnet itself names the data that a task requires.
         _expect(
-            "mos" in files or not users,
-            f"no labels for {files['speech']}, which {', '.join(users)} needs",
+            "mos" in files or not (users or (further and which == "train")),
+            f"no labels for {files['speech']}, which "
+            f"{', '.join(users or set(further.values()))} needs",
             f"--{which}_data_path_and_name_and_type metric.scp,mos,text or a weight "
             "of 0",
             DataError,
@@ -215,7 +242,19 @@ def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> 
         labels = read_metric_scp(files["mos"], score_range=args.score_range)
         ids = _utterances(args, which)
         _expect_lines(files["mos"], ids, labels, "{}")
-        if which == "train" or args.collect_stats:
+        if which == "train":
+            for key, name in further.items():
+                scores = read_metric_scp(files["mos"], key)
+                _expect(
+                    any(scores[i] is not None for i in ids),
+                    f"no utterance with the score {key} in {files['mos']}, which "
+                    f"{name} needs",
+                    f'lines such as \'{ids[0]} {{"mos": 3.5, "{key}": 3.1}}\': add '
+                    f"it, or leave it out of losses.{name}.keys",
+                    DataError,
+                )
+            continue
+        if args.collect_stats:
             continue
         labelled = [i for i in ids if labels[i] is not None]
         _expect(

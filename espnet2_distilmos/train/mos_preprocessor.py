@@ -40,7 +40,8 @@ class MOSPreprocessor(AbsPreprocessor):
         token_info: contents of tokens.json, or None without tokens.
         noisy_view: makes a distorted waveform of each training utterance, or None.
         listeners: names of those who have an embedding; votes of others are left out.
-        corpora: names of those that have an embedding.
+        corpora: names of all; those that have an embedding are the first.
+        aux_keys: further keys of metric.scp whose scores a loss reads.
         votes_per_utterance: as many votes are drawn at random; None for all.
 
     Raises:
@@ -57,6 +58,7 @@ class MOSPreprocessor(AbsPreprocessor):
     noisy_view: Optional[NoisyView] = None
     listeners: Sequence[str] = ()
     corpora: Sequence[str] = ()
+    aux_keys: Sequence[str] = ()
     votes_per_utterance: Optional[int] = None
 
     def __post_init__(self):
@@ -79,10 +81,12 @@ class MOSPreprocessor(AbsPreprocessor):
                 ``corpus``, and ``tokens`` (T, S).
 
         Returns:
-            ``speech`` (N,) float32, ``mos`` (1,) float32 (NaN if unlabelled),
+            ``speech`` (N,) float32, ``mos`` (1,) float32 (NaN if unlabelled), its
+            standard error by the votes ``mos_se`` (1,) float32 (NaN of less than two),
+            ``aux`` (K,) float32 (NaN of what is not there), ``corpus`` (1,) int64,
             ``tokens`` (T, S) int64; in training also ``noisy`` (N,) float32, ``votes``
-            (V,) float32, ``listeners`` (V,) int64 and ``corpus`` (1,) int64. A
-            validation is as inference is, without listeners and corpora.
+            (V,) float32 and ``listeners`` (V,) int64. A validation is as inference is,
+            without listeners.
         """
         prepared = {"speech": self._speech(uid, data["speech"])}
         if "mos" in data:
@@ -91,14 +95,21 @@ class MOSPreprocessor(AbsPreprocessor):
             )
             score = np.nan if score is None else score
             prepared["mos"] = np.array([score], dtype=np.float32)
+            if self.aux_keys:
+                scores = [
+                    parse_metric(data["mos"], uid, "metric.scp", name=key)
+                    for key in self.aux_keys
+                ]
+                prepared["aux"] = np.array(scores, dtype=np.float32)  # None is NaN
         if "tokens" in data:
             tokens = np.asarray(data["tokens"]).astype(np.int64)
             self._check_tokens(uid, tokens, len(prepared["speech"]))
             prepared["tokens"] = tokens
-        if not self.train:
-            return prepared
         if "votes" in data:
-            prepared["votes"], prepared["listeners"] = self._votes(uid, data["votes"])
+            votes = parse_votes(data["votes"], uid, "votes.scp", self.score_range)
+            prepared["mos_se"] = _standard_error([score for _, score in votes])
+            if self.train and self.listeners:
+                prepared["votes"], prepared["listeners"] = self._votes(uid, votes)
         if "corpus" in data:
             index = self._corpora.get(data["corpus"])
             _expect(
@@ -107,16 +118,20 @@ class MOSPreprocessor(AbsPreprocessor):
                 f"of {', '.join(self.corpora)}: correct utt2domain",
             )
             prepared["corpus"] = np.array([index], dtype=np.int64)
+        if not self.train:
+            return prepared
         if self.crop_seconds is not None:
             self._crop(prepared)
         if self.noisy_view is not None:
             prepared["noisy"] = self.noisy_view(uid, prepared["speech"], _rng(uid))
         return prepared
 
-    def _votes(self, uid: str, text: str) -> Tuple[np.ndarray, np.ndarray]:
+    def _votes(
+        self, uid: str, pairs: Sequence[Tuple[str, float]]
+    ) -> Tuple[np.ndarray, np.ndarray]:
         votes = [
             (score, self._listeners[listener])
-            for listener, score in parse_votes(text, uid, "votes.scp", self.score_range)
+            for listener, score in pairs
             if listener in self._listeners
         ]
         count = self.votes_per_utterance
@@ -204,6 +219,14 @@ class MOSPreprocessor(AbsPreprocessor):
 def _expect(good: bool, otherwise: str) -> None:
     if not good:
         raise DataError(otherwise)
+
+
+def _standard_error(votes: Sequence[float]) -> np.ndarray:
+    """Of the mean, (1,); NaN of less than two votes."""
+    error = np.nan
+    if len(votes) > 1:
+        error = np.std(votes, ddof=1) / len(votes) ** 0.5
+    return np.array([error], dtype=np.float32)
 
 
 def _rng(uid: str) -> np.random.Generator:

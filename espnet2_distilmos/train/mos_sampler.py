@@ -15,6 +15,8 @@ from espnet2_distilmos.data.datadir import DataError, read_scp
 # What ESPnet calls batches of a fixed number of utterances, and of a padded size.
 BY_COUNT = ("sorted", "unsorted")
 BY_SIZE = ("numel", "length")
+# Whether a batch holds all categories or one.
+MIXED, SINGLE = "mixed", "single"
 _MEND = "correct --sampling_categories or --sampling_weights"
 
 
@@ -52,8 +54,9 @@ class CategorySampler(AbsSampler):
     been killed.
 
     A batch holds the categories in the ratio of the weights, as nearly as whole
-    utterances allow, and utterances of like rank in length within their categories. No
-    utterance stands twice in a batch.
+    utterances allow, and utterances of like rank in length within their categories; or,
+    with ``batches="single"``, each batch is of one category. No utterance stands twice
+    in a batch.
 
     Args:
         lengths: number of samples by utterance.
@@ -64,6 +67,7 @@ class CategorySampler(AbsSampler):
         batch_size: most utterances in a batch.
         batch_bins: most padded samples in a batch of more than ``world_size``.
         epoch_of: category that is drawn once an epoch.
+        batches: ``mixed`` or ``single``.
         seed: of the training.
         rank, world_size: take every ``world_size``-th utterance of each batch.
 
@@ -81,6 +85,7 @@ class CategorySampler(AbsSampler):
         batch_size: int = 16,
         batch_bins: int = 1000000,
         epoch_of: Optional[str] = None,
+        batches: str = MIXED,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -108,6 +113,7 @@ class CategorySampler(AbsSampler):
         self.batch_type = batch_type
         self.batch_size = batch_size
         self.batch_bins = batch_bins
+        self.batches = batches
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -157,7 +163,9 @@ class CategorySampler(AbsSampler):
                 if self.batch_type != "unsorted":
                     part.sort(key=lambda utt_id: -self.lengths[utt_id])
                 parts.append(part)
-            batches.extend(self._cut(interleave(parts)))
+            mixed = self.batches == MIXED
+            for ids in [interleave(parts)] if mixed else filter(None, parts):
+                batches.extend(self._cut(ids))
         return batches
 
     def _draw(self, category: str, epoch: int) -> List[str]:

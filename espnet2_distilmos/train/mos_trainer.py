@@ -49,7 +49,7 @@ class EpochRecorder(torch.nn.Module):
             autocast is for GPUs alone.
 
     Attributes:
-        scores, labels: by utterance; of a validation only.
+        scores, labels, corpora: by utterance; of a validation only.
     """
 
     def __init__(self, model: torch.nn.Module, use_amp: bool = False):
@@ -58,6 +58,7 @@ class EpochRecorder(torch.nn.Module):
         self.use_amp = use_amp
         self.scores: Dict[str, float] = {}
         self.labels: Dict[str, float] = {}
+        self.corpora: Dict[str, int] = {}
         # Sum and count of each statistic that is a mean over something.
         self._totals: Dict[str, torch.Tensor] = {}
 
@@ -75,6 +76,8 @@ class EpochRecorder(torch.nn.Module):
             if not self.training and result["utt_mos"] is not None:
                 self.scores.update(zip(ids, result["utt_mos"].float().tolist()))
                 self.labels.update(zip(ids, labels.reshape(-1).tolist()))
+                if "corpus" in batch:
+                    self.corpora.update(zip(ids, batch["corpus"].reshape(-1).tolist()))
         return result
 
     def _add(self, name: str, total: torch.Tensor, count: torch.Tensor) -> None:
@@ -191,8 +194,9 @@ class MOSTrainer(Trainer):
     ) -> None:
         """Validate as ESPnet does, with exact means, then add rank correlations.
 
-        Registers ``{utt,sys}_{mse,lcc,srcc,ktau}`` of the whole set. Under DDP every
-        process gathers all scores, since each decides on its own when to stop early.
+        Registers ``{utt,sys}_{mse,lcc,srcc,ktau}`` of the whole set, or their means
+        over its corpora. Under DDP every process gathers all scores, since each decides
+        on its own when to stop early.
         """
         distributed = distributed_option.distributed
         recorder = EpochRecorder(model, options.use_amp)
@@ -211,13 +215,14 @@ class MOSTrainer(Trainer):
         losses = getattr(model, "module", model).losses
         loss = sum(loss.weight * means.get(k, 0.0) for k, loss in losses.items())
         _set_averages(reporter, {"loss": (loss, 1)})
-        scores, labels = {}, {}
-        for part in _gather((recorder.scores, recorder.labels), distributed):
-            scores.update(part[0])
-            labels.update(part[1])
+        scores, labels, corpora = {}, {}, {}
+        own = (recorder.scores, recorder.labels, recorder.corpora)
+        for part in _gather(own, distributed):
+            for whole, some in zip((scores, labels, corpora), part):
+                whole.update(some)
         if any(math.isfinite(label) for label in labels.values()):
             systems = read_scp(options.valid_utt2sys) if options.valid_utt2sys else None
-            reporter.register(validation_metrics(scores, labels, systems))
+            reporter.register(validation_metrics(scores, labels, systems, corpora))
             reporter.next()
         if _is_first_rank(distributed_option):
             keep_checkpoint(Path(options.output_dir))
@@ -227,6 +232,7 @@ def validation_metrics(
     scores: Dict[str, float],
     labels: Dict[str, float],
     systems: Optional[Dict[str, str]],
+    corpora: Optional[Dict[str, int]] = None,
 ) -> Dict[str, float]:
     """Metrics of a validation set, fit for choosing the best epoch.
 
@@ -234,6 +240,9 @@ def validation_metrics(
         scores: predicted score by utterance.
         labels: label by utterance, NaN of an unlabelled one, which is left out.
         systems: system of each labelled utterance; None leaves the system level out.
+        corpora: corpus by utterance: each metric is the mean over the corpora whose
+            labels define it, since listening tests do not share a scale. None or
+            empty: all are one.
 
     Returns:
         ``utt_mse``, ... Never NaN, which would spoil ESPnet's sorting of epochs: an
@@ -241,25 +250,34 @@ def validation_metrics(
         nothing; if some score is not finite, all have the worst value.
     """
     ids = sorted(i for i in scores if math.isfinite(labels[i]))
-    result = evaluate(
-        [scores[i] for i in ids],
-        [labels[i] for i in ids],
-        None if systems is None else [systems[i] for i in ids],
-    )
+    groups: Dict[int, List[str]] = {}
+    for utt_id in ids:
+        groups.setdefault(corpora[utt_id] if corpora else 0, []).append(utt_id)
+
+    def of_group(group: List[str], values: Dict[str, float]) -> Dict[str, Any]:
+        own = None if systems is None else [systems[i] for i in group]
+        return evaluate([values[i] for i in group], [labels[i] for i in group], own)
+
+    results = [(of_group(g, scores), of_group(g, labels)) for g in groups.values()]
     finite = all(math.isfinite(scores[i]) for i in ids)
     levels = LEVELS[:1] if systems is None else LEVELS
     metrics = {}
     for level, statistic in itertools.product(levels, STATISTICS):
         key, name = f"{level}_mos_{statistic}", f"{level}_{statistic}"
-        value = result[key]
-        if value is None:
-            worst = math.inf if statistic == "mse" else -1.0
-            value = 0.0 if finite else worst
+        # A corpus in which the labels themselves would not have it (of too few systems)
+        # has no say, unless all are such.
+        able = [r for r, perfect in results if perfect[key] is not None]
+        able = able or [results[0][0]]
+        reasons = [r["undefined"][key] for r in able if r[key] is None]
+        worst = math.inf if statistic == "mse" else -1.0
+        undefined = 0.0 if finite else worst
+        values = [undefined if r[key] is None else r[key] for r in able]
+        metrics[name] = float(np.mean(values)) if finite else worst
+        if reasons:
             logging.warning(
-                f"valid {name} is undefined ({result['undefined'][key]}) and "
-                f"reported as {value:g}"
+                f"valid {name} is undefined ({reasons[0]}) and reported as "
+                f"{undefined:g}" + (" of a corpus" if len(results) > 1 else "")
             )
-        metrics[name] = float(value)
     return metrics
 
 

@@ -42,6 +42,7 @@ max_wav_duration=30    # Longest utterance in training and validation, seconds.
 score_range="1 5"      # Lowest and highest label; data/<set>/score_range says so of one test set.
 need_systems=true      # Whether every utterance must have a system in utt2sys.
 map_scores=false       # Map labels of sets of --train_sets on another scale linearly to score_range.
+keep_scores=false      # Keep their scales instead, for losses that compare utterances of one corpus (--use_corpora).
 calibration_share=0    # Share of the validation set that calibrates intervals and does not choose the checkpoint.
 
 # Tokens
@@ -59,8 +60,8 @@ tag=                   # Name of the experiment; made from the two above if empt
 mos_exp=               # Directory of the experiment; if given, tag is not used.
 mos_stats_dir=         # Directory of the statistics.
 audio_fold_length=256000 # Used by batch_type "folded" only, samples.
-use_votes=false        # Give votes.scp to the training, for model_conf.listener_embedding.
-use_corpora=false      # Give utt2domain to the training, for model_conf.corpus_embedding.
+use_votes=false        # Give votes.scp to the training, for model_conf.listener_embedding and bradley_terry.
+use_corpora=false      # Give utt2domain to the training, for model_conf.corpus_embedding and losses on pairs.
 
 # Inference and scoring
 inference_config=      # Configuration of the inference.
@@ -328,7 +329,7 @@ if in_stage 4 && ! ${test_only}; then
         for dset in "${train_parts[@]}"; do opts+=("${dset}=${data_feats}/${dset}"); done
         # shellcheck disable=SC2086  # score_range is two numbers
         "${python}" -m espnet2_distilmos.bin.combine_data --output_dir "${data_feats}/${train_set}" \
-            --score_range ${score_range} --map_scores "${map_scores}" "${opts[@]}" \
+            --score_range ${score_range} --map_scores "${map_scores}" --keep_scores "${keep_scores}" "${opts[@]}" \
             || fail "stage 4 cannot combine ${train_parts[*]}; see the sentence above."
     fi
 fi
@@ -379,8 +380,10 @@ fi
 # Arguments that statistics and training share.
 train_opts=(--use_preprocessor true)
 [ -z "${train_config}" ] || train_opts+=(--config "${train_config}")
-# shellcheck disable=SC2206  # score_range is two numbers
-train_opts+=(--score_range ${score_range})
+range=${score_range}
+[ ! -s "${train_dir}/score_range" ] || range=$(xargs < "${train_dir}/score_range") # of kept scales
+# shellcheck disable=SC2206  # range is two numbers
+train_opts+=(--score_range ${range})
 for part in train valid; do
     dir="${part}_dir"
     train_opts+=("--${part}_data_path_and_name_and_type" "${!dir}/wav.scp,speech,sound")
@@ -442,6 +445,7 @@ if in_stage 7; then
     if ${use_corpora}; then
         need "${train_dir}/utt2domain" 1
         opts+=(--train_data_path_and_name_and_type "${train_dir}/utt2domain,corpus,text")
+        [ ! -s "${valid_dir}/utt2domain" ] || opts+=(--valid_data_path_and_name_and_type "${valid_dir}/utt2domain,corpus,text")
     fi
     if [ -n "${train_weights}" ]; then
         opts+=(--sampling_categories "${train_dir}/utt2set" --sampling_weights "${train_weights}")

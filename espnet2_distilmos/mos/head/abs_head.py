@@ -86,12 +86,14 @@ class AbsMOSHead(torch.nn.Module, ABC):
             network it is, and ``--init_model`` fixes them.
         condition_size: size C of the offsets of a condition; 0 of a head that takes
             none.
+        embedding_size: size H of :attr:`MOSPrediction.embedding`.
         predicts_scores: False of a head for pretraining, which knows tokens only.
         frame_stride: frontend frames from one frame score to the next.
     """
 
     training_options: Tuple[str, ...] = ()
     condition_size: int = 0
+    embedding_size: int
     predicts_scores: bool = True
     frame_stride: int = 1
 

@@ -188,7 +188,7 @@ class DistilMOSHead(AbsMOSHead):
             input_size, hidden_dim, downsample_kernels, downsample_strides
         )
         self.decoder = Decoder(hidden_dim, dropout)
-        self.condition_size = hidden_dim
+        self.condition_size = self.embedding_size = hidden_dim
         self.linear = torch.nn.Linear(hidden_dim, 1)
         torch.nn.init.constant_(self.linear.bias, init_score)
         # Last, so that with or without tokens the rest starts from one seed.

@@ -44,7 +44,7 @@ class SSLMOSHead(AbsMOSHead):
         super().__init__(input_size, num_layers, token_columns)
         self.layer = checked_layer(layer, num_layers)
         self.score_range = score_range
-        self.condition_size = hidden_dim
+        self.condition_size = self.embedding_size = hidden_dim
         self.dnn = torch.nn.Sequential(
             torch.nn.Linear(input_size, hidden_dim), torch.nn.ReLU()
         )

@@ -40,6 +40,7 @@ class TokenHead(AbsMOSHead):
     ):
         super().__init__(input_size, num_layers, token_columns)
         self.layer = checked_layer(layer, num_layers)
+        self.embedding_size = input_size
         # Networks with norms before each layer leave the last output unnormalised.
         self.layer_norm = torch.nn.LayerNorm(input_size)
         self.predictors = torch.nn.ModuleList(

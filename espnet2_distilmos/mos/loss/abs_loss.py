@@ -9,7 +9,7 @@ from typing import Dict, FrozenSet, List, Sequence
 import torch
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.head.abs_head import MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 
 # Passes of the model over a batch: the true signal; and one in which spans of frames
 # are hidden from the transformer, and whose signal may be distorted.
@@ -23,7 +23,9 @@ class AbsMOSLoss(torch.nn.Module, ABC):
 
     Attributes:
         name: key in the configuration and in the training log.
-        needs: entries of the target that it reads: ``mos``, ``tokens``, ``ema``.
+        needs: entries of the target that it reads: ``mos``, ``aux``, ``tokens``,
+            ``ema``.
+        uses: entries that it reads where they are there: ``corpus``, ``mos_se``.
         view: ``CLEAN`` or ``MASKED``, the pass whose prediction it takes. The model
             runs only the passes that some loss of non-zero weight reads.
         weight: factor in the sum.
@@ -32,6 +34,7 @@ class AbsMOSLoss(torch.nn.Module, ABC):
     name: str
     view: str = CLEAN
     needs: FrozenSet[str] = frozenset({"mos"})
+    uses: FrozenSet[str] = frozenset()
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
@@ -41,8 +44,8 @@ class AbsMOSLoss(torch.nn.Module, ABC):
             )
         self.weight = weight
 
-    def attach(self, frontend: AbsLayerFrontend) -> None:
-        """Make modules whose sizes depend on the frontend; most losses have none."""
+    def attach(self, frontend: AbsLayerFrontend, head: AbsMOSHead) -> None:
+        """Make modules whose sizes depend on the network; most losses have none."""
 
     def select(self, available: Sequence[TokenColumn]) -> List[int]:
         """Indices of the token columns that it reads."""
@@ -54,11 +57,13 @@ class AbsMOSLoss(torch.nn.Module, ABC):
 
         Args:
             prediction: of the head, with the logits of the selected columns.
-            target: ``mos`` (B,), NaN where an utterance has no label; ``tokens``
-                (B, T, S) long of the selected columns, negative where a frame has no
-                token; in the masked view ``mask`` (B, T) bool, True where a frame is
-                hidden, and ``ema``, the L + 1 hidden states (B, T, D) of the moving
-                average.
+            target: ``mos`` (B,), NaN where an utterance has no label; its standard
+                error ``mos_se`` (B,), NaN where it is not known; the number of the
+                ``corpus`` (B,) long; further scores ``aux`` (B, K), NaN where there is
+                none; ``tokens`` (B, T, S) long of the selected columns, negative where
+                a frame has no token; in the masked view ``mask`` (B, T) bool, True
+                where a frame is hidden, and ``ema``, the L + 1 hidden states (B, T, D)
+                of the moving average.
 
         Returns:
             Scalar: a mean; zero, with a gradient of zero, where nothing is labelled.

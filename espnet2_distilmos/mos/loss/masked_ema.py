@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
-from espnet2_distilmos.mos.head.abs_head import MOSPrediction
+from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction
 from espnet2_distilmos.mos.loss.abs_loss import MASKED, AbsMOSLoss, Target
 from espnet2_distilmos.mos.teacher import EMATarget
 
@@ -47,7 +47,7 @@ class MaskedEMALoss(AbsMOSLoss):
         self.layer = layer
         self.ema = EMATarget(momentum, momentum_end, momentum_steps)
 
-    def attach(self, frontend: AbsLayerFrontend) -> None:
+    def attach(self, frontend: AbsLayerFrontend, head: AbsMOSHead) -> None:
         if self.layer is None:
             self.layer = frontend.num_layers
         if not 0 <= self.layer <= frontend.num_layers:

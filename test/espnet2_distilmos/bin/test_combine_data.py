@@ -68,6 +68,24 @@ def test_all_of_both_under_names_of_their_corpora(sets, capsys):
     assert "two: 1 utterances" in told and "labels 0 to 100 mapped to 1 to 5\n" in told
 
 
+def test_scales_are_kept_for_ranking_losses(sets):
+    out = combine(sets, "--keep_scores", "true")
+    assert read_metric_scp(out / "metric.scp") == {"a": 3.5, "b": None, "c": 25.0}
+    assert json.loads(read_scp(out / "votes.scp")["c"])[1] == ["more/two/l3", 50.0]
+    assert (out / "score_range").read_text() == "0 100\n"
+    combine(sets, "--map_scores", "true")
+    assert not (out / "score_range").exists()
+
+
+def test_further_scores_stay(sets):
+    lines = ['a {"dnsmos": 2.5, "mos": 3.5}', 'b {"dnsmos": 1}']
+    write(sets / "one", metric__scp=lines)
+    out = combine(sets, "--map_scores", "true")
+    found = {k: json.loads(v) for k, v in read_scp(out / "metric.scp").items()}
+    one, two = {"mos": 3.5, "dnsmos": 2.5}, {"dnsmos": 1}
+    assert found == {"a": one, "b": two, "c": {"mos": 2.0}}
+
+
 def test_another_scale_is_refused_unless_mapped(sets, capsys):
     out = combine(sets, code=1)
     assert "two/score_range is '0 100', and the training is told '1 5'; map it" in (

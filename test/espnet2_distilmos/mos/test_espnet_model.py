@@ -268,6 +268,8 @@ def make_condition(mos_corpus, **changes):
     with torch.no_grad():
         for table in (model.condition.listener, model.condition.corpus):
             table.copy_(torch.randn(table.shape))
+    # A validation knows no corpus; dropout and norms below stay as in one.
+    model.training = True
     return model
 
 
@@ -323,6 +325,26 @@ def test_each_vote_is_a_further_utterance_to_losses_on_labels(mos_corpus):
     assert stats["mos_l1"].item() == pytest.approx(sum(l1) / 5, abs=1e-5)
     assert stats["frame_mse"].item() == pytest.approx(sum(mse) / 5, abs=1e-5)
     assert result["counts"]["mos_l1"] == 5 and result["utt_mos"].shape == (3,)
+
+
+def test_losses_on_pairs_know_the_corpus_and_the_error_of_each_row(mos_corpus):
+    """Rows are three utterances, the first without a label, and three votes."""
+    losses = {"bradley_terry": {"weight": 1.0, "margin": 1.0}}
+    model = make_condition(mos_corpus, losses=losses)
+    data = voted((math.nan, 2.0, 4.5))
+    data["corpus"] = torch.tensor([[0], [1], [1]])
+    # of the corpus 0: votes 2 and 4; of 1: labels 2 and 4.5, the vote 1.5 on the former
+    assert model(**data)["counts"]["bradley_terry"] == 1 + 3
+    errors = torch.tensor([[9.0], [1.0], [1.0]])
+    # 2 against 1.5 is within the error of 2, which the vote does not have
+    assert model(**data, mos_se=errors)["counts"]["bradley_terry"] == 1 + 2
+    # In a validation the corpus is the losses' alone.
+    validation = model.eval()(**data)["utt_mos"]
+    assert torch.equal(validation, model(**{**data, "corpus": None})["utt_mos"])
+    # a number that has no embedding
+    assert torch.equal(
+        validation, model(**{**data, "corpus": data["corpus"] + 7})["utt_mos"]
+    )
 
 
 @torch.no_grad()

@@ -11,10 +11,12 @@ import torch
 import yaml
 from espnet2.train.distributed_utils import DistributedOption
 
+from espnet2_distilmos.data.datadir import write_scp
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.checkpoint import load_model, read_frontend_conf
 from espnet2_distilmos.tasks import mos as task_module
 from espnet2_distilmos.tasks.mos import MOSTask
+from espnet2_distilmos.train import mos_trainer
 from espnet2_distilmos.train.mos_trainer import read_checkpoint
 
 DATA = "--train_data_path_and_name_and_type"
@@ -127,6 +129,54 @@ def test_training_with_listeners_and_corpora(mos_corpus, tmp_path):
     assert model.condition.corpus.abs().sum() > 0
     mos_corpus.train(exp, *options, "--max_epoch", "2", **changes)
     assert (exp / "2epoch.pth").exists()
+
+
+def test_listening_tests_of_two_scales_train_by_ranks_alone(
+    mos_corpus, tmp_path, training_log, monkeypatch
+):
+    """From 1 to 5 and from 20 to 100, in batches of one test, without a mapping."""
+    scored = []
+    metrics = mos_trainer.validation_metrics
+
+    def record(scores, *args):
+        scored.append(scores)
+        return metrics(scores, *args)
+
+    monkeypatch.setattr(mos_trainer, "validation_metrics", record)
+    second = {f"train{k:02d}": k >= 12 for k in range(24)}
+    files = {"metric.scp": {}, "utt2domain": {}}
+    for utt_id, later in second.items():
+        label = mos_corpus.labels[utt_id] * (20 if later else 1)
+        files["metric.scp"][utt_id] = json.dumps({"mos": label})
+        files["utt2domain"][utt_id] = "ab"[later]
+    for name, lines in files.items():
+        write_scp(tmp_path / name, lines)
+    changes = dict(
+        losses={"bradley_terry": {"weight": 1.0}},
+        sampling_weights={"a": 1, "b": 1},
+        sampling_categories=str(tmp_path / "utt2domain"),
+        sampling_batches="single",
+        head="ssl_mos",
+        max_epoch=8,
+        optim_conf={"lr": 5e-3},
+    )
+    options = ["--score_range", "0", "100"]
+    for name in ("train", "valid"):
+        option = DATA.replace("train", name)
+        options += [option, f"{tmp_path}/utt2domain,corpus,text"]
+    command = mos_corpus.command(tmp_path / "exp", *options, tokens=False, **changes)
+    # The training set is the validation: so few noises teach no more than themselves.
+    command = [part.replace("/valid/", "/train/") for part in command]
+    labels = f"{mos_corpus.root}/train/metric.scp"
+    MOSTask.main(cmd=[c.replace(labels, f"{tmp_path}/metric.scp") for c in command])
+    log = training_log(tmp_path / "exp")
+    last = log[8]["valid"]
+    assert last["utt_srcc"] > 0.8 and last["sys_srcc"] > 0.8, last
+    # No pair says that the clips of the one test are better than those of the other.
+    tests = [
+        [s for i, s in scored[-1].items() if second[i] is k] for k in (False, True)
+    ]
+    assert min(tests[1]) < max(tests[0]) and min(tests[0]) < max(tests[1])
 
 
 # --- starting from a trained model ----------------------------------------------------

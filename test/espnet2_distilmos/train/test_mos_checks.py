@@ -14,7 +14,11 @@ import yaml
 from espnet2_distilmos.data.datadir import DataError
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.tasks.mos import MOSTask
-from espnet2_distilmos.train.mos_checks import check_tokens, read_token_info
+from espnet2_distilmos.train.mos_checks import (
+    check_tokens,
+    corpora_of,
+    read_token_info,
+)
 
 BOTH = {"listener_embedding": True, "corpus_embedding": True}
 DATA = "--train_data_path_and_name_and_type"
@@ -182,6 +186,41 @@ def test_names_are_those_of_the_data(votes, mos_corpus, tmp_path):
     assert args.listener_list == ["harsh", "lenient"] and args.corpus_list == ["a", "b"]
     # shapes need no votes
     check(mos_corpus, tmp_path, "--collect_stats", "true", model_conf=BOTH)
+
+
+def test_losses_on_pairs_read_them_too(votes, mos_corpus, tmp_path):
+    pairs = {"losses": {"bradley_terry": {}}}
+    options = [*votes["listener"], *votes["corpus"]]
+    args = check(mos_corpus, tmp_path, *options, **pairs)
+    # names of listeners stay out of config.yaml
+    assert args.corpus_list == ["a", "b"] and args.listener_list is None
+    # SEs are not for every loss on pairs
+    pairs = {"losses": {"contrastive": {}}}
+    check(mos_corpus, tmp_path, *votes["corpus"], **pairs)
+    sentence = refusal(mos_corpus, tmp_path, *votes["listener"], **pairs)
+    assert "listener_embedding=false" in sentence and "bradley_terry" in sentence
+
+
+def test_a_validation_may_have_corpora_of_its_own(votes, mos_corpus, tmp_path):
+    path = tmp_path / "valid_domain"
+    lines = [f"valid{k:02d} {'bc'[k % 2]}\n" for k in range(11)]
+    path.write_text("".join(lines))
+    valid = [DATA.replace("train", "valid"), f"{path},corpus,text"]
+    args = check(mos_corpus, tmp_path, *valid)
+    assert corpora_of(args) == ["b", "c"]
+    conf = {"corpus_embedding": True}
+    args = check(mos_corpus, tmp_path, *valid, *votes["corpus"], model_conf=conf)
+    # those with an embedding are the first
+    assert args.corpus_list == ["a", "b"] and corpora_of(args) == ["a", "b", "c"]
+    path.write_text("".join(lines[1:]))
+    assert "valid00 its_corpus" in refusal(mos_corpus, tmp_path, *valid)
+
+
+def test_further_scores_that_are_nowhere(mos_corpus, tmp_path):
+    losses = {"losses": {"aux_scores": {"keys": ["mos", "distillmos"]}}}
+    sentence = refusal(mos_corpus, tmp_path, **losses)
+    for part in ("score distillmos in", "metric.scp", "which aux_scores needs", "keys"):
+        assert part in sentence
 
 
 def test_embeddings_need_data_and_data_embeddings(votes, mos_corpus, tmp_path):

@@ -15,6 +15,8 @@ def item(samples, tokens, votes, index):
         "votes": np.arange(votes, dtype=np.float32),
         "listeners": np.arange(votes),
         "corpus": np.array([index]),
+        "mos_se": np.array([0.5], dtype=np.float32),
+        "aux": np.array([index, np.nan], dtype=np.float32),
     }
 
 
@@ -29,6 +31,8 @@ def test_audio_is_padded_with_zeros_and_the_rest_with_none():
     assert batch["corpus"].tolist() == [[0], [1]]
     for name in ("tokens", "listeners", "corpus"):
         assert batch[name].dtype == torch.long
+    assert batch["mos_se"].shape == (2, 1) and batch["aux"][:, 0].tolist() == [0, 1]
+    assert not {"mos_se_lengths", "aux_lengths"} & set(batch)
     assert batch["mos"][0].tolist() == [3.5] and batch["mos"][1].isnan()
     empty = MOSCollateFn()([("b", item(3, 0, 0, 1))])[1]
     assert empty["tokens"].shape == (1, 0, 2) and empty["votes"].shape == (1, 0)

@@ -20,6 +20,7 @@ VOTES = '[["x", 2], ["unknown", 1], ["y", 4.5], ["z", 3]]'
 
 
 def preprocessor(train=False, **options):
+    options = {"corpora": "a", **options}
     return MOSPreprocessor(train=train, token_info=TOKEN_INFO, **options)
 
 
@@ -37,7 +38,9 @@ def example(samples=8000):
 
 def test_a_good_utterance():
     data = preprocessor()("utt1", example())
-    assert set(data) == {"speech", "mos", "tokens"}  # a validation is as inference
+    # a validation is as inference, without listeners
+    assert set(data) == {"speech", "mos", "tokens", "mos_se", "corpus"}
+    assert data["mos_se"] == np.float32(np.std([2, 1, 4.5, 3], ddof=1) / 2)
     assert np.array_equal(data["speech"], np.arange(8000))
     assert data["speech"].dtype == data["mos"].dtype == np.float32
     assert data["mos"].tolist() == [4.25]
@@ -52,10 +55,19 @@ def test_unlabelled_is_nan():
     assert data["mos"].shape == (1,) and np.isnan(data["mos"][0])
 
 
+def test_further_scores():
+    prepare = preprocessor(aux_keys=["pesq", "snr"])
+    # on scales of their own
+    data = {**example(), "mos": '{"mos": 4.25, "snr": -20.5, "other": "x"}'}
+    aux = prepare("utt1", data)["aux"]
+    assert aux.dtype == np.float32 and np.isnan(aux[0]) and aux[1] == -20.5
+
+
 @pytest.mark.parametrize(
     "name,change",
     [
         ("mos", lambda _: '{"mos": 5.1}'),
+        ("mos", lambda _: '{"mos": 4, "snr": "loud"}'),
         ("votes", lambda _: '[["x", 6]]'),
         ("corpus", lambda _: "c"),
         ("speech", lambda x: np.where(x == 77, np.nan, x)),
@@ -68,7 +80,8 @@ def test_unlabelled_is_nan():
     ],
 )
 def test_bad_data_names_the_utterance_in_one_line(name, change):
-    prepare = preprocessor(train=True, max_seconds=3, listeners="xyz", corpora="ab")
+    options = {"listeners": "xyz", "corpora": "ab", "aux_keys": ["snr"]}
+    prepare = preprocessor(train=True, max_seconds=3, **options)
     prepare("utt1", example())
     data = example()
     data[name] = change(data[name])
@@ -82,7 +95,7 @@ def test_an_utterance_without_tokens():
     prepare = preprocessor(train=True, corpora="a", crop_seconds=0.2)
     assert prepare("utt1", data)["tokens"].shape == (0, 2)
     with pytest.raises(DataError, match="--token_info"):
-        MOSPreprocessor(train=False)("utt1", data)
+        MOSPreprocessor(train=False, corpora="a")("utt1", data)
 
 
 def test_the_rate_is_that_of_the_header_and_looked_up_once(tmp_path):
@@ -173,7 +186,11 @@ def test_votes_and_corpus_of_training():
     assert found["listeners"].tolist() == [2, 1, 0] and found["corpus"].tolist() == [1]
     assert found["votes"].dtype == np.float32
     assert found["listeners"].dtype == found["corpus"].dtype == np.int64
+    # no one has an embedding
+    found = preprocessor(train=True)("utt1", example())
+    assert not {"votes", "listeners"} & set(found) and found["mos_se"] > 0
     none = prepare("utt1", {**example(), "votes": "[]"})
+    assert np.isnan(none["mos_se"]) and none["mos_se"].shape == (1,)
     assert none["votes"].shape == none["listeners"].shape == (0,)
 
 

@@ -81,6 +81,19 @@ def test_every_batch_has_the_ratio_and_like_lengths():
     assert padding("sorted") < 0.15 < 0.5 < padding("unsorted")
 
 
+@pytest.mark.parametrize("batch_type", ["sorted", "numel"])
+def test_batches_of_one_category(batch_type):
+    """Of mixed batches of 8, a share of 1 of 10 mostly has no other to pair with."""
+    options = dict(batch_type=batch_type, batch_size=8, batch_bins=4000, world_size=2)
+    weights = {"big": 9, "small": 1}
+    mixed = make(weights, **options).epoch(1)
+    single = make(weights, batches="single", **options).epoch(1)
+    assert counts_of(single) == counts_of(mixed) == {"big": 60, "small": 7}
+    counts = [counts_of([batch]) for batch in single]
+    assert all(len(count) == 1 and count.total() > 1 for count in counts)
+    assert sum(count["small"] == 1 for count in map(counts_of, zip(mixed))) >= 5
+
+
 def test_padded_size_is_limited():
     lengths = make_corpus(SIZES)[0]
     batches = make(EVEN, batch_type="numel", batch_bins=5000).epoch(1)

@@ -97,6 +97,38 @@ def test_metrics_leave_unlabelled_utterances_out():
     assert not any("sys" in key for key in validation_metrics(scores, labels, None))
 
 
+def test_metrics_are_means_over_corpora():
+    """The one's best clip is worse than the other's worst, by another scale."""
+    labels = dict(zip("abcdef", (1.0, 2.0, 3.0, 40.0, 90.0, 60.0)))
+    scores = dict(zip("abcdef", (5.0, 6.0, 7.5, 1.0, 3.0, 2.5)))
+    systems = dict(zip("abcdef", "xyzuvw"))
+    corpora = dict(zip("abcdef", (0, 0, 0, 2, 2, 2)))
+    assert validation_metrics(scores, labels, systems)["utt_srcc"] < 0
+    found = validation_metrics(scores, labels, systems, corpora)
+    assert found["utt_srcc"] == found["sys_srcc"] == 1.0
+    parts = [
+        scipy.stats.pearsonr(x, y)[0]
+        for x, y in (
+            ([5.0, 6.0, 7.5], [1.0, 2.0, 3.0]),
+            ([1.0, 3.0, 2.5], [40.0, 90.0, 60.0]),
+        )
+    ]
+    assert found["utt_lcc"] == pytest.approx(np.mean(parts))
+    # a corpus of one system has no say at that level, one that is not ranked has
+    single = {**systems, **dict.fromkeys("def", "u")}
+    assert validation_metrics(scores, labels, single, corpora)["sys_srcc"] == 1.0
+    constant = {**scores, **dict.fromkeys("def", 3.0)}
+    assert validation_metrics(constant, labels, systems, corpora)["sys_srcc"] == 0.5
+    diverged = validation_metrics({**scores, "a": math.inf}, labels, systems, corpora)
+    assert diverged["sys_srcc"] == -1.0 and diverged["utt_mse"] == math.inf
+    # one corpus is as none, and of an unlabelled one there is nothing
+    one = dict.fromkeys("abcdef", 1)
+    plain = validation_metrics(scores, labels, systems)
+    assert validation_metrics(scores, labels, systems, one) == plain
+    unlabelled = {**labels, **dict.fromkeys("def", math.nan)}
+    assert validation_metrics(scores, unlabelled, systems, corpora)["utt_srcc"] == 1.0
+
+
 def test_metrics_are_never_nan():
     labels = {"a": 1.0, "b": 2.0}
     correlations = ("utt_lcc", "utt_srcc", "utt_ktau")
@@ -196,8 +228,8 @@ def test_best_model_and_early_stopping_on_sys_srcc(
 ):
     series = iter([0.2, 0.9, 0.5, 0.8, 1.0])
 
-    def metrics(scores, labels, systems):
-        found = validation_metrics(scores, labels, systems)
+    def metrics(*args):
+        found = validation_metrics(*args)
         return dict(found, sys_srcc=next(series))
 
     module = "espnet2_distilmos.train.mos_trainer"
@@ -395,6 +427,21 @@ def test_restore_reads_checkpoints_of_espnet_202511(tmp_path):
     assert links(tmp_path) == expected
 
 
+def test_the_queue_resumes_as_if_never_stopped(mos_corpus, tmp_path, training_log):
+    changes = dict(losses={"prs": {"queue": 20}, "mos_l1": {"weight": 0.1}})
+    whole = mos_corpus.train(tmp_path / "whole", max_epoch=2, **changes)
+    parts = mos_corpus.train(tmp_path / "parts", max_epoch=1, **changes)
+    mos_corpus.train(tmp_path / "parts", "--resume", "true", max_epoch=2, **changes)
+    assert training_log(whole) == training_log(parts)
+    models = [read_checkpoint(e / "checkpoint.pth")["model"] for e in (whole, parts)]
+    assert not any(key.startswith("losses") for key in models[0])
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    # the batch alone is another training
+    changes["losses"]["prs"] = {"queue": 0}
+    other = mos_corpus.train(tmp_path / "other", max_epoch=1, **changes)
+    assert training_log(other)[1] != training_log(whole)[1]
+
+
 def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
     mos_corpus, tmp_path, training_log
 ):
@@ -431,8 +478,8 @@ rank, log, command = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 seen, whole = [], trainer.validation_metrics
 
 
-def record(scores, labels, systems):
-    seen.append(whole(scores, labels, systems))
+def record(*args):
+    seen.append(whole(*args))
     return seen[-1]
 
 

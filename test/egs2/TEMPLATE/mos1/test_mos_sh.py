@@ -263,6 +263,7 @@ def test_several_training_sets_with_listeners_and_corpora(recipe):
     labels = ['other_train0 {"mos": 0}', 'other_train1 {"mos": 50.0}']
     recipe.write("other", "metric.scp", labels)
     recipe.write("other", "score_range", ["0 100"])
+    recipe.write("dev", "utt2domain", [f"dev{i} train" for i in range(3)])
     votes = [f'train{i} [["l{i % 3}", {1.5 + 0.5 * i}]]' for i in range(5)]
     recipe.write("train", "votes.scp", votes)
     recipe.write("other", "votes.scp", ['other_train1 [["l1", 100]]'])
@@ -289,6 +290,19 @@ def test_several_training_sets_with_listeners_and_corpora(recipe):
     predictions = recipe.lines(f"exp/mos_several/{inference}/test/metric.scp")
     assert ids(predictions) == ["test0", "test1", "test2"]
     assert (exp / "RESULTS.md").exists()
+    # The other scale is kept, since the loss compares utterances of one set alone.
+    options[options.index("--map_scores")] = "--keep_scores"
+    options[options.index("--train_args") + 1] += (
+        " --losses mos_l1.weight=0 --losses bradley_terry.weight=1"
+        " --sampling_batches single"
+    )
+    recipe.run(*options, "--tag", "kept", "--stage", 2, "--stop_stage", 7)
+    combined = recipe.lines("dump/raw/train+other+unlab/metric.scp")
+    assert combined[:2] == ['other_train0 {"mos": 0.0}', 'other_train1 {"mos": 50.0}']
+    config = yaml.safe_load((exp.parent / "mos_kept/config.yaml").read_text())
+    assert config["score_range"] == [0.0, 100.0]
+    data = config["valid_data_path_and_name_and_type"]
+    assert ["dump/raw/dev/utt2domain", "corpus", "text"] in data
 
 
 @pytest.mark.slow
