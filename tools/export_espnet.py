@@ -126,8 +126,12 @@ COMMITS: Dict[str, List[Entry]] = {
     "heads": mos("head/distilmos", "head/ssl_mos", "head/token"),
     "losses": [
         *packages("loss"),
-        *mos("loss/abs_loss", "loss/regression", "loss/contrastive", "loss/token"),
-        *mos("loss/masked_token"),
+        *mos("loss/abs_loss", "loss/regression", "loss/token"),
+        *mos("loss/masked_token", "loss/aux_scores"),
+    ],
+    "losses on pairs": [
+        *mos("loss/pair", "loss/contrastive"),
+        *mos("loss/bradley_terry", "loss/prs", "loss/triplet", tests=False),
     ],
     "codebooks and teachers": mos("teacher", "loss/masked_ema", "tokens"),
     "the model": mos("espnet_model"),

@@ -40,7 +40,7 @@ from espnet2_distilmos.mos.espnet_model import ACCURACIES, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
 from espnet2_distilmos.mos.span_mask import SpanMask
-from espnet2_distilmos.train.mos_sampler import BY_SIZE
+from espnet2_distilmos.train.mos_sampler import BY_SIZE, MIXED, SINGLE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
 
 # Name of the training data, file of a data directory, and what losses read of it, of
@@ -157,6 +157,11 @@ def check_sampling(args: argparse.Namespace) -> None:
         (weights is None) == (path is None),
         f"--sampling_weights {weights} and --sampling_categories {path}",
         "both weights and the file with the category of each utterance, or neither",
+    )
+    _expect(
+        args.sampling_batches == MIXED or (args.sampling_batches == SINGLE and weights),
+        f"--sampling_batches {args.sampling_batches} and --sampling_weights {weights}",
+        f"{MIXED}, or {SINGLE} with weights",
     )
     if weights is None:
         return

@@ -97,6 +97,8 @@ SAMPLING = {"sampling_weights": {"few": 1}, "sampling_categories": "utt2set"}
         ({"upstream_lr": 0.9, "exclude_weight_decay": True}, "exclude_weight_decay"),
         ({"noisy_view": {"noise_prob": 0.5}}, "--noisy_view"),
         ({**SAMPLING, "sampling_weights": None}, "--sampling_categories"),
+        ({"sampling_batches": "single"}, "sampling_batches single .* None"),
+        ({**SAMPLING, "sampling_batches": "one"}, "sampling_batches one"),
         ({**SAMPLING, "iterator_type": "chunk"}, "iterator_type chunk"),
         ({**SAMPLING, "shuffle_within_batch": True}, "shuffle_within_batch True"),
         (
