@@ -18,6 +18,7 @@ from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
 from espnet2_distilmos.mos.frontend.s3prl import S3PRLFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, TokenColumn
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
+from espnet2_distilmos.mos.head.probe import ProbeHead
 from espnet2_distilmos.mos.head.ssl_mos import SSLMOSHead
 from espnet2_distilmos.mos.head.token import TokenHead
 from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
@@ -37,7 +38,12 @@ from espnet2_distilmos.mos.loss.token import TokenCrossEntropyLoss
 from espnet2_distilmos.mos.loss.triplet import TripletLoss
 
 FRONTENDS = {"hf": HFFrontend, "mfcc": MFCCFrontend, "s3prl": S3PRLFrontend}
-HEADS = {"distilmos": DistilMOSHead, "ssl_mos": SSLMOSHead, "token": TokenHead}
+HEADS = {
+    "distilmos": DistilMOSHead,
+    "probe": ProbeHead,
+    "ssl_mos": SSLMOSHead,
+    "token": TokenHead,
+}
 LOSSES = {
     loss.name: loss
     for loss in (

@@ -14,6 +14,7 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
 from espnet2_distilmos.mos.head.condition import Condition, ConditionRows
 from espnet2_distilmos.mos.head.masked_batch_norm import frozen_statistics
+from espnet2_distilmos.mos.head.probe import Probe
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss, Target
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
 from espnet2_distilmos.mos.loss.token import token_accuracy
@@ -304,6 +305,21 @@ class ESPnetMOSModel(AbsESPnetModel):
         states, lengths = self.frontend(speech, speech_lengths)
         with _without_autocast(states) as states:
             return self.head(states, lengths, token_columns, condition)
+
+    def probe_to_fit(self) -> Optional[Probe]:
+        """The head's linear probe, if training has to fit it before it begins."""
+        probe = getattr(self.head, "probe", None)
+        return None if probe is None or probe.is_fitted else probe
+
+    @torch.no_grad()
+    def probe_features(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """What the head's probe reads of a batch (B, N) of lengths (B,): (B, F)."""
+        speech = speech[:, : speech_lengths.max()]
+        states, lengths = self.frontend(speech, speech_lengths)
+        with _without_autocast(states) as states:
+            return self.head.probe.features(states, lengths)
 
     def ema_targets(self) -> List[EMATarget]:
         """Moving averages of the frontend that losses compare with."""

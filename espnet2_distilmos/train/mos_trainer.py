@@ -12,10 +12,11 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
+from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Average, Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
@@ -24,6 +25,7 @@ from espnet2.utils.build_dataclass import build_dataclass
 from espnet2_distilmos.data.datadir import DataError, atomic_write, lock, read_scp
 from espnet2_distilmos.evaluation.metrics import evaluate
 from espnet2_distilmos.mos.checkpoint import read_states
+from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 
 LEVELS = ("utt", "sys")
 STATISTICS = ("mse", "lcc", "srcc", "ktau")
@@ -131,7 +133,57 @@ class MOSTrainer(Trainer):
             restore_checkpoint(Path(options.output_dir), options.best_model_criterion)
         if distributed.distributed:
             torch.distributed.barrier()
+        resumed = options.resume and (Path(options.output_dir) / "checkpoint.pth").exists()
+        if kwargs["model"].probe_to_fit() is not None and not resumed:
+            cls.fit_probe(
+                kwargs["model"],
+                kwargs["train_iter_factory"].build_iter(1, shuffle=False),
+                options.ngpu,
+                distributed.distributed,
+            )
         super().run(*args, **kwargs)
+
+    @staticmethod
+    def fit_probe(
+        model: ESPnetMOSModel,
+        batches: Iterable[Tuple[Sequence[str], Dict[str, torch.Tensor]]],
+        ngpu: int,
+        distributed: bool,
+    ) -> None:
+        """Let the head's probe start from ridge regression on the training set.
+
+        Every process of a distributed training fits the same to all of its features.
+
+        Args:
+            model: on its device; it is left in eval mode.
+            batches: ids and tensors of the training set, once.
+            ngpu: of the training.
+            distributed: gather over all processes.
+
+        Raises:
+            ValueError: there are too few labels.
+        """
+        logging.info("Fitting the head's probe to the training set")
+        model.eval()
+        own = []
+        for utt_ids, batch in batches:
+            batch = to_device(batch, "cuda" if ngpu > 0 else "cpu")
+            features = model.probe_features(batch["speech"], batch["speech_lengths"])
+            labels = batch["mos"].reshape(-1)
+            own += list(zip(utt_ids, features.cpu(), labels.cpu()))
+        found = {
+            utt_id: (x, y)
+            for part in _gather(own, distributed)
+            for utt_id, x, y in part
+            if torch.isfinite(y)
+        }
+        # In one order, however the batches were made.
+        pairs = [found[utt_id] for utt_id in sorted(found)]
+        features = torch.stack([x for x, _ in pairs]) if pairs else torch.zeros(0, 1)
+        labels = torch.tensor([float(y) for _, y in pairs])
+        penalty = model.probe_to_fit().fit(features, labels)
+        logging.info(f"The probe's ridge regression on {len(pairs)} utterances has "
+                     f"the penalty {penalty:g}")
 
     @staticmethod
     def resume(checkpoint: Union[str, Path], **kwargs) -> None:

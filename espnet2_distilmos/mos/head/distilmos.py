@@ -4,7 +4,7 @@
 """The DistilMOS head: MOS and tokens of all layers from one fused representation."""
 
 import math
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
 
@@ -13,15 +13,23 @@ from espnet2_distilmos.mos.head.condition import ConditionRows
 from espnet2_distilmos.mos.head.layer_mix import LayerMix
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
 from espnet2_distilmos.mos.head.masked_lstm import MaskedBiLSTM
+from espnet2_distilmos.mos.head.pooling import Statistics
+from espnet2_distilmos.mos.head.probe import Probe
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
 
 class WeightedSum(torch.nn.Module):
     """Layer mix, then a linear projection; padded frames are zeroed."""
 
-    def __init__(self, input_size: int, layers: List[int], kind: str):
+    def __init__(
+        self,
+        input_size: int,
+        layers: List[int],
+        kind: str,
+        adapter_dim: Optional[int] = None,
+    ):
         super().__init__()
-        self.mix = LayerMix(layers, kind)
+        self.mix = LayerMix(layers, kind, input_size, adapter_dim)
         self.out_proj = torch.nn.Linear(input_size, input_size)
         torch.nn.init.xavier_uniform_(self.out_proj.weight)
         torch.nn.init.zeros_(self.out_proj.bias)
@@ -154,6 +162,15 @@ class DistilMOSHead(AbsMOSHead):
         dropout: in the decoder.
         init_score: bias of the last linear layer at the start, so that training
             begins at the middle of the scale and not at zero.
+        layer_adapter: ``{dim: 64}`` puts a
+            :class:`~espnet2_distilmos.mos.head.layer_mix.LayerAdapter` of this
+            bottleneck on each layer before the mix; None is none.
+        pooling: what the utterance score is made of beside the decoder's mean over
+            time: ``mean``, and any of ``sd`` and ``attention``; see
+            :class:`~espnet2_distilmos.mos.head.pooling.Statistics`.
+        probe: options of a :class:`~espnet2_distilmos.mos.head.probe.Probe` whose score
+            is added; the decoder then starts from zero, so that training starts from
+            ridge regression. ``{}`` takes its defaults, None is none.
 
     Deviation from the authors' code: padded frames are zeroed before every
     convolution that looks beyond its frame, and batch-norm statistics are over valid
@@ -174,6 +191,9 @@ class DistilMOSHead(AbsMOSHead):
         downsample_strides: Sequence[int] = (1, 1, 1),
         dropout: float = 0.1,
         init_score: float = 3.0,
+        layer_adapter: Optional[Mapping[str, int]] = None,
+        pooling: Sequence[str] = ("mean",),
+        probe: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__(input_size, num_layers, token_columns)
         layers = list(range(1, num_layers + 1)) if layers is None else list(layers)
@@ -183,7 +203,13 @@ class DistilMOSHead(AbsMOSHead):
                 f"found head_conf.layers={layers}, expected layers between 0 and "
                 f"{num_layers}"
             )
-        self.weighted_sum = WeightedSum(input_size, layers, layer_mix)
+        if layer_adapter is not None and set(layer_adapter) != {"dim"}:
+            raise ValueError(
+                f"found head_conf.layer_adapter={dict(layer_adapter)}, expected a "
+                "bottleneck such as {dim: 64}"
+            )
+        adapter_dim = None if layer_adapter is None else layer_adapter["dim"]
+        self.weighted_sum = WeightedSum(input_size, layers, layer_mix, adapter_dim)
         self.feature_processor = FeatureProcessor(
             input_size, hidden_dim, downsample_kernels, downsample_strides
         )
@@ -196,6 +222,24 @@ class DistilMOSHead(AbsMOSHead):
             TokenPredictor(hidden_dim, column.num_clusters) for column in token_columns
         )
         self.frame_stride = math.prod(downsample_strides)
+        kinds = [kind for kind in pooling if kind != "mean"]
+        self.statistics_score = None
+        if kinds:
+            self.pooled = Statistics(hidden_dim, kinds)
+            self.statistics_score = torch.nn.Linear(self.pooled.output_size, 1, False)
+            torch.nn.init.zeros_(self.statistics_score.weight)
+        self.probe = None
+        if probe is not None:
+            kernels, strides = list(downsample_kernels), list(downsample_strides)
+            if self.frame_stride != 1 or not all(kernel % 2 for kernel in kernels):
+                raise ValueError(
+                    f"found a probe with downsample_kernels={kernels} and "
+                    f"downsample_strides={strides}, expected odd kernels and strides "
+                    "of 1: a probe scores every frame"
+                )
+            self.probe = Probe(input_size, num_layers, **probe)
+            torch.nn.init.zeros_(self.linear.weight)
+            torch.nn.init.zeros_(self.linear.bias)
 
     def forward(
         self,
@@ -208,6 +252,7 @@ class DistilMOSHead(AbsMOSHead):
         """See :meth:`AbsMOSHead.forward`; the condition is added to z_t."""
         mask = frame_mask(lengths, hidden_states[0].size(1))
         mixed = self.weighted_sum(hidden_states, mask)
+        utterance_lengths = lengths
         z, lengths = self.feature_processor(mixed, lengths)
         mask = frame_mask(lengths, z.size(1))
         x, utt_mos, frame_mos = z, None, None
@@ -215,7 +260,14 @@ class DistilMOSHead(AbsMOSHead):
             if condition is not None:
                 x, lengths, mask = condition.apply(x, lengths, mask)
             x = self.decoder(x, lengths, mask)
-            frame_mos = self.linear(x).squeeze(-1).masked_fill(~mask, 0.0)
+            frame_mos = self.linear(x).squeeze(-1)
+            if self.statistics_score is not None:
+                frame_mos = frame_mos + self.statistics_score(self.pooled(x, mask))
+            if self.probe is not None:
+                probed = self.probe(hidden_states, utterance_lengths)
+                item = None if condition is None else condition.item
+                frame_mos = frame_mos + (probed if item is None else probed[item])
+            frame_mos = frame_mos.masked_fill(~mask, 0.0)
             utt_mos = masked_mean(frame_mos, mask)
         return MOSPrediction(
             utt_mos=utt_mos,

@@ -3,9 +3,28 @@
 
 """One hidden state out of those of all layers."""
 
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import torch
+
+
+class LayerAdapter(torch.nn.Module):
+    """A residual bottleneck: x + up(GELU(down(layer_norm(x)))), the identity at first.
+
+    Houlsby et al. 2019; one a layer before the mix, so that a frozen upstream's layers
+    are turned towards MOS each by itself.
+    """
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(size)
+        self.down = torch.nn.Linear(size, dim)
+        self.up = torch.nn.Linear(dim, size)
+        torch.nn.init.zeros_(self.up.weight)
+        torch.nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.up(torch.nn.functional.gelu(self.down(self.norm(x))))
 
 
 class LayerMix(torch.nn.Module):
@@ -17,12 +36,21 @@ class LayerMix(torch.nn.Module):
     Args:
         layers: which of the L + 1 hidden states are mixed.
         kind: ``entmax15``, ``softmax`` or ``single`` (then one layer).
+        size: dimension D of the hidden states; read where there is an adapter.
+        adapter_dim: bottleneck of the :class:`LayerAdapter` of each layer; None is
+            no adapter.
 
     Raises:
         ValueError: for an unknown kind, or several layers with ``single``.
     """
 
-    def __init__(self, layers: List[int], kind: str = "entmax15"):
+    def __init__(
+        self,
+        layers: List[int],
+        kind: str = "entmax15",
+        size: int = 0,
+        adapter_dim: Optional[int] = None,
+    ):
         super().__init__()
         if kind not in ("entmax15", "softmax", "single"):
             raise ValueError(
@@ -37,6 +65,11 @@ class LayerMix(torch.nn.Module):
         self.weights = None
         if kind != "single":
             self.weights = torch.nn.Parameter(torch.randn(len(layers)) * 0.02)
+        self.adapters = None
+        if adapter_dim is not None:
+            self.adapters = torch.nn.ModuleList(
+                LayerAdapter(size, adapter_dim) for _ in layers
+            )
 
     def probabilities(self) -> torch.Tensor:
         """Weights of the layers, (len(layers),), non-negative, summing to one."""
@@ -50,13 +83,16 @@ class LayerMix(torch.nn.Module):
 
     def forward(self, hidden_states: List[torch.Tensor]) -> torch.Tensor:
         """Mix L + 1 tensors (B, T, D) into one."""
+        states = [hidden_states[layer] for layer in self.layers]
+        if self.adapters is not None:
+            states = [adapt(x) for adapt, x in zip(self.adapters, states)]
         if self.weights is None:
-            return hidden_states[self.layers[0]]
-        weights = self.probabilities().to(hidden_states[0].dtype)
+            return states[0]
+        weights = self.probabilities().to(states[0].dtype)
         # Summed in turn: a stack of all layers would double the memory.
-        mixed = weights[0] * hidden_states[self.layers[0]]
-        for weight, layer in zip(weights[1:], self.layers[1:]):
-            mixed = mixed + weight * hidden_states[layer]
+        mixed = weights[0] * states[0]
+        for weight, x in zip(weights[1:], states[1:]):
+            mixed = mixed + weight * x
         return mixed
 
     def statistics(self) -> Dict[str, torch.Tensor]:

@@ -1,0 +1,56 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Statistics over time beside the mean."""
+
+from typing import Sequence
+
+import torch
+
+from espnet2_distilmos.mos.masking import masked_mean
+
+KINDS = ("sd", "attention")
+
+
+class Statistics(torch.nn.Module):
+    """Statistics over the valid frames of a padded batch, beside their mean.
+
+    ``sd`` is the standard deviation; ``attention`` the mean weighted by a softmax over
+    the frames of a learned linear score (self-attentive pooling, Safari et al. 2020),
+    which is the plain mean at the start.
+
+    Args:
+        size: dimension D of the frames.
+        kinds: which, of ``KINDS``; none gives an output of size 0.
+
+    Raises:
+        ValueError: for another kind.
+    """
+
+    def __init__(self, size: int, kinds: Sequence[str]):
+        super().__init__()
+        for kind in kinds:
+            if kind not in KINDS:
+                raise ValueError(
+                    f"found pooling {kind!r}, expected mean, {' or '.join(KINDS)}"
+                )
+        self.kinds = tuple(kinds)
+        self.output_size = size * len(self.kinds)
+        self.query = None
+        if "attention" in self.kinds:
+            self.query = torch.nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x (B, T, D) and mask (B, T) to (B, len(kinds) * D)."""
+        pooled = [getattr(self, f"_{kind}")(x, mask) for kind in self.kinds]
+        return torch.cat(pooled, dim=1) if pooled else x.new_zeros(len(x), 0)
+
+    def _sd(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        deviation = x - masked_mean(x, mask).unsqueeze(1)
+        # The root of 0 has no gradient, and a single frame has no deviation.
+        return (masked_mean(deviation**2, mask) + 1e-10).sqrt()
+
+    def _attention(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        scores = (x @ self.query).masked_fill(~mask, -torch.inf)
+        weights = torch.softmax(scores, dim=1).unsqueeze(-1)
+        return (weights * x.masked_fill(~mask.unsqueeze(-1), 0.0)).sum(dim=1)

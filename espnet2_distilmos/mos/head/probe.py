@@ -1,0 +1,185 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""A linear probe of hidden states: what ridge regression makes of them."""
+
+from typing import List, Optional, Sequence
+
+import torch
+
+from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.pooling import Statistics
+from espnet2_distilmos.mos.masking import frame_mask, masked_mean
+
+# Penalties that fit() chooses from, for standardised features.
+PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(0, 13))
+
+
+class Probe(torch.nn.Module):
+    """Linear regression on statistics over time of hidden states.
+
+    The features of an utterance are the mean of every dimension over the frames and,
+    by ``pooling``, further statistics. Before training :meth:`fit` standardises them by
+    the training set and sets the weights to those of ridge regression: training starts
+    from a linear probe and not from random numbers, which keeps a fine-tuned upstream
+    closer to its pretrained states ("linear probing then fine-tuning", Kumar et al.
+    2022).
+
+    Args:
+        input_size: dimension D of the hidden states.
+        num_layers: L.
+        layers: which of the L + 1 hidden states are read; None means the one at three
+            quarters of the network's height.
+        pooling: ``mean``, and any of ``sd`` and ``attention``; see :class:`Statistics`.
+        penalty: of the ridge regression; None chooses it by the squared error of the
+            training utterances, each left out in turn.
+
+    Raises:
+        ValueError: there is no such layer or statistic.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_layers: int,
+        layers: Optional[Sequence[int]] = None,
+        pooling: Sequence[str] = ("mean", "sd"),
+        penalty: Optional[float] = None,
+    ):
+        super().__init__()
+        layers = [round(0.75 * num_layers)] if layers is None else list(layers)
+        if not layers or not all(0 <= layer <= num_layers for layer in layers):
+            raise ValueError(
+                f"found the probe's layers={layers}, expected layers between 0 and "
+                f"{num_layers}"
+            )
+        if "mean" not in pooling:
+            raise ValueError(
+                f"found the probe's pooling={list(pooling)}, expected mean among them"
+            )
+        self.layers = layers
+        self.penalty = penalty
+        size = input_size * len(layers)
+        self.statistics = Statistics(size, [kind for kind in pooling if kind != "mean"])
+        self.linear = torch.nn.Linear(size + self.statistics.output_size, 1)
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
+        size = self.linear.in_features
+        self.register_buffer("centre", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("is_fitted", torch.tensor(False))
+
+    def features(
+        self, hidden_states: List[torch.Tensor], lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """L + 1 tensors (B, T, D) and (B,) to (B, F)."""
+        x = torch.cat([hidden_states[layer] for layer in self.layers], dim=-1)
+        mask = frame_mask(lengths, x.size(1))
+        return torch.cat([masked_mean(x, mask), self.statistics(x, mask)], dim=1)
+
+    def forward(
+        self, hidden_states: List[torch.Tensor], lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """Frame scores (B, T), arbitrary in padded frames.
+
+        Their mean over the valid frames is the score of the utterance: a frame's is
+        what its own states contribute to the mean, and the whole utterance to the
+        other statistics.
+        """
+        x = torch.cat([hidden_states[layer] for layer in self.layers], dim=-1)
+        size = x.size(-1)
+        weight = self.linear.weight[0] / self.scale
+        frames = (x - self.centre[:size]) @ weight[:size]
+        others = self.statistics(x, frame_mask(lengths, x.size(1)))
+        rest = (others - self.centre[size:]) @ weight[size:] + self.linear.bias
+        return frames + rest.unsqueeze(1)
+
+    def standardised(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, F) as the regression reads them."""
+        return (features - self.centre) / self.scale
+
+    @torch.no_grad()
+    def fit(self, features: torch.Tensor, labels: torch.Tensor) -> float:
+        """Set standardisation and weights by ridge regression.
+
+        Args:
+            features: of the training utterances, (N, F).
+            labels: their scores, (N,), finite.
+
+        Returns:
+            The penalty.
+
+        Raises:
+            ValueError: there are fewer than three utterances.
+        """
+        from sklearn.linear_model import Ridge, RidgeCV
+
+        if len(labels) < 3:
+            raise ValueError(
+                f"found {len(labels)} labelled training utterances, expected at least "
+                "three to fit the head's probe to: label more, or leave the probe out"
+            )
+        features, labels = features.double().cpu(), labels.double().cpu()
+        scale = features.std(dim=0, unbiased=False)
+        # A constant dimension says nothing; divided by its SD it would be noise.
+        scale[scale < 1e-5 * scale.max()] = torch.inf
+        self.centre.copy_(features.mean(dim=0))
+        self.scale.copy_(scale)
+        inputs = ((features - features.mean(dim=0)) / scale).numpy()
+        if self.penalty is None:
+            model = RidgeCV(PENALTIES).fit(inputs, labels.numpy())
+            penalty = float(model.alpha_)
+        else:
+            model, penalty = Ridge(self.penalty).fit(inputs, labels.numpy()), self.penalty
+        self.linear.weight.copy_(torch.from_numpy(model.coef_)[None])
+        self.linear.bias.fill_(float(model.intercept_))
+        self.is_fitted.fill_(True)
+        return penalty
+
+
+class ProbeHead(AbsMOSHead):
+    """Ridge regression on hidden states, as a head: the baseline of small sets.
+
+    Trained with a frozen upstream and a learning rate of 0 it is the regression
+    itself; it predicts no tokens. Its embedding are the standardised features.
+
+    Args:
+        input_size, num_layers: see :class:`AbsMOSHead`.
+        token_columns: not read; this head predicts no tokens.
+        layers, pooling, penalty: see :class:`Probe`.
+    """
+
+    training_options = ("penalty",)
+
+    def __init__(
+        self,
+        input_size: int,
+        num_layers: int,
+        token_columns: Sequence[TokenColumn] = (),
+        layers: Optional[Sequence[int]] = None,
+        pooling: Sequence[str] = ("mean", "sd"),
+        penalty: Optional[float] = None,
+    ):
+        super().__init__(input_size, num_layers, token_columns)
+        self.probe = Probe(input_size, num_layers, layers, pooling, penalty)
+
+    def forward(
+        self,
+        hidden_states: List[torch.Tensor],
+        lengths: torch.Tensor,
+        token_columns: Sequence[int] = (),
+        condition=None,
+        scores: bool = True,
+    ) -> MOSPrediction:
+        """See :meth:`AbsMOSHead.forward`."""
+        self.set_token_training(bool(token_columns))
+        mask = frame_mask(lengths, hidden_states[0].size(1))
+        frame_mos = self.probe(hidden_states, lengths).masked_fill(~mask, 0.0)
+        features = self.probe.features(hidden_states, lengths)
+        return MOSPrediction(
+            utt_mos=masked_mean(frame_mos, mask),
+            frame_mos=frame_mos,
+            lengths=lengths,
+            token_logits=None,
+            embedding=self.probe.standardised(features),
+        )
