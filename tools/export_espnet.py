@@ -123,7 +123,11 @@ COMMITS: Dict[str, List[Entry]] = {
         *mos("head/abs_head", "head/condition", "head/layer_mix"),
         *mos("head/masked_batch_norm", "head/masked_lstm"),
     ],
-    "heads": mos("head/distilmos", "head/ssl_mos", "head/token"),
+    "a linear probe": mos("head/pooling", "head/probe", tests=False),
+    "heads": [
+        *mos("head/distilmos", "head/ssl_mos", "head/token"),
+        *mos("head/probe", tests=True),
+    ],
     "losses": [
         *packages("loss"),
         *mos("loss/abs_loss", "loss/regression", "loss/token"),
@@ -263,9 +267,11 @@ def renamed(ours: str) -> Tuple[str, List[str]]:
                     lost.append(node.name)
                     del lines[first : node.end_lineno]
     text = "".join(lines)
-    for line in re.findall(r"^import (?:\w+)\n", text, re.MULTILINE) if lost else ():
-        if len(re.findall(rf"\b{line.split()[1]}\b", text)) == 1:
-            text = text.replace(line, "", 1)
+    if lost:
+        used = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+        for line in re.findall(r"^import \w+\n", text, re.MULTILINE):
+            if line.split()[1] not in used:
+                text = text.replace(line, "", 1)
     for name in staying(text):
         raise ExportError(
             f"{ours} needs {name}, which stays here: move what it needs into a module "

@@ -133,7 +133,9 @@ class MOSTrainer(Trainer):
             restore_checkpoint(Path(options.output_dir), options.best_model_criterion)
         if distributed.distributed:
             torch.distributed.barrier()
-        resumed = options.resume and (Path(options.output_dir) / "checkpoint.pth").exists()
+        resumed = (
+            options.resume and (Path(options.output_dir) / "checkpoint.pth").exists()
+        )
         if kwargs["model"].probe_to_fit() is not None and not resumed:
             cls.fit_probe(
                 kwargs["model"],
@@ -182,8 +184,10 @@ class MOSTrainer(Trainer):
         features = torch.stack([x for x, _ in pairs]) if pairs else torch.zeros(0, 1)
         labels = torch.tensor([float(y) for _, y in pairs])
         penalty = model.probe_to_fit().fit(features, labels)
-        logging.info(f"The probe's ridge regression on {len(pairs)} utterances has "
-                     f"the penalty {penalty:g}")
+        logging.info(
+            f"The probe's ridge regression on {len(pairs)} utterances has "
+            f"the penalty {penalty:g}"
+        )
 
     @staticmethod
     def resume(checkpoint: Union[str, Path], **kwargs) -> None:

@@ -130,7 +130,10 @@ class Probe(torch.nn.Module):
             model = RidgeCV(PENALTIES).fit(inputs, labels.numpy())
             penalty = float(model.alpha_)
         else:
-            model, penalty = Ridge(self.penalty).fit(inputs, labels.numpy()), self.penalty
+            model, penalty = (
+                Ridge(self.penalty).fit(inputs, labels.numpy()),
+                self.penalty,
+            )
         self.linear.weight.copy_(torch.from_numpy(model.coef_)[None])
         self.linear.bias.fill_(float(model.intercept_))
         self.is_fitted.fill_(True)
@@ -162,6 +165,7 @@ class ProbeHead(AbsMOSHead):
     ):
         super().__init__(input_size, num_layers, token_columns)
         self.probe = Probe(input_size, num_layers, layers, pooling, penalty)
+        self.embedding_size = self.probe.linear.in_features
 
     def forward(
         self,

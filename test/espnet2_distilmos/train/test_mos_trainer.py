@@ -21,8 +21,13 @@ import soundfile
 import torch
 from espnet2.train.distributed_utils import DistributedOption, resolve_distributed_mode
 from espnet2.train.reporter import Reporter
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.checkpoint import load_model
+from espnet2_distilmos.mos.head.probe import PENALTIES
 from espnet2_distilmos.train.mos_trainer import (
     MOSTrainer,
     MOSTrainerOptions,
@@ -569,3 +574,50 @@ def test_two_processes_validate_as_one(mos_corpus, tmp_path):
     assert half["utt_srcc"] == pytest.approx(expected)
     assert diverged["utt_srcc"] == -1.0 and diverged["utt_mse"] == math.inf
     assert diverged["x"] == math.inf
+
+
+# --- the linear probe -----------------------------------------------------------------
+
+
+def waves(corpus, name):
+    paths = sorted((corpus.root / name / "data").glob("*.wav"))
+    return {p.stem: torch.tensor(soundfile.read(p, dtype="float32")[0]) for p in paths}
+
+
+def test_training_starts_from_the_fitted_probe(mos_corpus, tmp_path, training_log):
+    """With a rate of 0 it is scikit-learn's ridge regression, and resumes as it is."""
+    changes = dict(
+        head="probe",
+        head_conf={"layers": [2]},
+        losses={"mos_l1": {}},
+        optim_conf={"lr": 0.0},
+        tokens=False,
+    )
+    exp = mos_corpus.train(tmp_path / "probe", max_epoch=1, **changes)
+    frontend = build_frontend("hf", mos_corpus.frontend_conf).eval()
+
+    def features(speech):
+        with torch.no_grad():
+            states, _ = frontend(speech[None], torch.tensor([len(speech)]))
+        x = states[2][0].double().numpy()
+        return np.concatenate([x.mean(0), x.std(0)])
+
+    train, valid = waves(mos_corpus, "train"), waves(mos_corpus, "valid")
+    expected = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(
+        [features(x) for x in train.values()], [mos_corpus.labels[i] for i in train]
+    )
+    model, _ = load_model(exp / "config.yaml", exp / "1epoch.pth")
+    for speech in valid.values():
+        score = float(
+            model.inference(speech[None], torch.tensor([len(speech)])).utt_mos
+        )
+        assert score == pytest.approx(expected.predict([features(speech)])[0], abs=2e-3)
+    mos_corpus.train(tmp_path / "probe", "--resume", "true", max_epoch=2, **changes)
+    whole = mos_corpus.train(tmp_path / "whole", max_epoch=2, **changes)
+    assert training_log(exp) == training_log(whole)
+    # What is trained on goes on from the fitted weights and does not fit anew.
+    more = mos_corpus.train(
+        tmp_path / "more", "--init_model", str(exp), max_epoch=1, **changes
+    )
+    states = [read_checkpoint(e / "checkpoint.pth")["model"] for e in (exp, more)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

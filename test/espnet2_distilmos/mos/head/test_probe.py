@@ -20,7 +20,9 @@ def utterances(count=40, seed=0):
     """Hidden states of utterances, each L + 1 tensors (T, D), and labels."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    states = [[3 * draw(5 + i % 7, D) + draw(D) for _ in range(L + 1)] for i in range(count)]
+    states = [
+        [3 * draw(5 + i % 7, D) + draw(D) for _ in range(L + 1)] for i in range(count)
+    ]
     labels = torch.stack([s[3].mean() + s[3].std() for s in states]) + 0.1 * draw(count)
     return states, labels
 
