@@ -153,7 +153,11 @@ def test_every_trained_model_is_in_one_table(finished):
         (["--no_such", 1], 1, "there is no option --no_such"),
         # A value may be the name of an option.
         (["--tag", "ood", "--dumpdir", "run.sh"], 1, "run.sh cannot be written"),
-        (["--test_sets", "none/test"], 1, "data/train/wav.scp is missing or empty"),
+        (
+            ["--test_sets", "none/test", "--ngpu", 0],
+            1,
+            "data/train/wav.scp is missing or empty",
+        ),
     ],
 )
 def test_options_reach_mos_sh(recipes, options, code, words):

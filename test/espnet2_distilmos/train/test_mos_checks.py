@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -405,29 +404,6 @@ def test_a_config_yaml_that_a_kill_cut_off_is_written_anew(again):
     path.write_text("a: [" + text)
     with pytest.raises(DataError, match="config.yaml cannot be read"):
         again()
-
-
-def test_a_training_of_version_0_1_goes_on(mos_corpus, tmp_path, monkeypatch):
-    """Its options of that time are there, those of today are not."""
-    folder = Path(__file__).parents[1] / "v0_1"
-    with zipfile.ZipFile(folder / "mos_v0_1.zip") as file:
-        file.extractall(tmp_path)
-    (tmp_path / "corpus").symlink_to(mos_corpus.root)
-    monkeypatch.chdir(tmp_path)
-
-    def go_on(*options, **changes):
-        command = mos_corpus.command("exp/mos_v0_1", *options, **changes)
-        command = [c.replace(str(mos_corpus.root), "corpus") for c in command]
-        args = MOSTask.parse_args(command)
-        MOSTask.check_required_command_args(args)
-        MOSTask.build_model(args)
-
-    changes = dict(optim_conf={"lr": 3e-3}, max_epoch=7)
-    go_on(**changes)
-    with pytest.raises(DataError, match="use_amp False .now True"):
-        go_on("--use_amp", "true", **changes)
-    with pytest.raises(DataError, match="train_shape_file"):
-        go_on("--train_shape_file", "corpus/valid/speech_shape", **changes)
 
 
 def test_a_dry_run_and_statistics_leave_the_model_alone(again, mos_corpus, tmp_path):
