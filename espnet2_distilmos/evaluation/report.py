@@ -25,6 +25,7 @@ from espnet2_distilmos import FORMAT_VERSION, __version__
 from espnet2_distilmos.data.datadir import (
     DataError,
     atomic_write,
+    path_of_id,
     read_score_range,
     read_text,
 )
@@ -504,7 +505,8 @@ def write_results(output_dir: str, document: Row, models: Sequence[Scored]) -> s
 def _file_name(kind: str, scored: Scored) -> str:
     """A name that is safe whatever the model and the set are called."""
     text = f"{kind}_{scored.model}_{scored.test_set}"
-    return urllib.parse.quote(text, safe=" ")
+    name = urllib.parse.quote(text, safe=" ")
+    return name if len(name) < 200 else path_of_id("", text, "")
 
 
 def _figures(models: Sequence[Scored]):

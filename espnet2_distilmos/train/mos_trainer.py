@@ -16,6 +16,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 import torch
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Average, Reporter, SubReporter
@@ -26,9 +28,24 @@ from espnet2_distilmos.data.datadir import DataError, atomic_write, lock, read_s
 from espnet2_distilmos.evaluation.metrics import evaluate
 from espnet2_distilmos.mos.checkpoint import read_states
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
+from espnet2_distilmos.train.mos_sampler import CategorySampler
 
 LEVELS = ("utt", "sys")
 STATISTICS = ("mse", "lcc", "srcc", "ktau")
+
+
+def _every_utterance(factory: AbsIterFactory) -> Iterable:
+    """Batches that have each training utterance once, whatever an epoch draws."""
+    if not isinstance(factory, SequenceIterFactory):
+        return factory.build_iter(1, shuffle=False)
+    sampler = factory.sampler
+    once = isinstance(sampler, CategorySampler)
+    return torch.utils.data.DataLoader(
+        factory.dataset,
+        batch_sampler=sampler.once() if once else list(sampler),
+        num_workers=factory.num_workers,
+        collate_fn=factory.collate_fn,
+    )
 
 
 @dataclasses.dataclass
@@ -139,7 +156,7 @@ class MOSTrainer(Trainer):
         if kwargs["model"].probe_to_fit() is not None and not resumed:
             cls.fit_probe(
                 kwargs["model"],
-                kwargs["train_iter_factory"].build_iter(1, shuffle=False),
+                _every_utterance(kwargs["train_iter_factory"]),
                 options.ngpu,
                 distributed.distributed,
             )

@@ -25,6 +25,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from espnet2_distilmos.data.datadir import write_scp
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.mos.head.probe import PENALTIES
@@ -584,15 +585,28 @@ def waves(corpus, name):
     return {p.stem: torch.tensor(soundfile.read(p, dtype="float32")[0]) for p in paths}
 
 
-def test_training_starts_from_the_fitted_probe(mos_corpus, tmp_path, training_log):
-    """With a rate of 0 it is scikit-learn's ridge regression, and resumes as it is."""
+@pytest.mark.parametrize("weighted", [False, True])
+def test_training_starts_from_the_fitted_probe(
+    weighted, mos_corpus, tmp_path, training_log
+):
+    """With a rate of 0 it is scikit-learn's ridge regression, and resumes as it is.
+
+    It is of the whole training set, of which an epoch draws a part.
+    """
     changes = dict(
+        num_iters_per_epoch=1,
         head="probe",
         head_conf={"layers": [2]},
         losses={"mos_l1": {}},
         optim_conf={"lr": 0.0},
         tokens=False,
     )
+    if weighted:
+        sets = {i: "few" if n < 2 else "many" for n, i in enumerate(mos_corpus.labels)}
+        write_scp(tmp_path / "utt2set", sets)
+        changes["sampling_categories"] = str(tmp_path / "utt2set")
+        changes["sampling_weights"] = {"few": 1.0, "many": 1.0}
+        changes["batch_type"] = "sorted"
     exp = mos_corpus.train(tmp_path / "probe", max_epoch=1, **changes)
     frontend = build_frontend("hf", mos_corpus.frontend_conf).eval()
 

@@ -16,7 +16,8 @@ of a fold's name, up to "_", is the group over which folds are compared, a talke
 
 Lines of the list, of which the last two fields may be absent; # begins a comment:
 
-    NAME | TRAIN_CONFIG | options of mos_train | options of mos.sh about tokens
+    NAME | TRAIN_CONFIG | options of mos_train | options of mos.sh about tokens,
+                                                 --use_corpora, --use_votes
     NAME | SCRIPT.py | options
 
 A script predicts without training, with no seed: it is given `--out DIR` and writes
@@ -45,14 +46,16 @@ import yaml
 from espnet2_distilmos.data.datadir import DataError
 
 METRICS = "utt_mos_srcc,utt_mos_lcc,utt_mos_mse,sys_mos_srcc,sys_mos_lcc,sys_mos_mse"
-# Options of mos.sh that a run may have of its own: they are about its tokens, and about
-# the audio that has tokens and no labels.
+# Options of mos.sh that a run may have of its own: they are about its tokens, about the
+# audio that has tokens and no labels, and about further data, which change no token.
+FURTHER_DATA = ("use_corpora", "use_votes")
 TOKEN_OPTIONS = {
     "use_tokens": r"true|false",
     "num_clusters": r"[1-9][0-9]*",
     "token_layers": r"all|[0-9]+(,[0-9]+)*",
     "max_frames": r"[1-9][0-9]*",
     "unlabelled_sets": r"[A-Za-z0-9_./-]+(:[0-9]*\.?[0-9]+)?",
+    **{name: r"true|false" for name in FURTHER_DATA},
 }
 FOR_ALL = ("num_clusters", "token_layers", "max_frames")
 OF_A_RUN = ("train_config", "tag", "mos_exp", "tokens_tag", "use_tokens")
@@ -93,6 +96,9 @@ class Run(NamedTuple):
     def settings(self):
         """What the run is, to be compared with the training that is there."""
         tokens = self.tokens_tag if self.use_tokens == "true" else "no tokens"
+        for name in FURTHER_DATA:
+            if f"--{name} true" in self.options:
+                tokens += f" | --{name} true"
         return f"{self.config} ({self.file_hash}) | {self.args} | {tokens}"
 
 
@@ -176,7 +182,8 @@ def read_run(line, train_args, token_options):
     # The name of the tokens says what they are of, so that equal ones are shared and
     # unequal ones are not, whatever runs the list has.
     conf = {k: v for k, v in frontend.conf.items() if k not in TRAINING_ONLY}
-    key = hash_of([frontend.name, conf, frontend.init_model, options])
+    own = {k: v for k, v in options.items() if k not in FURTHER_DATA}
+    key = hash_of([frontend.name, conf, frontend.init_model, own])
     tag = "ablation"
     if "num_clusters" in options:
         tag += f"_k{options['num_clusters']}"

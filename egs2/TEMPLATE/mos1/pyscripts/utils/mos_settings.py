@@ -11,6 +11,7 @@ Prints shell assignments, each value quoted; a list is an array. Options that ca
 work end with one sentence and exit code 1.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,17 @@ def suffix_of(args):
     '_seed3_lossestoken_ce.weight0'
     """
     return re.sub(r"[ |=/]", "", args.replace("--", "_"))
+
+
+def file_name(text):
+    """Return a name that file systems take: the end of a longer one is hashed.
+
+    >>> file_name("seed3"), len(file_name(300 * "a"))
+    ('seed3', 239)
+    """
+    if len(text) < 240:
+        return text
+    return f"{text[:230]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def token_args(args):
@@ -207,10 +219,11 @@ def settings_of(options):
         "test_sets": test_sets,
         "test_only": str(test_only).lower(),
         "calibration_set": calibration_set,
-        "mos_exp": options["mos_exp"] or f"{expdir}/mos_{options['tag'] or tag}",
+        "mos_exp": options["mos_exp"]
+        or f"{expdir}/{file_name('mos_' + (options['tag'] or tag))}",
         "mos_stats_dir": options["mos_stats_dir"] or f"{expdir}/mos_stats_raw{several}",
-        "tokens_dir": f"{dumpdir}/tokens/{tokens_tag}",
-        "inference_tag": options["inference_tag"] or inference_tag,
+        "tokens_dir": f"{dumpdir}/tokens/{file_name(tokens_tag)}",
+        "inference_tag": options["inference_tag"] or file_name(inference_tag),
     }
 
 

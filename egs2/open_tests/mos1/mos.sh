@@ -1,0 +1,1 @@
+../../TEMPLATE/mos1/mos.sh

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+# One fold: ./run.sh --fold no_p835 leaves the set p835 of conf/sets.txt out, --fold only_p835
+# trains on it alone, --fold all on all. All folds, methods and seeds: local/run_comparison.sh.
+# Other options are those of mos.sh.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+fold=all
+labels=ranks
+train_args=
+expdir="exp/{fold}"
+dumpdir="dump/{fold}"
+skip_bad=false
+options=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --fold|--labels|--train_args|--expdir|--dumpdir|--skip_bad)
+            [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
+            printf -v "${1#--}" '%s' "$2"
+            shift 2 ;;
+        *)
+            options+=("$1")
+            shift ;;
+    esac
+done
+# shellcheck source=/dev/null
+. ./path.sh
+
+upstream=$(scripts/utils/whisper_option.sh)
+words=$(python3 local/folds.py "${fold}" --labels "${labels}") # --train_set or --train_sets, and the others
+mapfile -t sets <<< "${words}"
+# Batches of a single set need no sampler for it.
+[ "${sets[0]}" = --train_sets ] || train_args=${train_args//--sampling_batches single/}
+
+./mos.sh \
+    --ngpu 0 \
+    --nj 2 \
+    --inference_nj 1 \
+    "${sets[@]}" \
+    --local_data_opts "--fold ${fold} --labels ${labels} --skip_bad ${skip_bad}" \
+    --skip_bad "${skip_bad}" \
+    --expdir "${expdir/"{fold}"/${fold}}" \
+    --dumpdir "${dumpdir/"{fold}"/${fold}}" \
+    --num_clusters 100 \
+    --train_config conf/train_distilmos.yaml \
+    --train_args "${train_args} ${upstream}" \
+    --inference_config conf/decode.yaml \
+    --inference_tag inference \
+    --inference_model latest.pth \
+    "${options[@]}"
