@@ -150,12 +150,6 @@ class CategorySampler(AbsSampler):
         logging.info(f"Epoch {epoch} draws {counts} in {len(batches)} batches")
         return [batch[self.rank :: self.world_size] for batch in batches]
 
-    def once(self) -> List[List[str]]:
-        """This process's batches of every utterance, each once, of any weight above 0."""
-        ids = [utt_id for members in self.members.values() for utt_id in members]
-        batches = self._cut(sorted(ids, key=lambda utt_id: -self.lengths[utt_id]))
-        return [batch[self.rank :: self.world_size] for batch in batches]
-
     def epoch(self, epoch: int) -> List[List[str]]:
         """Batches of an epoch, of all processes together."""
         drawn = [self._draw(c, epoch) for c in self.members]

@@ -5,6 +5,7 @@
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import datetime
 import itertools
@@ -34,15 +35,22 @@ LEVELS = ("utt", "sys")
 STATISTICS = ("mse", "lcc", "srcc", "ktau")
 
 
-def _every_utterance(factory: AbsIterFactory) -> Iterable:
-    """Batches that have each training utterance once, whatever an epoch draws."""
+def _whole_utterances(factory: AbsIterFactory) -> Iterable:
+    """This process's training utterances, each once, alone and in full length."""
     if not isinstance(factory, SequenceIterFactory):
         return factory.build_iter(1, shuffle=False)
     sampler = factory.sampler
-    once = isinstance(sampler, CategorySampler)
+    if isinstance(sampler, CategorySampler):
+        members = (i for group in sampler.members.values() for i in group)
+        ids = sorted(members)[sampler.rank :: sampler.world_size]
+    else:
+        ids = sorted({utt_id for batch in sampler for utt_id in batch})
+    dataset = copy.copy(factory.dataset)
+    dataset.cache = None  # has crops
+    dataset.preprocess = dataclasses.replace(dataset.preprocess, train=False)
     return torch.utils.data.DataLoader(
-        factory.dataset,
-        batch_sampler=sampler.once() if once else list(sampler),
+        dataset,
+        batch_sampler=[[utt_id] for utt_id in ids],
         num_workers=factory.num_workers,
         collate_fn=factory.collate_fn,
     )
@@ -156,7 +164,7 @@ class MOSTrainer(Trainer):
         if kwargs["model"].probe_to_fit() is not None and not resumed:
             cls.fit_probe(
                 kwargs["model"],
-                _every_utterance(kwargs["train_iter_factory"]),
+                _whole_utterances(kwargs["train_iter_factory"]),
                 options.ngpu,
                 distributed.distributed,
             )

@@ -591,10 +591,12 @@ def test_training_starts_from_the_fitted_probe(
 ):
     """With a rate of 0 it is scikit-learn's ridge regression, and resumes as it is.
 
-    It is of the whole training set, of which an epoch draws a part.
+    It is of whole utterances and the whole training set, where an epoch draws crops
+    and a part.
     """
     changes = dict(
         num_iters_per_epoch=1,
+        crop_seconds=0.2,
         head="probe",
         head_conf={"layers": [2]},
         losses={"mos_l1": {}},
