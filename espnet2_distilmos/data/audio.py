@@ -30,6 +30,10 @@ _SAMPLE_BYTES = {
     **{"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8},
 }
 
+# Containers of which :func:`examine` tells a part from the whole, as libsndfile names
+# them; it opens others (MAT5, PVF, IRCAM, ...) that no one keeps speech in.
+_CONTAINERS = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF NIST VOC FLAC OGG MP3".split())
+
 # Sampling rates in Hz beyond which a header is taken to be broken.
 SAMPLE_RATES = (1000, 768000)
 
@@ -103,8 +107,13 @@ def _whole_frames(file: soundfile.SoundFile, contents: Contents, name: str) -> i
     """Samples per channel that reading gives.
 
     Raises:
-        AudioError: They are a part of what the file declares or holds.
+        AudioError: They are, or could be, a part of what the file declares or holds.
     """
+    if file.format not in _CONTAINERS:
+        raise AudioError(
+            f"{name} is {file.format}, of which a part cannot be told from the whole, "
+            "expected WAV, FLAC, OGG, OPUS or MP3; convert it or leave it out."
+        )
     if contents.fault:
         raise AudioError(
             f"{name} {contents.fault}, expected one whole recording; make it again, "
@@ -260,19 +269,27 @@ def read_blocks(
 
             resampler = soxr.ResampleStream(rate, fs, 1, "float32", quality="VHQ")
         length = num_given = 0
-        is_last = False
+        is_last = is_short = False
         while not is_last:
             count = min(_BLOCK_SAMPLES // file.channels, frames - length)
             block = file.read(count, dtype="float32", always_2d=True)
-            length += len(block)
             is_last = len(block) == 0
             if is_last and length == 0:
                 break
             if not is_last:
+                # Behind damage decoders stop, and go on anywhere when asked again.
+                if is_short:
+                    raise AudioError(
+                        f"{name} is damaged {length / rate:.2f} s from its start or "
+                        "earlier, expected audio without a gap; make it again or leave "
+                        "it out."
+                    )
                 check_samples(block, name)
+                is_short = len(block) < count
             elif (frames - length) / rate > _TOLERATED_LOSS_SECONDS:
                 lengths = f"{frames / rate:.2f} s", f"{length / rate:.2f} s"
                 raise _cut_off(name, *lengths)
+            length += len(block)
             if channel == "mean":
                 mono = block.mean(axis=1, dtype=np.float32)
             else:

@@ -241,7 +241,7 @@ def _au(file: BinaryIO, base: int, size: int) -> Optional[Contents]:
 def _nist(file: BinaryIO, base: int, size: int) -> Optional[Contents]:
     header = _read(file, base, 1024)
     counts = [
-        re.search(rb"\n" + key + rb" -i (\d+)", header)
+        re.search(rb"\n" + key + rb" -(?:i|s\d+) (\d+)", header)
         for key in (rb"sample_count", rb"channel_count", rb"sample_n_bytes")
     ]
     first = re.match(rb"NIST_1A\s+(\d+)", header)
@@ -314,7 +314,7 @@ def _flac_end(frame: bytes, fixed_block: int) -> int:
 
 
 def _ogg(file: BinaryIO, base: int, size: int) -> Optional[Contents]:
-    at, unended, is_beginning = base, set(), True
+    at, unended, is_beginning = base, {}, True  # number of the page to come, by stream
     while at >= 0:
         header = _read(file, at, 27)
         if len(header) < 27 or header[:4] != b"OggS":
@@ -324,10 +324,13 @@ def _ogg(file: BinaryIO, base: int, size: int) -> Optional[Contents]:
         if is_first and not is_beginning:
             return Contents(fault="holds several streams, one behind the other")
         is_beginning = bool(is_first)
-        unended.add(stream)
+        number = int.from_bytes(header[18:22], "little")
+        if number > unended.get(stream, number):
+            return Contents(fault="lacks pages on the way, so its audio has a gap")
+        unended[stream] = number + 1
         at += 27 + header[26] + sum(file.read(header[26]))
         if is_last and at <= size:
-            unended.discard(stream)
+            unended.pop(stream)
     if unended:
         return Contents(fault="lacks the last page of its stream, so it was cut off")
     return Contents()

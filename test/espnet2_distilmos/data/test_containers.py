@@ -25,6 +25,7 @@ FORMATS = {
     "aifc": ("AIFF", "FLOAT"),
     "au": ("AU", "PCM_16"),
     "nist": ("NIST", "PCM_16"),
+    "nist8": ("NIST", "ULAW"),
     "voc": ("VOC", "PCM_16"),
     "voc8": ("VOC", "PCM_U8"),
     "caf": ("CAF", "PCM_16"),
@@ -202,6 +203,27 @@ def test_a_part_of_a_flac_without_a_length_is_refused(tmp_path):
     data = flac_of_a_pipe()
     refused(tmp_path, data[: len(data) // 2], "decoder lost sync")
     refused(tmp_path, data + data, "several recordings")
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_an_ogg_with_a_gap_is_refused(tmp_path, kind):
+    data = encode(kind, speech(10))
+    pages = [n for n in range(len(data)) if data[n : n + 4] == b"OggS"]
+    start, end = pages[5], pages[6]
+    refused(tmp_path, data[:start] + data[end:], "lacks pages on the way")
+    broken = bytearray(data)
+    broken[end - 20] ^= 0xFF  # which the page's checksum tells
+    path = tmp_path / "a.audio"
+    path.write_bytes(broken)
+    with pytest.raises(AudioError, match="damaged .* without a gap"):
+        read_audio(str(path))
+
+
+@pytest.mark.parametrize("container", ["MAT5", "PVF", "AVR", "IRCAM", "SVX"])
+def test_containers_of_which_a_part_is_not_told(tmp_path, container):
+    file = io.BytesIO()
+    soundfile.write(file, speech(), RATE, "PCM_16", format=container)
+    refused(tmp_path, file.getvalue(), f"is {container}, of which a part cannot be")
 
 
 def vbr(seconds=3.0):
