@@ -92,6 +92,9 @@ def parse_table(
     Raises:
         DataError: It is not clear what is between the cells, or a quote is not closed.
     """
+    if named := re.match(r"sep=([,;\t])(?=[\r\n])", text):
+        # The line that tells Excel. It stays as a blank one, for the numbers of lines.
+        text, delimiters = text[named.end() :], [named[1]]
     delimiter = _find_delimiter(path, text, delimiters, quoting, num_columns)
     return Table(path, delimiter, list(_rows(path, text, delimiter, quoting)))
 

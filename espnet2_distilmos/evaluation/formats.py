@@ -259,9 +259,11 @@ def _has_heading(rows: Sequence[Sequence[str]]) -> bool:
 def _fitting_columns(header: Sequence[str]) -> Dict[str, List[str]]:
     """Return the columns that can be id, score and system by their names.
 
-    In a heading with id and score, as ours, the very name is the only one that fits.
+    In a heading with id and score, as ours, the very name is the only one that fits,
+    but for a score beside a MOS or rating, which may both be the label.
     """
-    ours = {"id", "score"} <= set(header)
+    names = {name.lower() for name in header}
+    ours = {"id", "score"} <= set(header) and not names & {"mos", "rating"}
     return {
         field: (
             [field]

@@ -162,8 +162,9 @@ def _in_experiment(path: str) -> TrainedModel:
     chosen = [name for name in names if name in others][:1] or others
     if len(chosen) != 1:
         raise DataError(
-            f"{folder}: found {len(others)} model files ({', '.join(others)}), "
-            f"expected {' or '.join(names)}; name the model file itself."
+            f"{folder}: found {', '.join(others) or 'no model file'}, expected "
+            f"{' or '.join(names)}; "
+            + ("name the model file itself." if others else "train or copy the model.")
         )
     return TrainedModel(config, os.path.join(folder, chosen[0]))
 

@@ -228,6 +228,8 @@ def test_every_fault_is_told_at_once_before_any_training(table):
         (["wav,b", "1,2"], (), "known to hold the score; name it with --score_column"),
         (["wav,mos", "1,2"], ("--system_column", "x"), "but not x"),
         (["wav,mos"], (), "has no rows"),
+        # R's write.table: the heading lacks that of the row names
+        (['"wav"\t"mos"', '"1"\t"a"\t3'], (), ":2 has 3 fields, expected 2 (wav, mos)"),
         (
             ["wav,mos,rating", "1,2,3"],
             (),

@@ -28,6 +28,8 @@ def cells(text, **options):
         ('"a;1",3\n"b,2",4\n', [["a;1", "3"], ["b,2", "4"]]),
         ('"wav", "mos"\n"a, b", "3"\n', [["wav", "mos"], ["a, b", "3"]]),
         ("x\r\r\ny\r\n", [["x"], ["y"]]),
+        # as Excel is told
+        ("sep=;\r\na,1;b\r\nc;3,5\r\n", [["a,1", "b"], ["c", "3,5"]]),
         ("", []),
     ],
 )

@@ -375,6 +375,10 @@ def test_headings_that_fit_more_than_once(tmp_path):
         with pytest.raises(DataError, match=f"has the columns {words}, ") as error:
             read_scores(path, columns=columns)
         assert "--" not in str(error.value)
+    merged = write(tmp_path, "merged", "id,mos,score\na,3,4\n")
+    with pytest.raises(DataError, match="has the columns score, mos, expected only"):
+        read_scores(merged)
+    assert plain(read_scores(merged, metric="mos")) == [("a", 3.0)]
     file = read_scores(path, columns={"id": "utt"}, metric="rating")
     assert plain(file) == [("a", 4.0)]
 

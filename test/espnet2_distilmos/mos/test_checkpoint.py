@@ -314,7 +314,7 @@ def test_which_model_file_of_an_experiment(names, criteria, expected, tmp_path):
     assert found(folder / names[0]) == names[0]
     for path in (folder, folder / "config.yaml"):
         if expected is None:
-            with pytest.raises(DataError, match="exp: found .* name the model file"):
+            with pytest.raises(DataError, match="exp: found .* (name|copy) the model"):
                 found(path)
         else:
             assert found(path) == expected

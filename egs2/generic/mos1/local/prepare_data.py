@@ -79,7 +79,7 @@ def choose_columns(
             could be meant.
     """
     chosen: Dict[str, List[str]] = {}
-    has = f"{path} has the columns {', '.join(names)}"
+    has = f"{path} has the columns {', '.join(names) or 'none'}"
     for kind, name in wanted.items():
         if name is None:
             continue
@@ -228,6 +228,8 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
     for name, path in (("", args.csv), ("dev", args.dev_csv), ("test", args.test_csv)):
         if path:
             ratings.append((name, read_ratings(path, args, faults)))
+    if faults and not any(rows for _, rows in ratings):
+        raise DataError(f"{faults[0]} No row of {len(faults)} can be read.")
     if not any(rows for _, rows in ratings):
         raise DataError(f"{args.csv} has no rows, expected ratings; see --help.")
     ids = {
