@@ -19,7 +19,10 @@ D, L = 6, 4
 def utterances(count=40, seed=0):
     """Hidden states of utterances, each L + 1 tensors (T, D), and labels."""
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
     states = [
         [3 * draw(5 + i % 7, D) + draw(D) for _ in range(L + 1)] for i in range(count)
     ]
