@@ -46,6 +46,13 @@ def get_parser() -> argparse.ArgumentParser:
         "still be there",
     )
     parser.add_argument(
+        "--columns",
+        metavar="FILE",
+        help="with --seeds or --list: columns of the tables instead of the test sets, "
+        "lines `NAME | SET ... | SET ...`, the mean over sets, minus the mean over "
+        "others if there is a third field; SET@FOLD is a set by the model of a fold",
+    )
+    parser.add_argument(
         "--seeds",
         metavar="REGEX",
         help="the part of a model's name that tells its seed, such as '_seed[0-9]+$': "
@@ -91,13 +98,20 @@ def results(args: argparse.Namespace) -> List[str]:
     seeds = args.seeds
     if args.list is not None:
         documents[args.list], problems = report.read_list(
-            args.list, args.score_range, args.command
+            args.list, args.score_range, args.command, args.columns is None
         )
         seeds = seeds or "_seed[0-9]+$"
     if not documents:
         raise DataError(
             "nothing to put into a table: expected a results.json or --list FILE."
         )
+    columns = None
+    if args.columns is not None:
+        if seeds is None:
+            raise DataError(
+                "--columns needs the runs of methods; give --seeds or --list."
+            )
+        columns = report.read_columns(args.columns)
     page, content = report.overview(
         documents,
         args.metrics.split(","),
@@ -108,6 +122,7 @@ def results(args: argparse.Namespace) -> List[str]:
         notes=args.note,
         problems=problems,
         command=args.command,
+        columns=columns,
     )
     # run_command prints the problems
     print(page.split("\nProblems:\n")[0].rstrip("\n"))

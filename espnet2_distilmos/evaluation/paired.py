@@ -81,14 +81,20 @@ class CorrelationTest(NamedTuple):
     detectable_correlation: Optional[float] = None
 
 
-def smallest_detectable(standard_error: float) -> float:
+def smallest_detectable(
+    standard_error: float, degrees_of_freedom: Optional[float] = None
+) -> float:
     """Difference that a test with this standard error finds with the power ``POWER``.
 
-    >>> round(smallest_detectable(0.1), 3)
-    0.28
+    With degrees of freedom it is a t test, and its quantiles take the place of z.
+
+    >>> round(smallest_detectable(0.1), 3), round(smallest_detectable(0.1, 5), 3)
+    (0.28, 0.349)
     """
-    z = statistics.NormalDist().inv_cdf
-    return (z(1 - ALPHA / 2) + z(POWER)) * standard_error
+    quantile = statistics.NormalDist().inv_cdf
+    if degrees_of_freedom is not None:
+        quantile = scipy.stats.t(degrees_of_freedom).ppf
+    return float(quantile(1 - ALPHA / 2) + quantile(POWER)) * standard_error
 
 
 def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> CorrelationTest:

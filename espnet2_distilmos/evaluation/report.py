@@ -49,9 +49,15 @@ from espnet2_distilmos.evaluation.paired import (
     compare_models,
     smallest_detectable,
 )
-from espnet2_distilmos.evaluation.seeds import compare_methods, compare_values
+from espnet2_distilmos.evaluation.seeds import (
+    combine_sets,
+    compare_methods,
+    compare_values,
+    resample_runs,
+)
 from espnet2_distilmos.evaluation.systems import (
     SystemRow,
+    reliability,
     significant_pair_accuracy,
     system_table,
 )
@@ -59,6 +65,8 @@ from espnet2_distilmos.evaluation.systems import (
 Row = Dict[str, Any]
 # Rows of results.json by method and run.
 Methods = Dict[str, Dict[str, Row]]
+# Test sets by the name of a column: the mean over these, minus that over those.
+Columns = Dict[str, List[List[str]]]
 
 CONFIDENCE = 0.95
 DASH = "–"
@@ -82,7 +90,8 @@ class Scored:
         reference, prediction: Where labels and predictions were read.
         ids, pred, true: Utterances that have both, predictions and labels (n,).
         systems, clusters: Of each utterance (n,), None where it has no system; or None.
-        votes: Listeners' votes of each utterance (n,), lists.
+        votes: Listeners' votes of each utterance (n,), lists of pairs of the listener,
+            or a number where there is no name, and the score.
         num_unlabelled: Utterances of the reference without a label.
         two_scales: Why predictions and labels have no difference, or None, see
             ``_two_scales``.
@@ -98,7 +107,7 @@ class Scored:
     true: np.ndarray
     systems: Optional[List[Optional[str]]]
     clusters: Optional[List[Hashable]]
-    votes: List[List[float]]
+    votes: List[List[Tuple[Hashable, float]]]
     num_unlabelled: int
     two_scales: Optional[str]
     problems: List[str]
@@ -168,7 +177,10 @@ def read_scored(
         *(ids, *data),
         systems=found if len(without) < len(ids) else None,
         clusters=clusters,
-        votes=[[vote.score for vote in label.votes] for label, _ in joined.pairs],
+        votes=[
+            [(vote.listener or k, vote.score) for k, vote in enumerate(label.votes)]
+            for label, _ in joined.pairs
+        ],
         num_unlabelled=len(joined.unlabelled),
         two_scales=_two_scales(*data, label_range, score_range),
         problems=problems,
@@ -293,7 +305,8 @@ def _significant_pairs(scored: Scored) -> Row:
     for i, system in enumerate(scored.systems or []):
         if system is not None:
             scores[system].append(scored.pred[i])
-            ratings[system] += scored.votes[i] if has_votes else [scored.true[i]]
+            votes = [vote for _, vote in scored.votes[i]]
+            ratings[system] += votes if has_votes else [scored.true[i]]
     means = {system: float(np.mean(values)) for system, values in scores.items()}
     accuracy, num_significant, num_tested = significant_pair_accuracy(means, ratings)
     return {
@@ -809,7 +822,10 @@ def _metric_figures(rows: Sequence[Row], metrics: Iterable[str]):
 
 
 def read_list(
-    path: str, score_range: Sequence[float], command: Optional[str] = None
+    path: str,
+    score_range: Sequence[float],
+    command: Optional[str] = None,
+    join_folds: bool = True,
 ) -> Tuple[Row, List[str]]:
     """Score the runs of a list, or take the scores of experiments.
 
@@ -820,6 +836,7 @@ def read_list(
             method of one run; ``#`` begins a comment.
         score_range: Scale of the predictions.
         command: The command that made the results.
+        join_folds: Put the folds together; else the sets are ``SET@FOLD``.
 
     Returns:
         Contents as of results.json, whose rows also have ``method`` and ``run``, and a
@@ -845,7 +862,11 @@ def read_list(
         except DataError as error:
             rows, sentences = [], [f"left out: {error}"]
         problems += [f"{path}, line {number}: {sentence}" for sentence in sentences]
-        if rows and len(fields) == 4:
+        if rows and len(fields) == 4 and not join_folds:
+            for row in rows:
+                row = {**row, "test_set": f"{row['test_set']}@{fields[2]}"}
+                results.append(_named(row, *fields[:2]))
+        elif rows and len(fields) == 4:
             folds.setdefault(tuple(fields[:2]), {})[fields[2]] = rows
         elif rows:
             results += [_named(row, *fields[:2]) for row in rows]
@@ -1044,6 +1065,7 @@ def overview(
     notes: Sequence[str] = (),
     problems: Sequence[str] = (),
     command: Optional[str] = None,
+    columns: Optional[Columns] = None,
 ) -> Tuple[str, Row]:
     """Put many results.json together: models or methods by test sets.
 
@@ -1058,6 +1080,8 @@ def overview(
         notes: Sentences that stand above the tables.
         problems: Sentences on what was wrong before.
         command: The command that makes the page.
+        columns: The columns of the tables, see ``read_columns``; needs ``seeds``. None
+            takes a column for each test set.
 
     Returns:
         The page, and the contents of its results.json, where ``methods`` and
@@ -1066,7 +1090,8 @@ def overview(
         without ``seeds`` not tested, which a sentence says.
 
     Raises:
-        DataError: A metric or the baseline is unknown, or ``seeds`` is no expression.
+        DataError: A metric or the baseline is unknown, or ``seeds`` is no expression;
+            with ``columns`` also where files that were scored cannot be read.
     """
     for metric in metrics:
         if metric not in METRIC_KEYS:
@@ -1095,11 +1120,17 @@ def overview(
         )
     content = {"format_version": FORMAT_VERSION, "notes": list(notes)}
     content.update(results=list(rows.values()), methods=[], comparisons=[], remarks=[])
+    drawing = {"num_resamples": num_resamples, "seed": seed}
+    if columns is not None:
+        found = _compare_columns(sets, columns, metrics, baseline, drawing)
+        content.update({key: found[key] for key in ("methods", "comparisons")})
+        problems += found["problems"]
+        content["remarks"] = found["remarks"]
+        sets = {}
     for test_set, methods in sets.items():
         base = baseline if baseline in methods else None
         if base != baseline:
             problems.append(f"{test_set}: {baseline} was not scored on it.")
-        drawing = {"num_resamples": num_resamples, "seed": seed}
         found = _compare_methods(methods, metrics, base, seeds, drawing)
         for key in ("methods", "comparisons"):
             content[key] += [{"test_set": test_set, **row} for row in found[key]]
@@ -1207,6 +1238,158 @@ def _compare_methods(
     return found
 
 
+def read_columns(path: str) -> Columns:
+    """Read the columns of a table from lines ``NAME | SETS | SETS``.
+
+    A column is the mean of a metric over the sets that the second field names, minus
+    that over those of the third, which may be absent.
+
+    Raises:
+        DataError: The file cannot be read, or a line is another.
+    """
+    try:
+        lines = [line.partition("#")[0] for line in read_text(path).split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}).") from error
+    columns: Columns = {}
+    for number, line in enumerate(lines, 1):
+        name, *parts = [part.strip() for part in line.split("|")]
+        if not name and not parts:
+            continue
+        sets = [part.split() for part in parts]
+        if not name or name in columns or len(sets) not in (1, 2) or [] in sets:
+            raise DataError(
+                f"{path}, line {number}: found {line.strip()!r}, expected a name that "
+                "no other line has and the test sets whose mean it is, such as `gap | "
+                "a b | c d`."
+            )
+        columns[name] = sets
+    return columns
+
+
+def _compare_columns(
+    sets: Dict[str, Methods],
+    columns: Columns,
+    metrics: Sequence[str],
+    baseline: Optional[str],
+    drawing: Dict[str, int],
+) -> Dict[str, List]:
+    """``methods``, ``comparisons``, ``problems`` and ``remarks`` of the columns.
+
+    The clips of each set are resampled by themselves, those of a set that stands under
+    two names together; the variances of several sets add up.
+    """
+    names = tuple(dict.fromkeys(metric.split("_mos_")[1] for metric in metrics))
+    found: Dict[str, List] = {
+        key: [] for key in ("methods", "comparisons", "problems", "remarks")
+    }
+    values: Dict[str, Dict] = {}
+    items: Dict[str, Tuple[str, ...]] = {}
+    units: Dict[Tuple[str, ...], int] = {}
+    for column, parts in columns.items():
+        missing = [name for part in parts for name in part if name not in sets]
+        if missing:
+            found["problems"].append(
+                f"the column {column} was left out: no method was scored on "
+                f"{', '.join(missing)}."
+            )
+            continue
+        for name in (name for part in parts for name in part):
+            if name in values:
+                continue
+            models, sentences = _read_again(sets[name])
+            found["problems"] += [f"{name}: {sentence}" for sentence in sentences]
+            first = models[0]
+            items[name] = tuple(first.ids)
+            number = list({**units, items[name]: 0}).index(items[name])
+            resampler = Resampler(
+                *(len(first.ids), first.systems, first.clusters, "clusters"),
+                *(drawing["num_resamples"], drawing["seed"] + number),
+            )
+            units[items[name]] = resampler.num_units
+            scored = iter(models)
+            pred = {
+                method: {run: next(scored).pred for run in runs}
+                for method, runs in sets[name].items()
+            }
+            values[name] = resample_runs(pred, first.true, resampler, names)
+            for method, runs in values[name].items():
+                for run, of_run in runs.items():
+                    row = sets[name][method][run]
+                    # An error between two scales has no value.
+                    runs[run] = {
+                        key: samples if row.get(key) is not None else samples * np.nan
+                        for key, samples in of_run.items()
+                        if key in metrics
+                    }
+            if parts == [[name]]:
+                found["remarks"] += _ceilings(column, first)
+        compared = _compare_column(column, parts, values, items, units, baseline)
+        for key, rows in compared.items():
+            found[key] += rows
+    return found
+
+
+def _compare_column(
+    column: str,
+    parts: Sequence[Sequence[str]],
+    values: Dict[str, Dict],
+    items: Dict[str, Tuple[str, ...]],
+    units: Dict[Tuple[str, ...], int],
+    baseline: Optional[str],
+) -> Dict[str, List]:
+    """``methods``, ``comparisons`` and ``problems`` of one column."""
+    problems = []
+    sets = [name for part in parts for name in part]
+    weights = [s / len(part) for s, part in zip((1, -1), parts) for _ in part]
+    own = list(dict.fromkeys(items[name] for name in sets))
+    places = [own.index(items[name]) for name in sets]
+    combined: Dict[str, Dict[str, Dict[str, np.ndarray]]] = {}
+    for method in dict.fromkeys(m for name in sets for m in values[name]):
+        runs = [values[name].get(method, {}) for name in sets]
+        for run in dict.fromkeys(r for of_set in runs for r in of_set):
+            if not all(run in of_set for of_set in runs):
+                problems.append(
+                    f"{column}: {method}, seed {run} was left out, as it was not "
+                    "scored on every set of this column."
+                )
+                continue
+            combined.setdefault(method, {})[run] = {
+                key: combine_sets([r[run][key] for r in runs], weights, places)
+                for key in runs[0][run]
+                if all(key in of_set[run] for of_set in runs)
+            }
+    base = baseline if baseline in combined else None
+    if base != baseline:
+        problems.append(f"{column}: {baseline} was not scored on it.")
+    if not combined:
+        return {"problems": problems}
+    of_items = [units[item] for item in own]
+    summaries, comparisons = compare_values(combined, base, CONFIDENCE, of_items)
+    return {
+        "methods": [{"test_set": column, **row} for row in summaries],
+        "comparisons": [{"test_set": column, **row} for row in comparisons],
+        "problems": problems,
+    }
+
+
+def _ceilings(name: str, scored: Scored) -> List[str]:
+    """Say how reliable the labels of a set are, where it has votes."""
+    if not any(scored.votes):
+        return [f"{name}: no votes, the reliability of its labels is not known."]
+    texts = []
+    for level, groups in (("clips", None), ("systems", scored.systems)):
+        if level == "systems" and (groups is None or None in groups):
+            continue
+        found = reliability(scored.votes, groups)
+        if found.value is None:
+            texts.append(f"of {level} unknown ({found.reason})")
+        else:
+            ceiling = found.value**0.5
+            texts.append(f"of {level} {found.value:.3f}, ceiling {ceiling:.3f}")
+    return [f"{name}: reliability of the labels {'; '.join(texts)}."]
+
+
 def _overview_page(
     content: Row,
     documents: Dict[str, Row],
@@ -1235,6 +1418,13 @@ def _overview_page(
             f"▲ better and ▼ worse than {baseline}: two-sided {test}, Holm's "
             f"correction over a column, p < {ALPHA}. No mark: not significant. "
             "n.t.: not tested.",
+            "",
+        ]
+    if any(row.get("detectable") is not None for row in content["comparisons"]):
+        lines += [
+            "detectable: the smallest true difference that the test finds at "
+            f"{ALPHA}, two-sided, with a probability of {POWER:.0%}, before Holm's "
+            "correction: the quantiles of t at both, added, times the standard error.",
             "",
         ]
     lines += [*_list(content["remarks"]), ""] if content["remarks"] else []
@@ -1282,6 +1472,8 @@ def _metric_tables(
                 text += ", n.t."
                 cells[key] += " n.t."
                 untested.setdefault(row["reason"], []).append(" on ".join(key))
+            if row.get("detectable") is not None:
+                text += f", detectable {row['detectable']:.3f}"
             differences[key] = text + ("" if row["paired"] else ", unpaired")
             if _is_significant(row["p_holm"], row):
                 cells[key] += " ▲" if row["better"] == row["method"] else " ▼"

@@ -36,6 +36,7 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    Union,
 )
 
 import numpy as np
@@ -48,7 +49,11 @@ from espnet2_distilmos.evaluation.bootstrap import (
     too_few,
 )
 from espnet2_distilmos.evaluation.metrics import METRIC_RANGE, METRICS, evaluate
-from espnet2_distilmos.evaluation.paired import better_of, holm
+from espnet2_distilmos.evaluation.paired import better_of, holm, smallest_detectable
+
+# Number of units that resamples drew from: of one set of items, or of each of several
+# whose resamples stand one after the other; None: no resamples, the runs alone.
+Units = Union[int, Sequence[int], None]
 
 
 class SeedSummary(NamedTuple):
@@ -62,13 +67,17 @@ class SeedSummary(NamedTuple):
 
 
 class SeedDifference(NamedTuple):
-    """Mean of method a minus mean of method b, and why something is None."""
+    """Mean of method a minus mean of method b, and why something is None.
+
+    ``detectable`` is the smallest difference that the test could find, see ``paired``.
+    """
 
     difference: Optional[float] = None
     interval: Optional[Interval] = None
     p_value: Optional[float] = None
     degrees_of_freedom: Optional[float] = None
     reason: Optional[str] = None
+    detectable: Optional[float] = None
 
 
 def _item_variance(groups: Sequence[np.ndarray], num_units: int) -> float:
@@ -90,7 +99,7 @@ def _item_variance(groups: Sequence[np.ndarray], num_units: int) -> float:
 
 
 def _test_sum(
-    groups: Sequence[np.ndarray], num_units: Optional[int], confidence: float
+    groups: Sequence[np.ndarray], num_units: Units, confidence: float
 ) -> SeedDifference:
     """t test of the sum of the groups' means; groups (n_g, 1 + R) as ``_runs``."""
     values = [group[:, 0] for group in groups]
@@ -102,19 +111,24 @@ def _test_sum(
         return SeedDifference(reason=f"{missing} runs have no value")
     estimate = float(sum(v.mean() for v in values))
     parts = [(v.var(ddof=1) / len(v), len(v) - 1) for v in values if len(v) > 1]
-    defined = np.isfinite(np.concatenate(groups)).all(0)
-    defined[0] = False
     reason = None
     if num_units is None:
         if len(parts) < len(values):
             reason = "1 run, at least 2 needed"
-    elif too_few(num_units):
-        reason = too_few(num_units)
-    elif 2 * np.count_nonzero(defined) < len(defined) - 1:
-        reason = UNDEFINED_RESAMPLES
     else:
-        samples = [group[:, defined] for group in groups]
-        parts.append((_item_variance(samples, num_units), num_units - 1))
+        units = [num_units] if isinstance(num_units, int) else list(num_units)
+        # Each set of items loses one of its own for its mean.
+        free = sum(units) - len(units) + 1
+        reason = too_few(free if min(units) > 1 else min(units))
+        drawn = [np.array_split(group[:, 1:], len(units), 1) for group in groups]
+        for number, samples in zip(units, zip(*drawn)):
+            if reason is None:
+                defined = np.isfinite(np.concatenate(samples)).all(0)
+                if 2 * np.count_nonzero(defined) < len(defined):
+                    reason = UNDEFINED_RESAMPLES
+                    continue
+                samples = [group[:, defined] for group in samples]
+                parts.append((_item_variance(samples, number), number - 1))
     variance = float(sum(part for part, _ in parts))
     # differences of equal runs leave the rounding of their sums
     rounding = 1e-24 * max(np.abs(v).max() for v in values) ** 2
@@ -126,7 +140,9 @@ def _test_sum(
     scale = variance**0.5
     low, high = scipy.stats.t.interval(confidence, freedom, estimate, scale)
     p_value = float(2 * scipy.stats.t.sf(abs(estimate) / scale, freedom))
-    return SeedDifference(estimate, Interval(float(low), float(high)), p_value, freedom)
+    interval = Interval(float(low), float(high))
+    detectable = smallest_detectable(scale, freedom)
+    return SeedDifference(estimate, interval, p_value, freedom, None, detectable)
 
 
 def _runs(values: Sequence) -> np.ndarray:
@@ -136,7 +152,7 @@ def _runs(values: Sequence) -> np.ndarray:
 
 
 def summarise_seeds(
-    values: Sequence, confidence: float = 0.95, num_units: Optional[int] = None
+    values: Sequence, confidence: float = 0.95, num_units: Units = None
 ) -> SeedSummary:
     """Summarise a metric over the runs of one method.
 
@@ -144,7 +160,9 @@ def summarise_seeds(
         values: The metric of each run (n,), None where it is undefined; for the crossed
             analysis (n, 1 + R), followed by the same in each resample of the items.
         confidence: Coverage of the interval.
-        num_units: Number of units that the resamples drew from; None: runs alone.
+        num_units: Number of units that the resamples drew from; None: runs alone. With
+            several, an equal number of the resamples is of each set of items, the
+            others being as they are: the variances of independent sets add up.
 
     Returns:
         The summary. With one run there is a mean alone, or an interval about the items
@@ -166,7 +184,7 @@ def seed_difference(
     values_b: Sequence,
     paired: bool,
     confidence: float = 0.95,
-    num_units: Optional[int] = None,
+    num_units: Units = None,
 ) -> SeedDifference:
     """Compare two methods over their runs.
 
@@ -224,32 +242,72 @@ def compare_methods(
         ``metric``, ``method``, ``runs`` (values by run), ``num_runs``, ``mean``,
         ``sd``, ``interval`` and ``reason``. For each metric and other method:
         ``metric``, ``method``, ``baseline``, ``difference`` (method minus baseline),
-        ``interval``, ``p_value``, ``p_holm``, ``degrees_of_freedom``, ``paired``,
-        ``better`` (None where equal) and ``reason``.
+        ``interval``, ``p_value``, ``p_holm``, ``degrees_of_freedom``, ``detectable``,
+        ``paired``, ``better`` (None where equal) and ``reason``.
 
     Raises:
         ValueError: The baseline or a metric is unknown, a method has no run, a value is
             not finite, or see ``Resampler``.
     """
     resampler = Resampler(len(true), systems, clusters, resample, num_resamples, seed)
+    values = resample_runs(predictions, true, resampler, metrics)
+    return compare_values(values, baseline, confidence, resampler.num_units)
+
+
+def resample_runs(
+    predictions: Mapping[str, Mapping[str, Sequence[float]]],
+    true: Sequence[float],
+    resampler: Resampler,
+    metrics: Sequence[str] = tuple(METRICS),
+) -> Dict[str, Dict[str, Dict[str, np.ndarray]]]:
+    """Metrics of runs as they are and in every resample, (1 + R,).
+
+    For ``compare_values``; see ``compare_methods`` for the arguments.
+    """
 
     def resampled(pred: Sequence[float]) -> Dict[str, np.ndarray]:
         result = evaluate(pred, true, resampler.systems, metrics)
         samples = resampler(pred, true, metrics)
         return {k: np.array([result[k], *v], np.float64) for k, v in samples.items()}
 
-    values = {
+    return {
         method: {run: resampled(pred) for run, pred in runs.items()}
         for method, runs in predictions.items()
     }
-    return compare_values(values, baseline, confidence, resampler.num_units)
+
+
+def combine_sets(
+    sets: Sequence[np.ndarray], weights: Sequence[float], items: Sequence[int]
+) -> np.ndarray:
+    """Weighted sum of one run's metric over several test sets.
+
+    Args:
+        sets: The metric on each test set, (1 + R,) as of ``resample_runs``.
+        weights: Of each test set.
+        items: Number of the items that each test set has, 0 to I - 1: sets of the same
+            items were resampled together.
+
+    Returns:
+        The sum, then R resamples of the items 0 with the others as they are, R of the
+        items 1 and so on, (1 + I R,): ``num_units`` are those of the items in order.
+    """
+    estimate = sum(w * values[0] for w, values in zip(weights, sets))
+    parts = [np.array([estimate])]
+    for item in range(max(items) + 1):
+        change = sum(
+            w * (values[1:] - values[0])
+            for w, values, own in zip(weights, sets, items)
+            if own == item
+        )
+        parts.append(estimate + change)
+    return np.concatenate(parts)
 
 
 def compare_values(
     values: Mapping[str, Mapping[str, Mapping[str, Any]]],
     baseline: Optional[str] = None,
     confidence: float = 0.95,
-    num_units: Optional[int] = None,
+    num_units: Units = None,
 ) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:
     """``compare_methods`` from the metrics of the runs.
 
@@ -257,7 +315,7 @@ def compare_values(
         values: By method, run and metric, such as ``utt_mos_srcc``; see
             ``summarise_seeds``.
         baseline, confidence: See ``compare_methods``.
-        num_units: Number of units that the resamples drew from; None: runs alone.
+        num_units: See ``summarise_seeds``.
 
     Returns:
         As ``compare_methods``.

@@ -14,7 +14,7 @@ from espnet2_distilmos.evaluation.bootstrap import (
     number_values,
     too_few,
 )
-from espnet2_distilmos.evaluation.metrics import SYSTEM_DECIMALS, Metric, as_pair
+from espnet2_distilmos.evaluation.metrics import SYSTEM_DECIMALS, Metric, as_pair, srcc
 from espnet2_distilmos.evaluation.paired import holm
 
 
@@ -222,3 +222,49 @@ def significant_pair_accuracy(
     # means of equal scores may differ in the last bit
     right = (1 + np.sign(np.round(difference, SYSTEM_DECIMALS))) / 2
     return Metric(float(right.mean())), len(pairs), num_tested
+
+
+def reliability(
+    votes: Sequence[Sequence[Tuple[Hashable, float]]],
+    groups: Optional[Sequence[Hashable]] = None,
+    num_splits: int = 100,
+    seed: int = 0,
+) -> Metric:
+    """Reliability of the means of votes, by halves of the listeners.
+
+    The listeners are split at random, the means of both halves are correlated (SRCC)
+    over the clips that both rated, and the correlation r, averaged over the splits, is
+    that of half of the votes: with all of them it is 2 r / (1 + r) (Spearman, Brown;
+    Br. J. Psychol. 3, 1910). A model that knew the true means could have a correlation
+    of the square root of that with the labels, which is their ceiling.
+
+    Args:
+        votes: Listener and score of the votes of each clip (n,).
+        groups: System of each clip, whose means are correlated instead; or None.
+        num_splits, seed: Of the splits.
+
+    Returns:
+        At most 1; undefined where the halves have no positive correlation, or none.
+    """
+    clips = [i for i, of_clip in enumerate(votes) for _ in of_clip]
+    item = number_values([i if groups is None else groups[i] for i in clips])
+    listener = number_values([who for of_clip in votes for who, _ in of_clip])
+    score = np.array([value for of_clip in votes for _, value in of_clip], np.float64)
+    if not len(score) or listener.max() < 1:
+        return Metric(None, "there are no votes of two listeners")
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(num_splits):
+        half = generator.permutation(listener.max() + 1)[listener] % 2
+        means = np.full((2, item.max() + 1), np.nan)
+        for k in (0, 1):
+            number = np.bincount(item[half == k], minlength=means.shape[1])
+            sums = np.bincount(item[half == k], score[half == k], means.shape[1])
+            means[k, number > 0] = sums[number > 0] / number[number > 0]
+        found.append(srcc(*means[:, np.isfinite(means).all(0)]).value)
+    if None in found:
+        return Metric(None, "some halves of the votes have no correlation")
+    r = float(np.mean(found))
+    if r <= 0:
+        return Metric(None, f"halves of the votes have the correlation {r:.2f}")
+    return Metric(2 * r / (1 + r))

@@ -9,36 +9,11 @@ import re
 
 import pytest
 import scipy.stats
-import transformers
 import yaml
 
 from espnet2_distilmos.mos.tokens import Codebooks
 
 from ..conftest import Recipes
-
-
-@pytest.fixture(scope="session")
-def whisper(tmp_path_factory):
-    """A tiny random Whisper as a local directory."""
-    folder = tmp_path_factory.mktemp("whisper")
-    config = transformers.WhisperConfig(
-        d_model=16,
-        encoder_layers=2,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=16,
-        vocab_size=20,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    transformers.set_seed(0)
-    transformers.WhisperModel(config).save_pretrained(folder)
-    transformers.WhisperFeatureExtractor().save_pretrained(folder)
-    return folder
 
 
 class Recipe:

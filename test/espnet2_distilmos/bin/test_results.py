@@ -187,6 +187,8 @@ def test_a_list_of_runs_gets_tables_and_figures(root, tmp_path, capsys):
         (["good/results.json", "--baseline", "best"], "--baseline is best"),
         (["good/results.json", "--seeds", "("], "--seeds ("),
         (["--list", "gone.txt"], "gone.txt"),
+        (["--list", "runs.txt", "--columns", "gone.txt"], "gone.txt"),
+        (["good/results.json", "--columns", "c.txt"], "--columns needs the runs"),
         (["gone.json"], "gone.json"),
         ([], "--list FILE"),
     ],

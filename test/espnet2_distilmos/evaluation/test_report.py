@@ -18,6 +18,7 @@ from espnet2_distilmos.data.datadir import (
 from espnet2_distilmos.evaluation.report import (
     markdown,
     overview,
+    read_columns,
     read_list,
     read_results,
     read_scored,
@@ -466,3 +467,47 @@ def test_a_fold_that_is_missing_and_an_utterance_in_two(folds, tmp_path):
     for words in ("good, seed 1, left out", "script, seed 0 has test of 5 folds"):
         (problem,) = [p for p in problems if words in p]
         assert "\n" not in problem
+
+
+def test_columns_are_means_over_sets_of_folds(folds, tmp_path):
+    root, truth, predicted = folds
+    (tmp_path / "columns").write_text(
+        "# a mean, and a difference on the same clips\n"
+        "one | test_a_0@a_0\n"
+        "mean | test_a_0@a_0 test_b_1@b_1 shared@c_0\n"
+        "gap | shared@a_0 shared@b_0 | shared@c_0\n"
+        "lost | test_a_0@b_0\n"
+    )
+    columns = read_columns(f"{tmp_path}/columns")
+    document, _ = read_list(f"{root}/runs.txt", (1, 5), join_folds=False)
+    options = dict(seeds="_seed[0-9]+$", num_resamples=100, columns=columns)
+    page, content = overview({"": document}, ["utt_mos_srcc"], "good", **options)
+    (problem,) = content["problems"]
+    assert "the column lost was left out" in problem and "test_a_0@b_0" in problem
+    rows = {(row["test_set"], row["method"]): row for row in content["methods"]}
+    assert {test_set for test_set, _ in rows} == {"one", "mean", "gap"}
+
+    def srcc(method, seed, fold, name):
+        key = "shared" if name == "shared" else f"test_{fold}"
+        return spearman(predicted[method, seed, fold, name], truth[key])
+
+    for method, seeds in (("good", "01"), ("bad", "01"), ("script", "0")):
+        for seed in seeds:
+            parts = [srcc(method, seed, f, "test") for f in ("a_0", "b_1")]
+            shared = [srcc(method, seed, f, "shared") for f in ("a_0", "b_0", "c_0")]
+            expected = {"one": parts[0], "mean": np.mean([*parts, shared[2]])}
+            expected["gap"] = np.mean(shared[:2]) - shared[2]
+            for name, value in expected.items():
+                assert rows[name, method]["runs"][seed] == pytest.approx(value)
+    compared = {(r["test_set"], r["method"]): r for r in content["comparisons"]}
+    assert compared["mean", "bad"]["p_holm"] < 0.05
+    assert 0 < compared["mean", "bad"]["detectable"] < 1
+    assert "detectable: the smallest true difference" in page
+    assert "one: no votes, the reliability of its labels is not known" in page
+
+
+@pytest.mark.parametrize("line", ["a", "a | ", "| b", "a | b | c | d", "x | b"])
+def test_columns_that_are_none(line, tmp_path):
+    (tmp_path / "columns").write_text(f"x | y\n{line}\n")
+    with pytest.raises(DataError, match="columns, line 2: found .* expected a name"):
+        read_columns(f"{tmp_path}/columns")

@@ -8,6 +8,7 @@ import scipy.stats
 from espnet2_distilmos.evaluation.metrics import lcc
 from espnet2_distilmos.evaluation.paired import compare_models, holm
 from espnet2_distilmos.evaluation.seeds import (
+    combine_sets,
     compare_methods,
     compare_values,
     seed_difference,
@@ -153,3 +154,37 @@ def test_compare_values_is_about_the_runs_alone():
     # run by run, in whatever order they come
     assert row["p_value"] == seed_difference(A, B, paired=True).p_value
     assert row["paired"] and row["better"] == "a"
+
+
+def test_mean_over_sets_adds_up_their_variances():
+    """Against Welch's interval of the sum of two independent means."""
+    generator = np.random.default_rng(5)
+    items = [generator.normal(mean, 1, n) for mean, n in ((0.2, 40), (0.6, 25))]
+
+    def resampled(values):
+        n = len(values)
+        counts = generator.multinomial(n, np.full(n, 1 / n), 4000)
+        return np.concatenate([[values.mean()], counts @ values / n])
+
+    sets = [resampled(values) for values in items]
+    mean = combine_sets(sets, (0.5, 0.5), (0, 1))
+    found = seed_difference([mean], [np.zeros_like(mean)], True, num_units=[40, 25])
+    parts = [values.var(ddof=1) / len(values) / 4 for values in items]
+    error = sum(parts) ** 0.5
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 39 + parts[1] ** 2 / 24)
+    assert found.difference == pytest.approx(np.mean([v.mean() for v in items]))
+    assert found.degrees_of_freedom == pytest.approx(freedom, rel=0.05)
+    half = scipy.stats.t.isf(0.025, freedom) * error
+    assert found.interval[1] - found.difference == pytest.approx(half, rel=0.05)
+    both = scipy.stats.t(freedom).ppf([0.975, 0.8]).sum() * error
+    assert found.detectable == pytest.approx(both, rel=0.05)
+    # Two sets of the same items, resampled together: their errors cancel.
+    gap = combine_sets([sets[0] + 0.25, sets[0]], (1, -1), (0, 0))
+    assert gap == pytest.approx(0.25) and len(gap) == 4001
+    # Few units of each set may be enough of all, but one has no variance.
+    kwargs = dict(confidence=0.95)
+    assert summarise_seeds([mean], num_units=[4, 3], **kwargs).interval is not None
+    few = summarise_seeds([mean], num_units=[3, 3], **kwargs)
+    assert "found 5 of the at least 6" in few.reason
+    few = summarise_seeds([mean], num_units=[20, 1], **kwargs)
+    assert "found 1 of the at least 6" in few.reason

@@ -5,12 +5,13 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp, ttest_ind
+from scipy.stats import spearmanr, ttest_1samp, ttest_ind
 
 from espnet2_distilmos.evaluation.metrics import pair_accuracy
 from espnet2_distilmos.evaluation.paired import holm
 from espnet2_distilmos.evaluation.systems import (
     mean_interval,
+    reliability,
     significant_pair_accuracy,
     significant_pairs,
     system_table,
@@ -130,3 +131,43 @@ def test_accuracy_without_pairs_has_a_reason():
     assert metric.value is None and counts == [0, 1] and "none of 1" in metric.reason
     metric, *counts = significant_pair_accuracy({"a": 1}, same)
     assert metric.value is None and counts == [0, 0] and "no two sys" in metric.reason
+
+
+def test_reliability_of_two_listeners_by_closed_form():
+    """There is one way to halve them: 2 r / (1 + r) of their correlation r."""
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=40)
+    pair = true + generator.normal(0, 0.7, (2, 40))
+    votes = [[("a", x), ("b", y)] for x, y in pair.T]
+    r = spearmanr(*pair).statistic
+    assert reliability(votes).value == pytest.approx(2 * r / (1 + r))
+    # Clips that one half did not rate say nothing of both; strictness costs nothing.
+    lopsided = [[("a", x + 9), ("b", y)] for x, y in pair.T] + [[("a", 0.0)], []]
+    assert reliability(lopsided).value == pytest.approx(2 * r / (1 + r))
+    systems = [i % 8 for i in range(40)]
+    means = [[p[k::8].mean() for k in range(8)] for p in pair]
+    r = spearmanr(*means).statistic
+    assert reliability(votes, systems).value == pytest.approx(2 * r / (1 + r))
+
+
+def test_reliability_tells_the_correlation_with_the_truth():
+    generator = np.random.default_rng(1)
+    true = generator.normal(size=400)
+    ratings = true + generator.normal(0, 2, (16, 400))
+    found = reliability([list(enumerate(clip)) for clip in ratings.T]).value
+    ceiling = spearmanr(ratings.mean(0), true).statistic
+    assert found**0.5 == pytest.approx(ceiling, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "votes, reason",
+    [
+        ([[], []], "no votes of two"),
+        ([[("a", 1), ("a", 2)], [("a", 3)]], "no votes of two"),
+        ([[("a", 1), ("b", 2)], [("a", 1), ("b", 3)]], "no correlation"),
+        ([[("a", 1), ("b", 4)], [("a", 2), ("b", 3)]], "the correlation -1.00"),
+    ],
+)
+def test_votes_without_reliability_have_a_reason(votes, reason):
+    value, found = reliability(votes)
+    assert value is None and reason in found

@@ -250,8 +250,35 @@ def write_fold(fold: Fold, sets: Dict[str, str], data: Path, labels: str) -> Non
     combine(parts, f"{data}/dev_{fold.name}", SCALE)
 
 
+def columns(folds: Sequence[str], sets: Dict[str, str]) -> List[str]:
+    """Columns of the table of these folds, see ``distilmos results --columns``.
+
+    Every set left out, their mean, and, on the test parts, the means of models that
+    had the set in training, of those that had not, and the gap between them.
+    """
+    left = [name for name in sets if f"no_{name}" in folds]
+    alone = [name for name in sets if f"only_{name}" in folds]
+    lines = [f"{name} | {sets[name]}@no_{name}" for name in left]
+    if len(left) > 1:
+        lines.append("mean | " + " ".join(f"{sets[n]}@no_{n}" for n in left))
+    if left and "all" in folds:
+        inside = " ".join(f"test_{name}@all" for name in left)
+        outside = " ".join(f"test_{name}@no_{name}" for name in left)
+        lines += [f"all, in domain | {inside}", f"left out, same clips | {outside}"]
+        lines.append(f"gap | {inside} | {outside}")
+    if alone:
+        inside = " ".join(f"test_{name}@only_{name}" for name in alone)
+        pairs = [(one, other) for one in alone for other in sets if one != other]
+        outside = " ".join(f"test_{other}@only_{one}" for one, other in pairs)
+        whole = " ".join(f"{sets[other]}@only_{one}" for one, other in pairs)
+        lines += [f"alone, other sets | {whole}", f"alone, in domain | {inside}"]
+        lines.append(f"alone, gap | {inside} | {outside}")
+    return lines
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.error = lambda text: sys.exit(f"folds.py: {text}; see README.md.")
     parser.add_argument("fold", nargs="+")
     parser.add_argument("--write", type=Path, help="write the data directories here")
     parser.add_argument("--labels", choices=("ranks", "linear"), default="ranks")
@@ -263,7 +290,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         for fold in folds:
             if args.write:
                 write_fold(fold, sets, args.write, args.labels)
-        if not args.write:
+        if args.columns:
+            print("\n".join(columns(args.fold, sets)))
+        elif not args.write:
             print("\n".join(folds[0].options()))
     except DataError as error:
         print(f"folds.py: {error}", file=sys.stderr)

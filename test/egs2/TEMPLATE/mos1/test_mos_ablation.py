@@ -346,10 +346,14 @@ def test_runs_share_the_tokens_that_they_can(write):
         "last | a.yaml | | --token-layers 3,4 --num_clusters 50",
         "k100 | a.yaml | | --num_clusters 100",
         "none | a.yaml | | --use_tokens false",
+        "corpora | a.yaml | | --use_corpora true",
     )
     runs = read_runs(path)
     tags = {name: run.tokens_tag for name, run in runs.items()}
     assert tags["first"] == tags["frozen"] == tags["weight"] == tags["after"]
+    assert tags["first"] == tags["corpora"]
+    assert runs["first"].settings() != runs["corpora"].settings()
+    assert runs["corpora"].options == "--use_corpora true"
     assert tags["upstream"] == tags["other"] != tags["first"]
     assert len(set(tags.values())) == 5
     assert runs["last"].options == "--token_layers 3,4 --num_clusters 50"

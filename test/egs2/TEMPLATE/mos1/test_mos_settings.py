@@ -35,6 +35,17 @@ def options(tmp_path, monkeypatch):
     return options
 
 
+def test_names_are_no_longer_than_file_systems_take(options, tmp_path):
+    names = set()
+    for end in "ab":
+        options["train_args"] = f"--losses x={300 * 'a'}{end} --init_model {end}"
+        found = mos_settings.settings_of(options)
+        for key in ("mos_exp", "tokens_dir"):
+            (tmp_path / found[key]).mkdir(parents=True)
+            names.add(found[key])
+    assert len(names) == 4
+
+
 def test_names_carry_the_settings(options):
     (config := mos_settings.Path("train_x.yaml")).write_text("")
     args = "--seed 3 --frontend_conf upstream=a/b --init_model exp/m"

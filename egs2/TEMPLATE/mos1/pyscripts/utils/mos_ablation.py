@@ -280,6 +280,7 @@ def get_parser():
     add("--stage", type=int, help="first: 1 data, 5 tokens, 7 training, 9 table")
     add("--stop_stage", type=int, default=9, help="last stage (9)")
     add("--metrics", default=METRICS, help="of the table")
+    add("--columns", default="", help="of the table, a file, see `distilmos results`")
     add("--train_args", default="", help="options of every training")
     add("--expdir", default="exp", help="directory of experiments (exp)")
     add("--dumpdir", default="dump", help="directory of audio and tokens (dump)")
@@ -516,6 +517,8 @@ class Ablation:
         command += ["--bootstrap", self.options.get("bootstrap", "1000")]
         command += ["--score_range", *self.options.get("score_range", "1 5").split()]
         command += ["--metrics", self.args.metrics, "--note", command_line]
+        if self.args.columns:
+            command += ["--columns", self.args.columns]
         if any(line.split()[0] == self.baseline for line in lines):
             command += ["--baseline", self.baseline]
         else:

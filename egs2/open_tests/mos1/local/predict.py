@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""Predict MOS of a fold's test sets without training a network.
+
+- ``distillmos``: the released Distill-MOS (package distillmos) as it is.
+- ``dnsmos``: the released DNSMOS P.835, overall quality (package speechmos).
+- ``knn``: half the score of a trained model, half the mean label of the eight training
+  clips that are nearest in its embedding.
+
+Predictions are written as ``metric.scp``, as a model's are. Without ``--fold`` they are
+of every clip of the sets, and may be targets of the loss aux_scores: see README.md.
+"""
+
+import argparse
+import os
+import sys
+from typing import Callable, Dict, Optional, Sequence
+
+import numpy as np
+import torch
+from folds import read_fold, read_sets
+
+from espnet2_distilmos.data.audio import AudioError, read_audio
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    read_scp,
+    write_metric_scp,
+)
+
+# From audio (N,) at 16 kHz to a score.
+Predictor = Callable[[np.ndarray], float]
+
+
+def imported(package: str, module: str):
+    """Import a module of a package that is optional."""
+    try:
+        return __import__(module, fromlist=["_"])
+    except ImportError as error:
+        raise DataError(
+            f"the package {package} cannot be imported ({error}), expected it for the "
+            f"row of the released model; install it with `pip install {package}`."
+        ) from error
+
+
+def distillmos() -> Predictor:
+    """Distill-MOS."""
+    model = imported("distillmos", "distillmos").ConvTransformerSQAModel().eval()
+
+    @torch.no_grad()
+    def predict(audio: np.ndarray) -> float:
+        return float(model(torch.from_numpy(audio)[None]))
+
+    return predict
+
+
+def dnsmos() -> Predictor:
+    """DNSMOS P.835, its overall score; louder than full scale is not allowed."""
+    model = imported("speechmos", "speechmos.dnsmos")
+    return lambda audio: float(model.run(np.clip(audio, -1, 1), 16000)["ovrl_mos"])
+
+
+def knn(model_dir: str, train: str, out: str) -> Predictor:
+    """A trained model and the labels of its training set's nearest clips."""
+    from espnet2_distilmos.bin import calibrate
+    from espnet2_distilmos.predictor import MOSPredictor
+
+    model, datastore = f"{model_dir}/latest.pth", f"{out}/datastore.npz"
+    if not os.path.exists(model):
+        raise DataError(f"{model} is not there; train the run l1 first.")
+    os.makedirs(out, exist_ok=True)
+    command = [model, "--labels", train, "--datastore", "--output", datastore]
+    if calibrate.main(command):
+        raise DataError(f"the datastore of {model} could not be made, see above.")
+    config = f"{model_dir}/config.yaml"
+    predictor = MOSPredictor(config, model, knn=8, knn_datastore=datastore)
+    return lambda audio: float(predictor(audio, 16000).score)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    methods = ("distillmos", "dnsmos", "knn")
+    parser.add_argument("--method", required=True, choices=methods)
+    parser.add_argument("--data", default="data", help="has the data directories")
+    parser.add_argument("--fold", help="predict its test sets; default: the whole sets")
+    parser.add_argument("--model", help="of knn, the directory of a training")
+    parser.add_argument("--out", required=True, help="gets <test set>/metric.scp")
+    args = parser.parse_args(argv)
+    try:
+        sets = read_sets()
+        names = list(sets.values())
+        if args.fold is not None:
+            fold = read_fold(args.fold, sets)
+            names = fold.test
+        if args.method == "knn":
+            if args.model is None or args.fold is None:
+                raise DataError("--method knn needs --fold and --model; give both.")
+            train = f"{args.data}/{'+'.join(fold.directories('train'))}"
+            predict = knn(args.model, train, args.out)
+        else:
+            predict = {"distillmos": distillmos, "dnsmos": dnsmos}[args.method]()
+        known: Dict[str, Optional[float]] = {}
+        for name in names:
+            wavs = read_scp(f"{args.data}/{name}/wav.scp")
+            path = os.path.join(args.out, name, "metric.scp")
+            for utt_id, wav in wavs.items():
+                if utt_id not in known:  # a test part is a part of its set
+                    known[utt_id] = predict(read_audio(wav, utt_id=utt_id))
+            write_metric_scp(
+                path, {utt_id: known[utt_id] for utt_id in wavs}, decimals=6
+            )
+    except (AudioError, DataError, OSError, ValueError) as error:
+        print(f"predict.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

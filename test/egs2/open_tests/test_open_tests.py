@@ -1,0 +1,371 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""One listening test left out at a time: folds, labels, and the comparison."""
+
+import hashlib
+import json
+import statistics
+import sys
+import types
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    read_metric_scp,
+    write_metric_scp,
+    write_scp,
+)
+
+from ..conftest import Recipes, load_script, write_tone
+from ..corpora import write_lines
+
+folds = load_script("open_tests/mos1/local/folds.py")
+SETS = {"p835": "p835/p835", "bvrnn": "bvrnn/test", "yourtts": "yourtts/test"}
+SYSTEMS = ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "name, train, parts, test",
+    [
+        ("no_bvrnn", ["p835", "yourtts"], 2, "bvrnn/test test_bvrnn"),
+        ("all", ["p835", "bvrnn", "yourtts"], 1, "test_p835 test_bvrnn test_yourtts"),
+        (
+            *("only_p835", ["p835"], 1),
+            "test_p835 bvrnn/test yourtts/test test_bvrnn test_yourtts",
+        ),
+    ],
+)
+def test_what_a_fold_trains_on_and_tests(name, train, parts, test):
+    fold = folds.read_fold(name, SETS)
+    assert (fold.train, len(fold.parts)) == (train, parts)
+    assert fold.test == test.split()
+    options = dict(zip(fold.options()[::2], fold.options()[1::2]))
+    # Equal weights; training sets of one name are the same whatever the fold.
+    of = {2: "open", 1: "closed"}[parts]
+    names = [f"train_{of}_{one}" for one in train]
+    expected = {"--train_sets": " ".join(f"{one}:1" for one in names)}
+    if name == "only_p835":
+        expected = {"--train_set": names[0]}
+    expected.update({"--valid_set": f"dev_{name}", "--test_sets": test})
+    assert options == expected
+
+
+def test_columns_of_the_table():
+    sets = dict(list(SETS.items())[:2])
+    lines = folds.columns(["no_p835", "no_bvrnn", "all", "only_bvrnn"], sets)
+    assert lines == [
+        "p835 | p835/p835@no_p835",
+        "bvrnn | bvrnn/test@no_bvrnn",
+        "mean | p835/p835@no_p835 bvrnn/test@no_bvrnn",
+        "all, in domain | test_p835@all test_bvrnn@all",
+        "left out, same clips | test_p835@no_p835 test_bvrnn@no_bvrnn",
+        "gap | test_p835@all test_bvrnn@all | test_p835@no_p835 test_bvrnn@no_bvrnn",
+        "alone, other sets | p835/p835@only_bvrnn",
+        "alone, in domain | test_bvrnn@only_bvrnn",
+        "alone, gap | test_bvrnn@only_bvrnn | test_p835@only_bvrnn",
+    ]
+
+
+def test_labels_become_normal_scores_of_their_ranks():
+    mapped = folds.normal_scores([10, 40, 20, 20])
+    # Ranks 1, 2.5, 2.5, 4 of 4: the quantiles 1/8, 1/2 and 7/8.
+    low = 3 + 0.8 * statistics.NormalDist().inv_cdf(1 / 8)
+    found = [mapped(label) for label in (0, 10, 20, 30, 40, 90)]
+    high = 6 - low
+    assert found == pytest.approx([low, low, 3, (3 + high) / 2, high, high])
+    mapped = folds.normal_scores(range(1000))
+    assert (mapped(0), mapped(999)) == (1, 5)
+
+
+def write_set(folder, corpus, scale, sources=12):
+    """A data directory whose labels rise with the source and the system."""
+    rows = [(s, system) for s in range(sources) for system in SYSTEMS]
+    ids = {f"{corpus}_{s:02d}_{system}": (s, system) for s, system in rows}
+    labels = {u: scale * (s + "abc".index(y)) for u, (s, y) in ids.items()}
+    write_metric_scp(folder / "metric.scp", labels)
+    write_scp(folder / "wav.scp", {u: f"/audio/{u}.wav" for u in ids})
+    for file, values in (
+        ("utt2sys", {u: system for u, (_, system) in ids.items()}),
+        ("utt2spk", {u: f"spk{s}" for u, (s, _) in ids.items()}),
+        ("utt2src", {u: f"src{s}" for u, (s, _) in ids.items()}),
+        ("votes.scp", {u: json.dumps([["x", labels[u]]]) for u in ids}),
+    ):
+        write_scp(folder / file, values)
+    return labels
+
+
+def test_data_of_the_folds_by_hand(tmp_path):
+    sets = {"one": "one/test", "two": "two/test", "three": "three/test"}
+    labels = {}
+    for k, (name, of) in enumerate(sets.items()):
+        labels[name] = write_set(tmp_path / of, name, 0.2 * 10**k)
+        (tmp_path / of / "score_range").write_text(f"0 {4 * 10**k}\n")
+    pseudo = {"one_00_a": 3.25}
+    write_metric_scp(tmp_path / "scores/dnsmos/one/test/metric.scp", pseudo)
+    for name in ("no_two", "all", "only_three"):
+        folds.write_fold(folds.read_fold(name, sets), sets, tmp_path, "ranks")
+    # By the digests of their names: 3 of 12 sources are the test, 1 validates.
+    order = sorted(
+        range(12), key=lambda s: hashlib.sha256(f"src{s}".encode()).hexdigest()
+    )
+    parts = {"test": order[:3], "dev": order[3:4], "train": order[4:]}
+
+    def clips(name, *wanted):
+        sources = [s for part in wanted for s in parts[part]]
+        return {f"{name}_{s:02d}_{y}" for s in sources for y in SYSTEMS}
+
+    def found(directory):
+        return read_metric_scp(str(tmp_path / directory / "metric.scp"))
+
+    for name in sets:
+        closed = found(f"train_closed_{name}")
+        assert closed.keys() == clips(name, "train")
+        test = found(f"test_{name}")
+        assert test == {u: labels[name][u] for u in clips(name, "test")}
+        assert (tmp_path / f"test_{name}/score_range").exists()
+        # The ranks of what trains alone; the scale is gone with the labels.
+        values = [labels[name][u] for u in closed]
+        ranks = scipy.stats.rankdata(values)
+        scores = scipy.stats.norm.ppf((ranks - 0.5) / len(values), 3, 0.8)
+        assert list(closed.values()) == pytest.approx(np.clip(scores, 1, 5).tolist())
+        assert not (tmp_path / f"train_closed_{name}/score_range").exists()
+    opened = [f"train_open_{name}" for name in ("one", "three")]
+    assert [found(d).keys() for d in opened] == [
+        clips(name, "train", "test") for name in ("one", "three")
+    ]
+    assert not (tmp_path / "train_open_two").exists()
+    dev = found("dev_all")
+    assert dev.keys() == set().union(*(clips(name, "dev") for name in sets))
+    assert found("dev_no_two").keys() == clips("one", "dev") | clips("three", "dev")
+    assert 1 <= min(dev.values()) <= max(dev.values()) <= 5
+    systems = dict(
+        line.split() for line in (tmp_path / "dev_all/utt2sys").read_text().splitlines()
+    )
+    assert set(systems.values()) == {f"{n}/{y}" for n in sets for y in SYSTEMS}
+    # Scores of another predictor, where there are some.
+    lines = (tmp_path / "train_open_one/metric.scp").read_text()
+    assert ('"dnsmos": 3.25' in lines) == ("one_00_a" in clips("one", "train", "test"))
+    # Linearly, ends to ends, the votes too.
+    folds.write_fold(folds.read_fold("all", sets), sets, tmp_path, "linear")
+    linear = found("train_closed_two")
+    assert linear == pytest.approx({u: 1 + labels["two"][u] / 10 for u in linear})
+    votes = (tmp_path / "train_closed_two/votes.scp").read_text().splitlines()
+    utt_id, text = votes[0].split(maxsplit=1)
+    assert json.loads(text) == [["x", pytest.approx(linear[utt_id])]]
+
+
+def test_a_set_of_too_few_sources_is_refused(tmp_path):
+    sets = {"one": "one/test", "two": "two/test"}
+    for name, of in sets.items():
+        write_set(tmp_path / of, name, 0.2, sources=2)
+    with pytest.raises(DataError, match="too few sources for a part of train"):
+        folds.write_fold(folds.read_fold("all", sets), sets, tmp_path, "ranks")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a b/c\na d/e", "'a d/e'"),
+        ("a b/c\nd e", "'d e'"),
+        ("a b/c d", "'a b/c d'"),
+        ("a-b c/d", "'a-b c/d'"),
+        ("# none\na b/c # one", "1 sets"),
+    ],
+)
+def test_a_bad_list_of_sets(text, words, tmp_path):
+    (tmp_path / "sets.txt").write_text(text)
+    with pytest.raises(DataError, match=words):
+        folds.read_sets(str(tmp_path / "sets.txt"))
+
+
+# Released models
+
+
+@pytest.mark.parametrize("method", ["distillmos", "dnsmos"])
+def test_released_models_predict_the_sets_of_a_fold(method, tmp_path, monkeypatch):
+    predict = load_script("open_tests/mos1/local/predict.py")
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
+    for name in ("one/test", "two/test", "test_one"):
+        wavs = {f"u{k}": f"{tmp_path}/{k}.wav" for k in range(1 + ("/" in name))}
+        write_scp(tmp_path / "data" / name / "wav.scp", wavs)
+    for k in range(2):
+        write_tone(tmp_path / f"{k}.wav", seconds=0.1 * (k + 1))
+    options = ["--method", method, "--out", "out"]
+    monkeypatch.setitem(sys.modules, "distillmos", None)
+    monkeypatch.setitem(sys.modules, "speechmos", None)
+    assert predict.main(options) == 1  # with a sentence, see below
+    fake = types.SimpleNamespace(
+        run=lambda audio, sr: {"ovrl_mos": len(audio) / sr},
+        ConvTransformerSQAModel=lambda: types.SimpleNamespace(
+            eval=lambda: lambda audio: audio.shape[1] / 16000
+        ),
+    )
+    package = types.SimpleNamespace(dnsmos=fake, __path__=[])
+    monkeypatch.setitem(sys.modules, "distillmos", fake)
+    monkeypatch.setitem(sys.modules, "speechmos", package)
+    monkeypatch.setitem(sys.modules, "speechmos.dnsmos", fake)
+    assert predict.main([*options, "--fold", "no_one"]) == 0
+    found = {p.parent for p in tmp_path.glob("out/**/metric.scp")}
+    assert found == {tmp_path / "out" / name for name in ("one/test", "test_one")}
+    scores = read_metric_scp("out/one/test/metric.scp")
+    assert scores == pytest.approx({"u0": 0.1, "u1": 0.2})
+    # Without a fold, whole sets.
+    assert predict.main([*options[:3], f"data/scores/{method}"]) == 0
+    further = folds.further_scores(tmp_path / "data", "two/test")
+    assert further == {method: pytest.approx({"u0": 0.1, "u1": 0.2})}
+
+
+def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys):
+    predict = load_script("open_tests/mos1/local/predict.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "speechmos", None)
+    write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
+    for options, words in (
+        (["dnsmos"], "pip install speechmos"),
+        (["knn"], "needs --fold and --model"),
+        (["knn", "--fold", "all", "--model", "x"], "train the run l1 first"),
+        (["dnsmos", "--fold", "no_three"], "the fold is 'no_three'"),
+    ):
+        assert predict.main(["--out", "out", "--method", *options]) == 1
+        assert words in capsys.readouterr().err
+
+
+# The recipe
+
+
+def write_extract(folder, prefix, votes):
+    """Ten sources in three systems, as an extract of bvrnn or vocal_separation."""
+    rows, lines = ["utt,wav,system,source,mos"], ["utt,listener,score"]
+    for s in range(10):
+        for k, system in enumerate(SYSTEMS):
+            utt_id = f"{prefix}_stim_{s:02d}_{system}"
+            path = f"flac/{utt_id}.flac"
+            write_tone(folder / path, 0.2 + 0.02 * s, 16000, 100 + 30 * s + 200 * k)
+            mos = 30 * k + s
+            rows.append(f"{utt_id},{path},{system},stim_{s:02d},{mos}")
+            lines += [f"{utt_id},L{n},{mos + n - 1}" for n in (0, 2) if mos]
+            lines += [f"{utt_id},L{n},{mos}" for n in (0, 2) if not mos]
+    write_lines(folder / "ratings.csv", rows)
+    if votes:
+        write_lines(folder / "votes.csv", lines)
+
+
+class Recipe:
+    """The recipe and those of two sets, on fabricated extracts."""
+
+    def __init__(self, root, whisper):
+        self.recipes = Recipes(root)
+        self.dir = self.recipes.add("open_tests")
+        write_lines(
+            self.dir / "conf/sets.txt",
+            ["# two", "bvrnn bvrnn/test", "vocal vocal_separation/test"],
+        )
+        self.variables = {"WHISPER_TINY": whisper}
+        for name, votes in (("bvrnn", False), ("vocal_separation", True)):
+            self.recipes.add(name)
+            write_extract(root / name, name, votes)
+            self.variables[name.upper()] = root / name
+
+    def run(self, *options, script="./run.sh", code=0, **variables):
+        options = (*options, "--skip_bad", "true")  # not the published counts
+        variables = {**self.variables, **variables}
+        return self.recipes.run("open_tests", script, *options, code=code, **variables)
+
+
+@pytest.mark.parametrize(
+    "options, variables, words",
+    [
+        (("--fold", "no_p835"), {}, "the fold is 'no_p835', expected all, or no_SET"),
+        (("--labels", "raw"), {}, "--labels: invalid choice: 'raw'"),
+        ((), {"BVRNN": ""}, "set the variables of the others in db.sh"),
+        ((), {"WHISPER_TINY": "nowhere"}, "openai/whisper-tiny"),
+        (("--nonsense", "1"), {}, "there is no option --nonsense"),
+    ],
+)
+def test_what_cannot_work_is_said(tmp_path, whisper, options, variables, words):
+    recipe = Recipe(tmp_path, whisper)
+    said = recipe.run(*options, code=1, **variables).stderr
+    assert words in said and "Traceback" not in said
+    assert not list(recipe.dir.glob("dump/*/raw"))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, whisper):
+    """Three methods, one seed, two sets and their folds."""
+    recipe = Recipe(tmp_path_factory.mktemp("compared"), whisper)
+    options = ("--only", "l1 ridge knn", "--seeds", "7", "--nj", 1, "--bootstrap", 20)
+    options += ("--folds", "no_bvrnn no_vocal all")
+    # In front of a line's own options: l1 gets quick, ridge is.
+    lines = recipe.dir / "conf/ablation/methods.txt"
+    text = lines.read_text().replace("seed0/{fold}", "seed7/{fold}")
+    short = "--max_epoch 1 --num_iters_per_epoch 2 --losses token_ce.weight=0"
+    lines.write_text(text.replace("--losses token_ce.weight=0 |", f"{short} |"))
+    script = "local/run_comparison.sh"
+    first = recipe.run(*options, script=script)
+    again = recipe.run(*options, script=script)
+    return recipe, first, again
+
+
+@pytest.mark.slow
+def test_the_comparison(compared):
+    recipe, _, again = compared
+    assert "l1/seed7/no_bvrnn is done already" in again.stdout
+    exp = recipe.dir / "exp/ablation_methods"
+    rows = json.loads((exp / "results.json").read_text())["methods"]
+    found = {
+        (r["test_set"], r["method"]): r["mean"]
+        for r in rows
+        if r["metric"] == "utt_mos_srcc"
+    }
+    columns = [
+        "bvrnn",
+        "vocal",
+        "mean",
+        "all, in domain",
+        "left out, same clips",
+        "gap",
+    ]
+    assert list(dict.fromkeys(name for name, _ in found)) == columns
+    for method in ("l1", "ridge", "knn"):
+        (seed,) = (exp / method).iterdir()
+        each = []
+        for name, of in (("bvrnn", "bvrnn/test"), ("vocal", "vocal_separation/test")):
+            truth = read_metric_scp(str(recipe.dir / "data" / of / "metric.scp"))
+            path = seed / f"no_{name}/inference" / of / "metric.scp"
+            own = read_metric_scp(str(path))
+            assert len(truth) == 30 and own.keys() == truth.keys()
+            value = scipy.stats.spearmanr([own[u] for u in truth], [*truth.values()])[0]
+            assert found[name, method] == pytest.approx(value, abs=1e-6)
+            each.append(value)
+        assert found["mean", method] == pytest.approx(np.mean(each), abs=1e-6)
+        gap = found["all, in domain", method] - found["left out, same clips", method]
+        assert found["gap", method] == pytest.approx(gap, abs=1e-6)
+    page = (exp / "RESULTS.md").read_text()
+    assert "vocal: reliability of the labels of clips" in page
+    assert "bvrnn: no votes" in page and ", detectable " in page
+
+
+@pytest.mark.slow
+def test_a_fold_trains_on_the_other_set_alone(compared):
+    recipe, *_ = compared
+    exp = recipe.dir / "exp/ablation_methods/l1/seed7"
+    for fold, corpora in (("no_bvrnn", {"vocal_separation"}), ("all", None)):
+        config = yaml.safe_load((exp / fold / "config.yaml").read_text())
+        path = config["train_data_path_and_name_and_type"][0][0]
+        lines = (recipe.dir / path).read_text().splitlines()
+        names = {line.split("_stim")[0] for line in lines}
+        assert names == (corpora or {"bvrnn", "vocal_separation"})
+        assert config["frontend_conf"]["upstream_config"]["d_model"] == 16
+    log = (recipe.dir / "exp/ablation_methods/ridge/seed7/all/train.log").read_text()
+    (line,) = [one for one in log.splitlines() if "ridge regression on" in one]
+    sizes = [
+        len((recipe.dir / f"data/train_closed_{n}/wav.scp").read_text().splitlines())
+        for n in ("bvrnn", "vocal")
+    ]
+    assert f"on {sum(sizes)} utterances" in line
