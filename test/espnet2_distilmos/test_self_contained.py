@@ -44,10 +44,14 @@ KINDS = ["hf_directory", "s3prl_file"] + [
 
 # Runs where nothing of the training is left: argv names the folder with the models.
 CHILD = """
-import os, shutil, socket, sys, zipfile
+import os, shutil, socket, sys, traceback, zipfile
 from pathlib import Path
 
 def refuse(*args, **kwargs):
+    # What ESPnet 202511 imports asks for data and goes on without.
+    files = [frame.filename for frame in traceback.extract_stack()]
+    if any("nltk" in file for file in files):
+        raise OSError("no network")
     raise AssertionError("The network was asked")
 
 socket.socket.connect = socket.getaddrinfo = refuse
