@@ -188,12 +188,16 @@ def check_conditions(
         wanted = bool(args.model_conf.get(f"{kind}_embedding"))
         path = _files(args, "train").get(name)
         readers = [key for key, loss in losses.items() if entry in loss.uses]
+        if kind == "corpus" and (
+            args.head == "probe" or (args.head_conf or {}).get("probe") is not None
+        ):
+            readers.append("probe")
         _expect(
             (path or args.collect_stats) if wanted else (readers or not path),
             f"model_conf.{kind}_embedding={str(wanted).lower()} and the training data "
             f"{path}",
             f"both or none: --train_data_path_and_name_and_type {file},{name},text (or "
-            "a loss that reads it, such as bradley_terry)",
+            "what reads it: a loss such as bradley_terry, or for corpora a probe)",
         )
         for which in ("valid", "train"):
             path = _files(args, which).get(name)

@@ -197,21 +197,25 @@ class MOSTrainer(Trainer):
             batch = to_device(batch, "cuda" if ngpu > 0 else "cpu")
             features = model.probe_features(batch["speech"], batch["speech_lengths"])
             labels = batch["mos"].reshape(-1)
-            own += list(zip(utt_ids, features.cpu(), labels.cpu()))
+            corpora = batch.get("corpus", torch.zeros_like(labels)).reshape(-1).long()
+            own += zip(utt_ids, features.cpu(), labels.tolist(), corpora.tolist())
         found = {
-            utt_id: (x, y)
+            utt_id: (x, y, corpus)
             for part in _gather(own, distributed)
-            for utt_id, x, y in part
-            if torch.isfinite(y)
+            for utt_id, x, y, corpus in part
+            if math.isfinite(y)
         }
         # In one order, however the batches were made.
-        pairs = [found[utt_id] for utt_id in sorted(found)]
-        features = torch.stack([x for x, _ in pairs]) if pairs else torch.zeros(0, 1)
-        labels = torch.tensor([float(y) for _, y in pairs])
-        penalty = model.probe_to_fit().fit(features, labels)
+        rows = [found[utt_id] for utt_id in sorted(found)]
+        penalty = model.probe_to_fit().fit(
+            torch.stack([x for x, _, _ in rows]) if rows else torch.zeros(0, 1),
+            torch.tensor([y for _, y, _ in rows]),
+            torch.tensor([corpus for _, _, corpus in rows]),
+        )
         logging.info(
-            f"The probe's ridge regression on {len(pairs)} utterances has "
-            f"the penalty {penalty:g}"
+            f"The probe's ridge regression on {len(rows)} utterances of "
+            f"{len({corpus for _, _, corpus in rows})} corpora has the penalty "
+            f"{penalty:g}"
         )
 
     @staticmethod

@@ -3,8 +3,9 @@
 
 """A linear probe of hidden states: what ridge regression makes of them."""
 
-from typing import List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
+import numpy as np
 import torch
 
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
@@ -28,11 +29,10 @@ class Probe(torch.nn.Module):
     Args:
         input_size: dimension D of the hidden states.
         num_layers: L.
-        layers: which of the L + 1 hidden states are read; None means the one at three
-            quarters of the network's height.
+        layers: which of the L + 1 hidden states are read; None means two, at three
+            quarters of the network's height and at its top.
         pooling: ``mean``, and any of ``sd`` and ``attention``; see :class:`Statistics`.
-        penalty: of the ridge regression; None chooses it by the squared error of the
-            training utterances, each left out in turn.
+        penalty: of the ridge regression; None chooses it, see :meth:`fit`.
 
     Raises:
         ValueError: there is no such layer or statistic.
@@ -47,7 +47,9 @@ class Probe(torch.nn.Module):
         penalty: Optional[float] = None,
     ):
         super().__init__()
-        layers = [round(0.75 * num_layers)] if layers is None else list(layers)
+        if layers is None:
+            layers = sorted({round(0.75 * num_layers), num_layers})
+        layers = list(layers)
         if not layers or not all(0 <= layer <= num_layers for layer in layers):
             raise ValueError(
                 f"found the probe's layers={layers}, expected layers between 0 and "
@@ -99,12 +101,25 @@ class Probe(torch.nn.Module):
         return (features - self.centre) / self.scale
 
     @torch.no_grad()
-    def fit(self, features: torch.Tensor, labels: torch.Tensor) -> float:
+    def fit(
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        corpora: Optional[torch.Tensor] = None,
+    ) -> float:
         """Set standardisation and weights by ridge regression.
+
+        The penalty is the one with the least squared error on the training utterances,
+        each left out in turn. With several corpora it is the one that ranks best a
+        corpus left out, on average over them; then only differences within a corpus
+        are fitted, not those between corpora, which may be of scale and of recording,
+        and each corpus counts alike, however many utterances and whatever spread of
+        labels it has.
 
         Args:
             features: of the training utterances, (N, F).
             labels: their scores, (N,), finite.
+            corpora: index of each utterance's corpus, (N,); None is one corpus.
 
         Returns:
             The penalty.
@@ -119,25 +134,63 @@ class Probe(torch.nn.Module):
                 f"found {len(labels)} labelled training utterances, expected at least "
                 "three to fit the head's probe to: label more, or leave the probe out"
             )
-        features, labels = features.double().cpu(), labels.double().cpu()
-        scale = features.std(dim=0, unbiased=False)
+        x, y = features.double().cpu().numpy(), labels.double().cpu().numpy()
+        groups = np.zeros(len(y), int) if corpora is None else corpora.cpu().numpy()
+        # A corpus whose labels are all equal says nothing.
+        spread = {g: y[groups == g].std() for g in np.unique(groups)}
+        groups_used = [g for g in spread if spread[g] > 0] or list(spread)
+        kept = np.isin(groups, groups_used)
+        x, y, groups = x[kept], y[kept], groups[kept]
+        centre, middle = x.mean(axis=0), y.mean()
+        weights = np.ones(len(y))
+        if len(groups_used) > 1:
+            means = [x[groups == g].mean(axis=0) for g in groups_used]
+            centre = np.mean(means, axis=0)
+            middle = np.mean([y[groups == g].mean() for g in groups_used])
+            unit = np.mean([spread[g] for g in groups_used])
+            x, y = x.copy(), y.copy()
+            for group, mean in zip(groups_used, means):
+                rows = groups == group
+                x[rows] += centre - mean
+                y[rows] = middle + (y[rows] - y[rows].mean()) * unit / spread[group]
+                weights[rows] = len(y) / len(groups_used) / rows.sum()
+        scale = np.sqrt(np.average((x - centre) ** 2, axis=0, weights=weights))
         # A constant dimension says nothing; divided by its SD it would be noise.
-        scale[scale < 1e-5 * scale.max()] = torch.inf
-        self.centre.copy_(features.mean(dim=0))
-        self.scale.copy_(scale)
-        inputs = ((features - features.mean(dim=0)) / scale).numpy()
-        if self.penalty is None:
-            model = RidgeCV(PENALTIES).fit(inputs, labels.numpy())
-            penalty = float(model.alpha_)
+        scale[scale < 1e-5 * scale.max()] = np.inf
+        inputs, outputs = (x - centre) / scale, y - middle
+
+        def regression(penalty: float, rows: Any = slice(None)) -> np.ndarray:
+            model = Ridge(penalty, fit_intercept=False)
+            return model.fit(inputs[rows], outputs[rows], weights[rows]).coef_
+
+        if self.penalty is not None:
+            penalty = self.penalty
+        elif len(groups_used) == 1:
+            penalty = float(RidgeCV(PENALTIES).fit(inputs, outputs).alpha_)
         else:
-            model, penalty = (
-                Ridge(self.penalty).fit(inputs, labels.numpy()),
-                self.penalty,
+            penalty = max(
+                PENALTIES,
+                key=lambda value: sum(
+                    _rank_correlation(
+                        inputs[groups == g] @ regression(value, groups != g),
+                        outputs[groups == g],
+                    )
+                    for g in groups_used
+                ),
             )
-        self.linear.weight.copy_(torch.from_numpy(model.coef_)[None])
-        self.linear.bias.fill_(float(model.intercept_))
+        self.centre.copy_(torch.from_numpy(centre))
+        self.scale.copy_(torch.from_numpy(scale))
+        self.linear.weight.copy_(torch.from_numpy(regression(penalty))[None])
+        self.linear.bias.fill_(float(middle))
         self.is_fitted.fill_(True)
         return penalty
+
+
+def _rank_correlation(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman's correlation; 0 of constant scores, which rank nothing."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(scores, labels)[0]) if np.ptp(scores) > 0 else 0.0
 
 
 class ProbeHead(AbsMOSHead):

@@ -637,3 +637,16 @@ def test_training_starts_from_the_fitted_probe(
     )
     states = [read_checkpoint(e / "checkpoint.pth")["model"] for e in (exp, more)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_the_probe_is_fitted_within_corpora(mos_corpus, tmp_path, caplog):
+    corpora = {i: "even" if n % 2 else "odd" for n, i in enumerate(mos_corpus.labels)}
+    write_scp(tmp_path / "utt2domain", corpora)
+    data = f"{tmp_path}/utt2domain,corpus,text"
+    changes = dict(head="probe", losses={"mos_l1": {}}, optim_conf={"lr": 0.0})
+    options = ["--train_data_path_and_name_and_type", data]
+    with caplog.at_level("INFO"):
+        mos_corpus.train(
+            tmp_path / "exp", *options, head_conf={}, tokens=False, **changes
+        )
+    assert "on 24 utterances of 2 corpora has the penalty" in caplog.text

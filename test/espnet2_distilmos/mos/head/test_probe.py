@@ -6,6 +6,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -50,7 +51,7 @@ def by_hand(states, layers=(3,)):
 @pytest.mark.parametrize("layers", [None, [1, 4]])
 def test_it_starts_from_ridge_regression(layers):
     states, labels = utterances()
-    used = layers or [3]
+    used = layers or [3, 4]
     expected = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     expected.fit(by_hand(states[:30], used), labels[:30].double().numpy())
     for head in (
@@ -69,9 +70,45 @@ def test_it_starts_from_ridge_regression(layers):
             assert float(alone.frame_mos.mean()) == pytest.approx(wanted[i], abs=1e-4)
 
 
+def test_corpora_count_alike_and_only_within():
+    """Against dummy variables for the corpora, and each corpus left out by hand."""
+    states, labels = utterances(60)
+    corpora = torch.tensor([0] * 30 + [1] * 20 + [2] * 10)
+    labels = (
+        labels
+        / torch.stack([labels[corpora == g].std(unbiased=False) for g in range(3)])[
+            corpora
+        ]
+    )
+    probe = Probe(D, L, layers=[3])
+    features = probe.features(*batch(states))
+    shifted = features + 100.0 * corpora[:, None]
+    penalty = probe.fit(shifted, labels + 50.0 * corpora, corpora)
+    x, y, g = features.double().numpy(), labels.double().numpy(), corpora.numpy()
+    weights = len(g) / 3 / np.bincount(g)[g]
+    x = x - np.stack([x[g == k].mean(0) for k in range(3)])[g]
+    x = x / np.sqrt(np.average(x**2, axis=0, weights=weights))
+    y = y - np.array([y[g == k].mean() for k in range(3)])[g]
+
+    def coefficients(value, rows):
+        a = x[rows].T * weights[rows]
+        return np.linalg.solve(a @ x[rows] + value * np.eye(x.shape[1]), a @ y[rows])
+
+    def quality(value):
+        return sum(
+            spearmanr(x[g == k] @ coefficients(value, g != k), y[g == k])[0]
+            for k in range(3)
+        )
+
+    assert quality(penalty) == pytest.approx(max(map(quality, PENALTIES)))
+    expected = coefficients(penalty, slice(None))
+    found = probe.linear.weight[0].detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
 def test_attention_starts_as_the_mean_and_padding_does_not_matter():
     states, labels = utterances()
-    probe = Probe(D, L, pooling=["mean", "attention"])
+    probe = Probe(D, L, layers=[3], pooling=["mean", "attention"])
     features = probe.features(*batch(states))
     assert torch.allclose(features[:, :D], features[:, D:], atol=1e-5)
     torch.nn.init.normal_(probe.statistics.query)
