@@ -356,7 +356,7 @@ def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
         rates.append(args.sampling_batches)
         network = [args.frontend_conf, args.head, args.head_conf, args.init_model]
         trained[run.name] = json.dumps(
-            [run.tokens_tag, args.losses, network, rates], default=str
+            [run.tokens_tag, run.options, args.losses, network, rates], default=str
         )
     assert len(set(trained.values())) == len(runs)  # no two are the same
     baseline = next(iter(runs))
