@@ -19,10 +19,11 @@ COMMANDS = ["bash", "cat", "cksum", "dirname", "env", "ln", "mkdir", "mv", "rm"]
 def fake_python(path, version="3.12", works=True):
     """Write a stand-in for a Python of some version, or a shim that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    good = works and version in ("3.11", "3.12", "3.13")
+    minor = int(version.split(".")[1]) if works else 0
     path.write_text(
-        f"#!/bin/sh\ncase \"$2\" in *'print(sys.executable)'*) echo {path}; exit 0;; "
-        f"esac\nexit {0 if good else 1}\n"
+        f"#!/bin/sh\ncase \"$2\" in *'print(sys.executable)'*) echo {path}; exit 0;;\n"
+        f"*'(3, 12)'*) exit {int(not 12 <= minor <= 13)};; esac\n"
+        f"exit {int(not 11 <= minor <= 13)}\n"
     )
     path.chmod(0o755)
     return path
@@ -56,12 +57,13 @@ def test_the_first_python_that_works_is_found(bare, tmp_path):
         assert find(bare, **extra).stdout.strip() == str(python)
 
     # From the last choice to the first; neither a shim of a version that is not
-    # installed nor an old Python is taken.
+    # installed nor an old Python is taken, and 3.11 where there is nothing newer.
+    expect(fake_python(tmp_path / "home/.pyenv/versions/3.11.7/bin/python3", "3.11"))
+    expect(fake_python(tmp_path / "bin" / "python3.11", "3.11"))
     expect(fake_python(tmp_path / "home/miniconda3/envs/mos/bin/python3"))
     fake_python(tmp_path / "home/.pyenv/versions/3.10.7/bin/python3", "3.10")
     fake_python(tmp_path / "bin" / "python3.13", works=False)
     fake_python(tmp_path / "bin" / "python3", "3.10")
-    expect(fake_python(tmp_path / "home/.pyenv/versions/3.11.7/bin/python3", "3.11"))
     expect(fake_python(tmp_path / "home/.pyenv/versions/3.12.1/bin/python3"))
     expect(fake_python(tmp_path / "home/.pyenv/versions/3.13.0/bin/python3", "3.13"))
     pyenv = fake_python(tmp_path / "elsewhere/versions/3.13.1/bin/python3", "3.13")
