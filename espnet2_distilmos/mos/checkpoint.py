@@ -436,16 +436,6 @@ def load_states(
     module.load_state_dict(loaded, strict=True)
 
 
-def load_weights(model: torch.nn.Module, path: str) -> None:
-    """Load a model file or a training checkpoint strictly.
-
-    Raises:
-        DataError: the file is unreadable or does not fit, see :func:`load_states`.
-        OSError: it cannot be opened.
-    """
-    load_states(model, model_states(path), str(path), _MEND)
-
-
 class _NoRandomWeights(TorchDispatchMode):
     """Leave out the drawing of random weights that a checkpoint replaces.
 

@@ -281,6 +281,8 @@ def test_dry_run_with_named_token_columns(tmp_path, monkeypatch):
     losses = {"token_ce": {"columns": ["wavlm_l09", "mfcc_l00"]}}
     Path("train.yaml").write_text(yaml.safe_dump({"losses": losses}))
     dry_run("train.yaml")
+    written = yaml.safe_load(Path("out/config.yaml").read_text())
+    assert written["losses"]["token_ce"] == losses["token_ce"]
 
 
 @pytest.mark.parametrize("name", DECODE)

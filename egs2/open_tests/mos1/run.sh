@@ -16,17 +16,9 @@ expdir="exp/{fold}"
 dumpdir="dump/{fold}"
 skip_bad=false
 options=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --fold|--labels|--train_args|--expdir|--dumpdir|--skip_bad)
-            [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        *)
-            options+=("$1")
-            shift ;;
-    esac
-done
+# shellcheck source=/dev/null
+. scripts/utils/take_options.sh
+take_options "fold labels train_args expdir dumpdir skip_bad" "$@"
 # shellcheck source=/dev/null
 . ./path.sh
 

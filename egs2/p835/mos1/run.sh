@@ -13,17 +13,9 @@ train_args=
 expdir="exp/{fold}"
 dumpdir="dump/{fold}"
 options=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --fold|--train_args|--expdir|--dumpdir)
-            [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        *)
-            options+=("$1")
-            shift ;;
-    esac
-done
+# shellcheck source=/dev/null
+. scripts/utils/take_options.sh
+take_options "fold train_args expdir dumpdir" "$@"
 
 upstream=$(scripts/utils/whisper_option.sh)
 train_args+="${upstream:+ ${upstream}}"

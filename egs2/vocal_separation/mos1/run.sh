@@ -12,17 +12,9 @@ cd "$(dirname "$0")"
 keep_mixture=false
 local_data_opts=
 options=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --keep_mixture|--local_data_opts)
-            [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        *)
-            options+=("$1")
-            shift ;;
-    esac
-done
+# shellcheck source=/dev/null
+. scripts/utils/take_options.sh
+take_options "keep_mixture local_data_opts" "$@"
 
 ./mos.sh \
     --skip_train true \

@@ -11,17 +11,9 @@ cd "$(dirname "$0")"
 fold=sysA
 train_args=
 options=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --fold|--train_args)
-            [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
-            printf -v "${1#--}" '%s' "$2"
-            shift 2 ;;
-        *)
-            options+=("$1")
-            shift ;;
-    esac
-done
+# shellcheck source=/dev/null
+. scripts/utils/take_options.sh
+take_options "fold train_args" "$@"
 if ! [[ "${fold}" =~ ^(sys[0-2AB]|spk[0-4])$ ]]; then
     echo "run.sh: --fold is '${fold}', expected sys0, sys1, sys2, sysA, sysB or spk0 to spk4." >&2
     exit 1

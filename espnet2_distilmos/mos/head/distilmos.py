@@ -203,12 +203,14 @@ class DistilMOSHead(AbsMOSHead):
                 f"found head_conf.layers={layers}, expected layers between 0 and "
                 f"{num_layers}"
             )
-        if layer_adapter is not None and set(layer_adapter) != {"dim"}:
-            raise ValueError(
-                f"found head_conf.layer_adapter={dict(layer_adapter)}, expected a "
-                "bottleneck such as {dim: 64}"
-            )
-        adapter_dim = None if layer_adapter is None else layer_adapter["dim"]
+        adapter_dim = None
+        if layer_adapter is not None:
+            adapter_dim = dict(layer_adapter).get("dim", 0)
+            if set(layer_adapter) != {"dim"} or not adapter_dim >= 1:
+                raise ValueError(
+                    f"found head_conf.layer_adapter={dict(layer_adapter)}, expected a "
+                    "bottleneck such as {dim: 64}"
+                )
         self.weighted_sum = WeightedSum(input_size, layers, layer_mix, adapter_dim)
         self.feature_processor = FeatureProcessor(
             input_size, hidden_dim, downsample_kernels, downsample_strides
@@ -222,10 +224,9 @@ class DistilMOSHead(AbsMOSHead):
             TokenPredictor(hidden_dim, column.num_clusters) for column in token_columns
         )
         self.frame_stride = math.prod(downsample_strides)
-        kinds = [kind for kind in pooling if kind != "mean"]
+        self.pooled = Statistics(hidden_dim, pooling)
         self.statistics_score = None
-        if kinds:
-            self.pooled = Statistics(hidden_dim, kinds)
+        if self.pooled.kinds:
             self.statistics_score = torch.nn.Linear(self.pooled.output_size, 1, False)
             torch.nn.init.zeros_(self.statistics_score.weight)
         self.probe = None

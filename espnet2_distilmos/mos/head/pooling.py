@@ -9,8 +9,6 @@ import torch
 
 from espnet2_distilmos.mos.masking import masked_mean
 
-KINDS = ("sd", "attention")
-
 
 class Statistics(torch.nn.Module):
     """Statistics over the valid frames of a padded batch, beside their mean.
@@ -21,20 +19,22 @@ class Statistics(torch.nn.Module):
 
     Args:
         size: dimension D of the frames.
-        kinds: which, of ``KINDS``; none gives an output of size 0.
+        pooling: ``mean``, which the head takes itself, and those that are computed
+            here; with ``mean`` alone the output has size 0.
 
     Raises:
-        ValueError: for another kind.
+        ValueError: for another statistic, or without ``mean``.
     """
 
-    def __init__(self, size: int, kinds: Sequence[str]):
+    def __init__(self, size: int, pooling: Sequence[str]):
         super().__init__()
-        for kind in kinds:
-            if kind not in KINDS:
-                raise ValueError(
-                    f"found pooling {kind!r}, expected mean, {' or '.join(KINDS)}"
-                )
-        self.kinds = tuple(kinds)
+        known = {"mean", "sd", "attention"}
+        if isinstance(pooling, str) or not {"mean"} <= set(pooling) <= known:
+            raise ValueError(
+                f"found pooling={pooling}, expected a list of mean and, if wanted, sd "
+                "and attention"
+            )
+        self.kinds = tuple(kind for kind in pooling if kind != "mean")
         self.output_size = size * len(self.kinds)
         self.query = None
         if "attention" in self.kinds:
@@ -42,7 +42,8 @@ class Statistics(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """x (B, T, D) and mask (B, T) to (B, len(kinds) * D)."""
-        pooled = [getattr(self, f"_{kind}")(x, mask) for kind in self.kinds]
+        parts = {"sd": self._sd, "attention": self._attention}
+        pooled = [parts[kind](x, mask) for kind in self.kinds]
         return torch.cat(pooled, dim=1) if pooled else x.new_zeros(len(x), 0)
 
     def _sd(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

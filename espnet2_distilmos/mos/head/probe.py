@@ -55,14 +55,14 @@ class Probe(torch.nn.Module):
                 f"found the probe's layers={layers}, expected layers between 0 and "
                 f"{num_layers}"
             )
-        if "mean" not in pooling:
+        if penalty is not None and not 0 <= penalty < np.inf:
             raise ValueError(
-                f"found the probe's pooling={list(pooling)}, expected mean among them"
+                f"found the probe's penalty={penalty}, expected a number of at least 0"
             )
         self.layers = layers
         self.penalty = penalty
         size = input_size * len(layers)
-        self.statistics = Statistics(size, [kind for kind in pooling if kind != "mean"])
+        self.statistics = Statistics(size, pooling)
         self.linear = torch.nn.Linear(size + self.statistics.output_size, 1)
         torch.nn.init.zeros_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)

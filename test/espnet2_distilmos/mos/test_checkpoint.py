@@ -21,7 +21,6 @@ from espnet2_distilmos.mos.checkpoint import (
     initial_model,
     keep_files,
     load_model,
-    load_weights,
     open_trained_model,
     read_config,
     read_frontend_conf,
@@ -111,16 +110,13 @@ def test_load_model(trained):
         ({"z.a": torch.zeros(1), "z.b": torch.zeros(1)}, "2 tensors"),
     ],
 )
-def test_loading_is_strict(changes, words, trained, mos_corpus):
-    model = build_model(config_of(mos_corpus), load_pretrained=False)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+def test_loading_is_strict(changes, words, trained):
     states = {**states_of(trained), **changes}
     path = trained / "other.pth"
     torch.save({k: v for k, v in states.items() if v is not None}, path)
     with pytest.raises(DataError) as error:
-        load_weights(model, path)
+        load_model(trained / "config.yaml", path)
     assert str(path) in str(error.value) and words in str(error.value)
-    assert_same(model, before)
 
 
 def assert_unreadable(path, content):

@@ -133,6 +133,7 @@ def read_fold(name: str, sets: Dict[str, str]) -> Fold:
 
 
 def read_table(folder: str, file: str) -> Dict[str, str]:
+    """Lines of a file of a data directory; none where it is not there."""
     path = os.path.join(folder, file)
     return read_scp(path) if os.path.exists(path) else {}
 

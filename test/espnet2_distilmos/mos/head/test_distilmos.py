@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet2_distilmos.mos.head.abs_head import TokenColumn
+from espnet2_distilmos.mos.head.condition import ConditionRows
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
 
 COLUMNS = [TokenColumn("hubert", 1, 7), TokenColumn("hubert", 2, 5)]
@@ -135,8 +136,55 @@ def test_score_starts_at_init_score_and_layers_are_chosen():
     assert head.statistics() == {}
 
 
+OPTIONS = [
+    {"layer_adapter": {"dim": 3}},
+    {"pooling": ["mean", "sd", "attention"]},
+    {"probe": {"pooling": ["mean", "sd", "attention"]}},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: next(iter(options)))
+def test_an_option_changes_nothing_at_the_start_and_learns(options):
+    """Apart from the probe, which replaces the decoder's score at the start."""
+    head, plain = _head(**options), _head()
+    state = head.state_dict()
+    missing, left = head.load_state_dict(plain.state_dict(), strict=False)
+    assert missing and not left and set(missing) <= set(state)
+    states, lengths = _states()
+    expected = plain(states, lengths).utt_mos
+    assert torch.allclose(head(states, lengths).utt_mos, expected, atol=1e-5)
+    # Whatever it learns, an item scores as it does alone.
+    learned = {n: p for n, p in head.named_parameters() if n in missing}
+    for parameter in learned.values():
+        torch.nn.init.normal_(parameter, std=0.5)
+    padded = head(states, lengths)
+    assert not torch.allclose(padded.utt_mos, expected, atol=1e-5)
+    for i, count in enumerate(lengths):
+        alone = head([x[i : i + 1, :count] for x in states], lengths[i : i + 1])
+        assert torch.allclose(padded.utt_mos[i], alone.utt_mos[0], atol=1e-5)
+        mean = padded.frame_mos[i, :count].mean()
+        assert torch.allclose(mean, padded.utt_mos[i], atol=1e-5)
+    padded.utt_mos.sum().backward()
+    assert learned and all(p.grad.any() for p in learned.values())
+
+
+def test_the_probe_scores_the_rows_of_a_condition():
+    head = _head(probe={})
+    torch.nn.init.normal_(head.probe.linear.weight)
+    states, lengths = _states()
+    rows = ConditionRows(torch.zeros(4, 12), torch.tensor([0, 1, 2, 1]))
+    expected = head(states, lengths).utt_mos[rows.item]
+    found = head(states, lengths, condition=rows).utt_mos
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="between 0 and 3"):
         DistilMOSHead(8, 3, layers=[4])
+    for adapter in ({"dim": 0}, {"size": 4}, {}):
+        with pytest.raises(ValueError, match="a bottleneck such as"):
+            DistilMOSHead(8, 3, layer_adapter=adapter)
+    with pytest.raises(ValueError, match="a probe scores every frame"):
+        DistilMOSHead(8, 3, downsample_strides=[1, 2, 1], probe={})
     with pytest.raises(ValueError, match="as many of both"):
         DistilMOSHead(8, 3, downsample_strides=[1])

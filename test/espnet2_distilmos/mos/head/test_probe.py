@@ -136,8 +136,10 @@ def test_a_dimension_that_is_constant_in_training_counts_nothing():
     [
         ({"layers": [5]}, "between 0 and 4"),
         ({"layers": []}, "between 0 and 4"),
-        ({"pooling": ["sd"]}, "mean among them"),
+        ({"pooling": ["sd"]}, "a list of mean and"),
         ({"pooling": ["mean", "max"]}, "'max'"),
+        ({"pooling": "mean"}, "a list of mean and"),
+        ({"penalty": -1.0}, "penalty=-1.0"),
     ],
 )
 def test_impossible_options(conf, found):
