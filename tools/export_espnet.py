@@ -150,7 +150,11 @@ COMMITS: Dict[str, List[Entry]] = {
             "train",
         ),
     ],
-    "views": moved("train/views", "train/mos_views", "train"),
+    "views": [
+        (INIT, "test/espnet2/mos/distortion/__init__.py"),
+        *moved("distortion/signals", "mos/signals", "distortion"),
+        *moved("train/views", "train/mos_views", "train"),
+    ],
     "sampling and schedule": [
         *moved("train/mos_sampler", "train/mos_sampler", "train"),
         *moved(

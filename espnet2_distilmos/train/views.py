@@ -11,6 +11,7 @@ import soundfile
 from scipy.signal import fftconvolve
 
 from espnet2_distilmos.data.datadir import DataError, read_scp
+from espnet2_distilmos.distortion.signals import coloured_noise, reverberant_tail
 
 
 @dataclasses.dataclass
@@ -114,7 +115,7 @@ class NoisyView:
 
     def _noise(self, length: int, generator: np.random.Generator) -> np.ndarray:
         if not self._noises:
-            return synthetic_noise(length, generator.random() < 0.5, generator)
+            return coloured_noise(length, generator, generator.random() < 0.5)
         path = self._noises[int(generator.integers(len(self._noises)))]
         noise = self._read(path, generator, length)
         # A short noise goes on from its beginning.
@@ -163,23 +164,10 @@ def mix(
     return mixed
 
 
-def synthetic_noise(
-    length: int, pink: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """White noise, or pink noise: of power 1 / f. (length,)."""
-    noise = generator.standard_normal(length)
-    if not pink:
-        return noise
-    spectrum = np.fft.rfft(noise)
-    spectrum[0] = 0.0
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    return np.fft.irfft(spectrum, length)
-
-
 def synthetic_room(
     rt60: float, sample_rate: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Impulse response of a room: direct sound, then decaying noise (Polack's model).
+    """Impulse response of a room: direct sound, then decaying noise.
 
     Args:
         rt60: seconds in which the energy decays by 60 dB.
@@ -187,10 +175,7 @@ def synthetic_room(
         generator: draws the noise, and the ratio of direct to reverberant energy,
             0 to 10 dB.
     """
-    times = np.arange(int(rt60 * sample_rate)) / sample_rate
-    tail = generator.standard_normal(len(times)) * 10 ** (-3 * times / rt60)
-    # Nothing arrives within the first 2.5 ms after the direct sound.
-    tail[: int(0.0025 * sample_rate)] = 0.0
+    tail = reverberant_tail(rt60, generator, sample_rate, silence=0.0025)
     ratio = 10 ** (generator.uniform(0.0, 10.0) / 10)
     tail /= np.sqrt(ratio * np.square(tail).sum())
     tail[0] = 1.0

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from degradations import mel_filters, stft
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -23,6 +22,7 @@ from espnet2_distilmos.data.datadir import (
     read_scp,
     write_metric_scp,
 )
+from espnet2_distilmos.distortion.degradations import mel_filters, stft
 
 BANDS = 40
 

@@ -4,8 +4,8 @@
 """Label the degraded clips of mini_mos with ITU-T P.862.2 MOS-LQO.
 
 It needs ``pip install pesq``. The recipe does not run this: it reads the result,
-``corpus/labels.tsv``. Run it after a change to the clean speech, ``degradations.py`` or
-``systems.py``; with ``--check`` it only compares the carried labels with fresh ones.
+``corpus/labels.tsv``. Run it after a change to the clean speech or the package's
+``distortion``; with ``--check`` it only compares the carried labels with fresh ones.
 
     local/compute_labels.py --corpus corpus --nj 2
     local/compute_labels.py --corpus corpus --check --audio_dir downloads/mini_mos
@@ -21,7 +21,13 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 from corpus import DATA_DIRS, SAMPLE_RATE, Clip, read_clean, read_labels, write_labels
-from systems import IN_DOMAIN, OUT_OF_DOMAIN, SEED, render
+
+from espnet2_distilmos.distortion.systems import (
+    IN_DOMAIN,
+    OUT_OF_DOMAIN,
+    SEED,
+    render,
+)
 
 SYSTEMS_OF = {
     "train": IN_DOMAIN,

@@ -18,20 +18,19 @@ from pathlib import Path
 
 import soundfile as sf
 from corpus import DATA_DIRS, SAMPLE_RATE, read_clean, read_labels
-from systems import render
 
 from espnet2_distilmos.cli import call, progress
 from espnet2_distilmos.data.datadir import atomic_write, write_metric_scp, write_scp
+from espnet2_distilmos.distortion import fingerprint
+from espnet2_distilmos.distortion.systems import render
 
 STAMP = "recipe_version.txt"
 
 
 def recipe_version(corpus, clips):
     """Return a digest of all that the rendered audio depends on."""
-    digest = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    for path in (here / "degradations.py", here / "systems.py", here / "corpus.py"):
-        digest.update(path.read_bytes())
+    digest = hashlib.sha256(fingerprint().encode())
+    digest.update((Path(__file__).resolve().parent / "corpus.py").read_bytes())
     for source in sorted({clip.source for clip in clips}):
         digest.update(source.encode())
         digest.update((Path(corpus) / source).read_bytes())

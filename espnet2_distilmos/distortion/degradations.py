@@ -20,20 +20,17 @@ import scipy.fft
 import soundfile as sf
 from scipy.signal import butter, correlate, firwin2, lfilter, resample_poly, sosfiltfilt
 
+from espnet2_distilmos.distortion.signals import (
+    coloured_noise,
+    from_db,
+    reverberant_tail,
+    rms,
+)
+
 SAMPLE_RATE = 16000
 
 
 # ---------------------------------------------------------------- shared helpers
-
-
-def rms(audio):
-    """Root mean square of (samples,), never zero."""
-    return float(np.sqrt(np.mean(audio**2))) + 1e-12
-
-
-def from_db(decibels):
-    """Amplitude factor of a level in dB."""
-    return 10 ** (decibels / 20)
 
 
 def stft(audio, size=512, hop=128):
@@ -102,14 +99,10 @@ def unchanged(audio, rng):
 def add_noise(audio, rng, colour, snr_db):
     """Add stationary noise ("white", "pink") or "babble" made of the signal itself."""
     if colour == "babble":
-        noise = _babble(audio, rng)
+        added = _babble(audio, rng)
     else:
-        noise = rng.standard_normal(len(audio))
-        if colour == "pink":
-            spectrum = scipy.fft.rfft(noise)
-            spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 20))
-            noise = scipy.fft.irfft(spectrum, len(audio))
-    return audio + noise * (rms(audio) / rms(noise) * from_db(-snr_db))
+        added = coloured_noise(len(audio), rng, colour == "pink", lowest_bin=20)
+    return audio + added * (rms(audio) / rms(added) * from_db(-snr_db))
 
 
 def _babble(audio, rng, talkers=8):
@@ -131,15 +124,13 @@ def reverberate(audio, rng, t60, direct_db):
         t60: Seconds in which the tail falls by 60 dB.
         direct_db: Energy of the direct sound over that of the tail, in dB.
     """
-    length = int(t60 * SAMPLE_RATE)
-    seconds = np.arange(length) / SAMPLE_RATE
-    tail = rng.standard_normal(length) * 10 ** (-3 * seconds / t60)
-    tail[: int(0.003 * SAMPLE_RATE)] = 0  # the first wall is a metre away
+    # The first wall is a metre away.
+    tail = reverberant_tail(t60, rng, SAMPLE_RATE, silence=0.003)
     tail = lfilter([0.6], [1, -0.4], tail)  # walls and air swallow high frequencies
     tail *= from_db(-direct_db) / np.sqrt((tail**2).sum())
     response = tail
     response[0] += 1
-    size = scipy.fft.next_fast_len(len(audio) + length)
+    size = scipy.fft.next_fast_len(len(audio) + len(tail))
     product = scipy.fft.rfft(audio, size) * scipy.fft.rfft(response, size)
     return scipy.fft.irfft(product, size)[: len(audio)]
 
