@@ -25,6 +25,7 @@ COMMANDS = {
         "espnet2_distilmos.bin.convert",
         "labels and predictions from one format to another",
     ),
+    "distort": ("espnet2_distilmos.bin.distort", "degraded copies of speech"),
     "export": ("espnet2_distilmos.bin.export", "a trained model to ONNX"),
 }
 
