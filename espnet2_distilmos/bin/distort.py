@@ -5,6 +5,7 @@
 """Make degraded copies of speech: the command `distilmos distort`."""
 
 import argparse
+import contextlib
 import csv
 import functools
 import hashlib
@@ -257,6 +258,10 @@ def distort(args: argparse.Namespace) -> Dict[str, str]:
         # As write_scp sorts.
         rows.sort(key=lambda row: row["id"].encode("utf-8"))
         write_tables(args.output, folder, rows)
+    else:
+        # Of an earlier run, perhaps.
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(args.output, "wav.scp"))
     print(f"{args.output}: {len(rows)} copies", file=sys.stderr)
     return failures
 

@@ -244,12 +244,10 @@ if in_stage 2; then
         # Labels of refused audio go; labels without any audio stay for stage 3 to report.
         awk 'NR == FNR { good[$1]; next } NF && !($1 in good)' \
             "${dir}/wav.scp" <(plain_text "${keys}") > "${dir}/logs/refused"
-        keep_utterances --exclude --labels_only "${dir}/logs/refused" "data/${dset}" "${dir}"
-        if is_unlabelled "${dset}"; then
-            rm -f "${dir}/votes.scp"
-            awk '{ print $1 " {}" }' "${dir}/wav.scp" > "${dir}/.metric.scp"
-            mv "${dir}/.metric.scp" "${dir}/metric.scp"
-        elif [ -e "data/${dset}/score_range" ]; then
+        opts=(--exclude --labels_only)
+        if is_unlabelled "${dset}"; then opts+=(--unlabelled); fi
+        keep_utterances "${opts[@]}" "${dir}/logs/refused" "data/${dset}" "${dir}"
+        if ! is_unlabelled "${dset}" && [ -e "data/${dset}/score_range" ]; then
             plain_text "data/${dset}/score_range" > "${dir}/score_range"
         fi
     done

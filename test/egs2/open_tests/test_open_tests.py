@@ -201,7 +201,10 @@ def test_released_models_predict_the_sets_of_a_fold(method, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "speechmos", None)
     assert predict.main(options) == 1  # with a sentence, see below
     fake = types.SimpleNamespace(
-        run=lambda audio, sr: {"ovrl_mos": len(audio) / sr},
+        run=lambda audio, sr: {
+            "ovrl_mos": len(audio) / sr,
+            **dict.fromkeys(("sig_mos", "bak_mos", "p808_mos"), 5.0),
+        },
         ConvTransformerSQAModel=lambda: types.SimpleNamespace(
             eval=lambda: lambda audio: audio.shape[1] / 16000
         ),

@@ -19,7 +19,6 @@ import sys
 from typing import Callable, Dict, Optional, Sequence
 
 import numpy as np
-import torch
 from folds import read_fold, read_sets
 
 from espnet2_distilmos.data.audio import AudioError, read_audio
@@ -28,37 +27,16 @@ from espnet2_distilmos.data.datadir import (
     read_scp,
     write_metric_scp,
 )
+from espnet2_distilmos.teachers import load_teacher, teach
 
 # From audio (N,) at 16 kHz to a score.
 Predictor = Callable[[np.ndarray], float]
 
 
-def imported(package: str, module: str):
-    """Import a module of a package that is optional."""
-    try:
-        return __import__(module, fromlist=["_"])
-    except ImportError as error:
-        raise DataError(
-            f"the package {package} cannot be imported ({error}), expected it for the "
-            f"row of the released model; install it with `pip install {package}`."
-        ) from error
-
-
-def distillmos() -> Predictor:
-    """Distill-MOS."""
-    model = imported("distillmos", "distillmos").ConvTransformerSQAModel().eval()
-
-    @torch.no_grad()
-    def predict(audio: np.ndarray) -> float:
-        return float(model(torch.from_numpy(audio)[None]))
-
-    return predict
-
-
-def dnsmos() -> Predictor:
-    """DNSMOS P.835, its overall score; louder than full scale is not allowed."""
-    model = imported("speechmos", "speechmos.dnsmos")
-    return lambda audio: float(model.run(np.clip(audio, -1, 1), 16000)["ovrl_mos"])
+def released(name: str) -> Predictor:
+    """A released model: its overall score."""
+    teacher = load_teacher(name)
+    return lambda audio: teach(teacher, audio, "a clip")[teacher.keys[0]]
 
 
 def knn(model_dir: str, train: str, out: str) -> Predictor:
@@ -99,7 +77,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             train = f"{args.data}/{'+'.join(fold.directories('train'))}"
             predict = knn(args.model, train, args.out)
         else:
-            predict = {"distillmos": distillmos, "dnsmos": dnsmos}[args.method]()
+            predict = released(args.method)
         known: Dict[str, Optional[float]] = {}
         for name in names:
             wavs = read_scp(f"{args.data}/{name}/wav.scp")

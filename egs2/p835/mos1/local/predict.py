@@ -36,6 +36,7 @@ from espnet2_distilmos.data.datadir import (
     write_metric_scp,
 )
 from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.teachers import load_teacher, teach
 
 PENALTIES = np.logspace(0, 6, 13)
 
@@ -103,15 +104,12 @@ def ridge(train: str, upstream: str) -> Predictor:
 
 def distill_mos() -> Predictor:
     """Predict with the released Distill-MOS."""
-    try:
-        import distillmos
-    except ImportError as error:
-        raise DataError(
-            f"the package distillmos cannot be imported ({error}), expected it for the "
-            "row of the released model; install it with `pip install distillmos`."
-        ) from error
-    model = distillmos.ConvTransformerSQAModel().eval()
-    return lambda folder: of_clips(folder, lambda speech: float(model(speech)))
+    teacher = load_teacher("distillmos")
+
+    def score(speech: torch.Tensor) -> float:
+        return teach(teacher, speech[0].numpy(), "a clip")["distillmos"]
+
+    return lambda folder: of_clips(folder, score)
 
 
 def condition_mean(train: str) -> Predictor:

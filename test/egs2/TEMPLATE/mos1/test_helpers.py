@@ -190,6 +190,14 @@ def test_filter_data_dir(tmp_path):
     assert (dst / "utt2spk").read_text() == "a s2\nc s2\n"
     write(src / "utt2spk", "a")
     assert "has the line 'a'" in call(script, ids, src, dst, code=1).stderr
+    # Of an unlabelled set the scores of others are left; faulty labels are no fault.
+    write(src / "metric.scp", 'b {"mos": 3.5, "n": 1}', "a broken", 'c {"mos": "x"}')
+    write(src / "utt2spk", "a s2", "b s1", "c s2")
+    write(dst / "votes.scp", 'b [["l1", 3]]')
+    ids = write(tmp_path / "none")
+    call(script, "--exclude", "--unlabelled", ids, src, dst)
+    assert (dst / "metric.scp").read_text() == 'a {}\nb {"n": 1}\nc {}\n'
+    assert not (dst / "votes.scp").exists()
 
 
 def test_print_args_can_be_read_back(tmp_path):

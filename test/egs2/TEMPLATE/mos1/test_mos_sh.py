@@ -128,6 +128,42 @@ def test_stage_4_filters_durations_and_keeps_a_calibration_set_back(recipe):
     assert "no utterance of train lasts between" in wrong.stderr.splitlines()[-1]
 
 
+def test_unlabelled_sets_keep_further_scores(recipe):
+    """They reach the loss aux_scores; the set's own labels are not read."""
+    shutil.copytree(recipe.dir / "source/train", recipe.dir / "source" / "unlab")
+    for file in ("wav.scp", "utt2spk", "utt2sys"):
+        lines = recipe.lines(f"source/train/{file}")[:2]
+        recipe.write("unlab", file, [f"unlab_{line}" for line in lines])
+    labels = ['unlab_train0 {"mos": 9, "dnsmos_ovrl": 2.5}', "unlab_train1 nothing"]
+    recipe.write("unlab", "metric.scp", labels)
+    recipe.write("unlab", "votes.scp", ['unlab_train0 [["l1", 3]]'])
+    recipe.run("--unlabelled_sets", "unlab", "--stop_stage", 4)
+    combined = recipe.lines("dump/raw/train+unlab/metric.scp")
+    assert combined[0] == 'train0 {"mos": 1.5}' and len(combined) == 8
+    assert combined[-2:] == ['unlab_train0 {"dnsmos_ovrl": 2.5}', "unlab_train1 {}"]
+    assert not (recipe.dir / "dump/raw/train+unlab/votes.scp").exists()
+
+
+def test_pseudo_labels_become_a_training_set(recipe):
+    """Of a table of scores; what has none is named."""
+    script = "scripts/pseudo_label.sh"
+    speech = recipe.dir / "source" / "train" / "wav.scp"
+    ids = [f"train{i}_c{k}" for i in range(6) for k in range(2)]
+    table = recipe.dir / "teacher.csv"
+    table.write_text("id,score\n" + "".join(f"{i},3.5\n" for i in ids[1:]))
+    options = ["--speech_dir", speech, "--copies", 2, "--teachers", "t=teacher.csv"]
+    result = recipe.run(*options, script=script, code=1)
+    assert "some copies have no label" in result.stderr.splitlines()[-1]
+    result = recipe.run(*options, "--skip_bad", "true", script=script)
+    assert "run.sh --train_set" in result.stdout
+    assert recipe.lines("data/pseudo/metric.scp") == [
+        f'{i} {{"mos": 3.5, "t": 3.5}}' for i in ids[1:]
+    ]
+    copies = dict(line.split() for line in recipe.lines("data/pseudo/wav.scp"))
+    assert all((recipe.dir / path).is_file() for path in copies.values())
+    assert "--speech_dir is missing" in recipe.run(script=script, code=1).stderr
+
+
 def test_a_test_set_may_have_its_own_scale_and_no_systems(recipe):
     labels = [f'test{i} {{"mos": {40 * i}}}' for i in range(3)]
     recipe.write("test", "metric.scp", labels)

@@ -12,6 +12,7 @@ comes last; it takes a new date when that of SRC is newer, as its audio is then.
 
 import argparse
 import codecs
+import json
 import os
 import sys
 from pathlib import Path
@@ -35,6 +36,12 @@ def get_parser():
         "--labels_only",
         action="store_true",
         help="Leave wav.scp and utt2num_samples of DST alone.",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="Leave labels and votes out: every utterance of DST has a line in "
+        "metric.scp, with its further scores alone, such as those of other predictors.",
     )
     return parser
 
@@ -73,6 +80,23 @@ def speaker_lines(path):
     return [b" ".join([s, *utts]) + b"\n" for s, utts in sorted(speakers.items())]
 
 
+def without_labels(dst):
+    """Lines of metric.scp for all utterances of DST, as those of an unlabelled set."""
+    scores = {}
+    for line in read_lines(dst / "metric.scp") if (dst / "metric.scp").exists() else ():
+        utt_id, _, text = line.strip().partition(b" ")
+        # What cannot be read of labels that nobody wants is no fault.
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            entry.pop("mos", None)
+            scores[utt_id] = json.dumps(entry).encode()
+    ids = [line.split()[0] for line in read_lines(dst / "wav.scp")]
+    return [utt_id + b" " + scores.get(utt_id, b"{}") + b"\n" for utt_id in ids]
+
+
 def main(argv=None):
     args = get_parser().parse_args(argv)
     ids = {line.split()[0] for line in read_lines(args.ids)}
@@ -91,6 +115,9 @@ def main(argv=None):
             and os.path.getmtime(src) > os.path.getmtime(dst)
         )
         write(dst, lines, always=newer)
+    if args.unlabelled:
+        write(args.dst / "metric.scp", without_labels(args.dst))
+        (args.dst / "votes.scp").unlink(missing_ok=True)
     if (args.dst / "utt2spk").exists():
         write(args.dst / "spk2utt", speaker_lines(args.dst / "utt2spk"))
     return 0

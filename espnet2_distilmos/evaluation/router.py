@@ -1,0 +1,247 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""A mix of several predictors' scores, whose weights depend on the scores."""
+
+import hashlib
+import json
+from typing import List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+from scipy.optimize import minimize
+
+from espnet2_distilmos import FORMAT_VERSION
+from espnet2_distilmos.data.datadir import DataError, atomic_write, read_text
+
+# Strengths of the penalty; the greatest leaves the weights all but equal.
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+FOLDS = 5
+# Fewer labelled clips of a set say nothing of a correlation.
+MINIMUM_CLIPS = 10
+
+
+class Router(NamedTuple):
+    r"""Weights of predictors by a linear map of their scores.
+
+    With the scores :math:`x_k` and :math:`z_k = (x_k - m_k) / s_k`, the mix is
+    :math:`\sum_k w_k (\bar m + \bar s z_k)`, :math:`w = \mathrm{softmax}(A z + b)`;
+    :math:`\bar m, \bar s` are the means of :math:`m` and :math:`s`, so that predictors
+    with other spreads come to one scale. A missing score has no weight, and counts as
+    :math:`z_k = 0` in the weights of the others.
+
+    Attributes:
+        keys: names of the K scores.
+        mean, sd: m and s, (K,).
+        slopes: A, (K, K).
+        biases: b, (K,).
+        penalty: that of the fit.
+    """
+
+    keys: Tuple[str, ...]
+    mean: np.ndarray
+    sd: np.ndarray
+    slopes: np.ndarray
+    biases: np.ndarray
+    penalty: float
+
+    def weights(self, scores: np.ndarray) -> np.ndarray:
+        """Weights (n, K) of scores (n, K); zero for NaN, all zero without a score."""
+        known = np.isfinite(scores)
+        z = np.where(known, (scores - self.mean) / self.sd, 0.0)
+        return _softmax(z @ self.slopes.T + self.biases, known)
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """The mix (n,) of scores (n, K); NaN where there is no score at all."""
+        known = np.isfinite(scores)
+        z = np.where(known, (scores - self.mean) / self.sd, 0.0)
+        mixed = self.mean.mean() + self.sd.mean() * (self.weights(scores) * z).sum(1)
+        return np.where(known.any(axis=1), mixed, np.nan)
+
+
+def _softmax(logits: np.ndarray, known: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True)) * known
+    return powers / np.maximum(powers.sum(axis=1, keepdims=True), 1e-300)
+
+
+def fit(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    sets: Sequence[str],
+    keys: Sequence[str],
+    penalty: float,
+) -> Router:
+    r"""Fit a router to labelled clips of one or several listening tests.
+
+    Minimises the mean over the tests of 1 - LCC within the test, so that labels of
+    different tests are not compared, plus ``penalty`` :math:`(|A|^2 + |b|^2) / K`.
+
+    Args:
+        scores: (n, K), NaN where there is none; every clip has one at least.
+        labels: (n,), each test's on a scale of its own.
+        sets: name of the test of each clip.
+        keys: names of the K scores.
+        penalty: at least 0.
+    """
+    count = len(keys)
+    known = np.isfinite(scores)
+    mean = np.nanmean(scores, axis=0)
+    sd = np.maximum(np.nanstd(scores, axis=0), 1e-6)
+    z = np.where(known, (scores - mean) / sd, 0.0)
+    names = np.asarray(sets)
+    places = [np.flatnonzero(names == name) for name in dict.fromkeys(sets)]
+    targets = []
+    for place in places:
+        centred = labels[place] - labels[place].mean()
+        targets.append(centred / max(np.linalg.norm(centred), 1e-12))
+
+    def loss(flat: np.ndarray) -> Tuple[float, np.ndarray]:
+        slopes, biases = flat[count:].reshape(count, count), flat[:count]
+        weights = _softmax(z @ slopes.T + biases, known)
+        mixed = (weights * z).sum(axis=1)
+        of_mixed = np.zeros(len(z))  # the gradient
+        value = 0.0
+        for place, target in zip(places, targets):
+            centred = mixed[place] - mixed[place].mean()
+            length = max(np.linalg.norm(centred), 1e-12)
+            lcc = centred @ target / length
+            value += (1 - lcc) / len(places)
+            of_mixed[place] = (lcc * centred / length - target) / length / len(places)
+        of_logits = of_mixed[:, None] * weights * (z - mixed[:, None])
+        gradient = np.concatenate([of_logits.sum(axis=0), (of_logits.T @ z).ravel()])
+        share = penalty / count
+        return value + share * (flat @ flat), gradient + 2 * share * flat
+
+    found = minimize(loss, np.zeros(count * (count + 1)), jac=True, method="L-BFGS-B")
+    slopes = found.x[count:].reshape(count, count)
+    return Router(tuple(keys), mean, sd, slopes, found.x[:count], penalty)
+
+
+def fit_router(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    sets: Sequence[str],
+    groups: Sequence[str],
+    keys: Sequence[str],
+) -> Router:
+    """Fit a router, its penalty chosen by cross-validation over groups of clips.
+
+    Args:
+        groups: what is not divided, such as the sentence of each clip.
+        scores, labels, sets, keys: as of :func:`fit`.
+    """
+    folds = _folds(sets, groups)
+
+    def correlation(penalty: float) -> float:
+        predicted = _cross(scores, labels, sets, keys, folds, penalty)
+        return np.mean(list(_lccs(predicted, labels, sets)))
+
+    # Of equally good ones the greatest.
+    best = max(sorted(PENALTIES, reverse=True), key=correlation)
+    return fit(scores, labels, sets, keys, best)
+
+
+def cross_predict(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    sets: Sequence[str],
+    groups: Sequence[str],
+    keys: Sequence[str],
+    leave_sets: bool = False,
+) -> np.ndarray:
+    """Mixes (n,), each of a router whose fit and penalty knew nothing of the clip.
+
+    Args:
+        leave_sets: leave whole tests out, of which there are two at least; else groups.
+        scores, labels, sets, groups, keys: as of :func:`fit_router`.
+    """
+    folds = np.unique(sets, return_inverse=True)[1] if leave_sets else None
+    folds = _folds(sets, groups) if folds is None else folds
+    mixed = np.full(len(labels), np.nan)
+    for fold in np.unique(folds):
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        of_train = ([values[i] for i in train] for values in (sets, groups))
+        router = fit_router(scores[train], labels[train], *of_train, keys)
+        mixed[test] = router(scores[test])
+    return mixed
+
+
+def check_labelled(labels: np.ndarray, sets: Sequence[str]) -> None:
+    """Refuse tests that a correlation says nothing of.
+
+    Raises:
+        DataError: one has less than 10 clips, or labels that are all the same.
+    """
+    for name in dict.fromkeys(sets):
+        own = labels[[one == name for one in sets]]
+        if len(own) < MINIMUM_CLIPS or own.min() == own.max():
+            raise DataError(
+                f"the labelled set {name} gives {len(own)} clips with labels from "
+                f"{own.min():g} to {own.max():g} to fit a router to, expected at least "
+                f"{MINIMUM_CLIPS} with different ones; leave it out."
+            )
+
+
+def _folds(sets: Sequence[str], groups: Sequence[str]) -> np.ndarray:
+    """Fold of each clip, (n,): a group of a test is whole, and folds about equal."""
+    names = [f"{one}/{group}" for one, group in zip(sets, groups)]
+    # The order is random, but hangs on the names only.
+    order = sorted(set(names), key=lambda g: hashlib.sha256(g.encode()).digest())
+    place = {name: index % FOLDS for index, name in enumerate(order)}
+    return np.array([place[name] for name in names])
+
+
+def _cross(scores, labels, sets, keys, folds, penalty) -> np.ndarray:
+    predicted = np.zeros(len(labels))
+    for fold in np.unique(folds):
+        train = np.flatnonzero(folds != fold)
+        test = folds == fold
+        if len(train):
+            names = [sets[i] for i in train]
+            router = fit(scores[train], labels[train], names, keys, penalty)
+            predicted[test] = router(scores[test])
+    return predicted
+
+
+def _lccs(predicted: np.ndarray, labels: np.ndarray, sets: Sequence[str]) -> List:
+    names = np.asarray(sets)
+    return [
+        np.nan_to_num(np.corrcoef(predicted[names == n], labels[names == n])[0, 1])
+        for n in dict.fromkeys(sets)
+    ]
+
+
+def write_router(path: str, router: Router) -> None:
+    """Write a router as JSON."""
+    data = {"format_version": FORMAT_VERSION, "kind": "router"}
+    data.update(
+        (name, value.tolist() if isinstance(value, np.ndarray) else value)
+        for name, value in router._asdict().items()
+    )
+    with atomic_write(path) as file:
+        file.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_router(path: str) -> Router:
+    """Read what :func:`write_router` wrote.
+
+    Raises:
+        DataError: it is no router.
+    """
+    try:
+        data = json.loads(read_text(path))
+        count = len(data["keys"])
+        shapes = {"mean": (count,), "sd": (count,), "slopes": (count, count)}
+        shapes["biases"] = (count,)
+        arrays = {name: np.array(data[name], dtype=np.float64) for name in shapes}
+        good = all(
+            arrays[name].shape == shape and np.isfinite(arrays[name]).all()
+            for name, shape in shapes.items()
+        )
+        if data["kind"] != "router" or not good or not (arrays["sd"] > 0).all():
+            raise ValueError("its values do not fit together")
+        return Router(tuple(data["keys"]), **arrays, penalty=float(data["penalty"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read as a router ({error}), expected the router.json of "
+            "`distilmos pseudo_label`; fit it with --labelled."
+        ) from error
