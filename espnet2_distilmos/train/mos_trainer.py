@@ -13,7 +13,18 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import torch
@@ -33,6 +44,18 @@ from espnet2_distilmos.train.mos_sampler import CategorySampler
 
 LEVELS = ("utt", "sys")
 STATISTICS = ("mse", "lcc", "srcc", "ktau")
+
+
+def _shares(factory: AbsIterFactory) -> Optional[Dict[str, float]]:
+    """How often an epoch draws each training utterance; None is each once."""
+    sampler = getattr(factory, "sampler", None)
+    if not isinstance(sampler, CategorySampler):
+        return None
+    return {
+        utt_id: sampler.draws[category] / len(members)
+        for category, members in sampler.members.items()
+        for utt_id in members
+    }
 
 
 def _whole_utterances(factory: AbsIterFactory) -> Iterable:
@@ -167,6 +190,7 @@ class MOSTrainer(Trainer):
                 _whole_utterances(kwargs["train_iter_factory"]),
                 options.ngpu,
                 distributed.distributed,
+                _shares(kwargs["train_iter_factory"]),
             )
         super().run(*args, **kwargs)
 
@@ -176,6 +200,7 @@ class MOSTrainer(Trainer):
         batches: Iterable[Tuple[Sequence[str], Dict[str, torch.Tensor]]],
         ngpu: int,
         distributed: bool,
+        shares: Optional[Mapping[str, float]] = None,
     ) -> None:
         """Let the head's probe start from ridge regression on the training set.
 
@@ -186,6 +211,7 @@ class MOSTrainer(Trainer):
             batches: ids and tensors of the training set, once.
             ngpu: of the training.
             distributed: gather over all processes.
+            shares: what each utterance counts; None is alike.
 
         Raises:
             ValueError: there are too few labels.
@@ -206,11 +232,13 @@ class MOSTrainer(Trainer):
             if math.isfinite(y)
         }
         # In one order, however the batches were made.
-        rows = [found[utt_id] for utt_id in sorted(found)]
+        ids = sorted(found)
+        rows = [found[utt_id] for utt_id in ids]
         penalty = model.probe_to_fit().fit(
             torch.stack([x for x, _, _ in rows]) if rows else torch.zeros(0, 1),
             torch.tensor([y for _, y, _ in rows]),
             torch.tensor([corpus for _, _, corpus in rows]),
+            None if shares is None else torch.tensor([shares[i] for i in ids]),
         )
         logging.info(
             f"The probe's ridge regression on {len(rows)} utterances of "

@@ -106,6 +106,7 @@ class Probe(torch.nn.Module):
         features: torch.Tensor,
         labels: torch.Tensor,
         corpora: Optional[torch.Tensor] = None,
+        shares: Optional[torch.Tensor] = None,
     ) -> float:
         """Set standardisation and weights by ridge regression.
 
@@ -113,13 +114,14 @@ class Probe(torch.nn.Module):
         each left out in turn. With several corpora it is the one that ranks best a
         corpus left out, on average over them; then only differences within a corpus
         are fitted, not those between corpora, which may be of scale and of recording,
-        and each corpus counts alike, however many utterances and whatever spread of
-        labels it has.
+        and whatever spread of labels it has.
 
         Args:
             features: of the training utterances, (N, F).
             labels: their scores, (N,), finite.
             corpora: index of each utterance's corpus, (N,); None is one corpus.
+            shares: of several corpora, what each utterance counts, (N,), above 0; None
+                lets each corpus count alike, however many utterances it has.
 
         Returns:
             The penalty.
@@ -141,19 +143,23 @@ class Probe(torch.nn.Module):
         groups_used = [g for g in spread if spread[g] > 0] or list(spread)
         kept = np.isin(groups, groups_used)
         x, y, groups = x[kept], y[kept], groups[kept]
-        centre, middle = x.mean(axis=0), y.mean()
-        weights = np.ones(len(y))
+        if shares is None or len(groups_used) == 1:
+            sizes = {g: (groups == g).sum() for g in groups_used}
+            weights = np.array([1 / sizes[g] for g in groups])
+        else:
+            weights = shares.double().cpu().numpy()[kept]
+        weights *= len(y) / weights.sum()
+        centre = np.average(x, axis=0, weights=weights)
+        middle = np.average(y, weights=weights)
         if len(groups_used) > 1:
-            means = [x[groups == g].mean(axis=0) for g in groups_used]
-            centre = np.mean(means, axis=0)
-            middle = np.mean([y[groups == g].mean() for g in groups_used])
-            unit = np.mean([spread[g] for g in groups_used])
+            parts = {g: weights[groups == g] for g in groups_used}
+            unit = sum(parts[g].sum() * spread[g] for g in groups_used) / len(y)
             x, y = x.copy(), y.copy()
-            for group, mean in zip(groups_used, means):
+            for group, part in parts.items():
                 rows = groups == group
-                x[rows] += centre - mean
-                y[rows] = middle + (y[rows] - y[rows].mean()) * unit / spread[group]
-                weights[rows] = len(y) / len(groups_used) / rows.sum()
+                x[rows] += centre - np.average(x[rows], axis=0, weights=part)
+                own = y[rows] - np.average(y[rows], weights=part)
+                y[rows] = middle + own * unit / spread[group]
         scale = np.sqrt(np.average((x - centre) ** 2, axis=0, weights=weights))
         # A constant dimension says nothing; divided by its SD it would be noise.
         scale[scale < 1e-5 * scale.max()] = np.inf

@@ -646,21 +646,24 @@ def test_the_probe_is_fitted_within_corpora(mos_corpus, tmp_path, monkeypatch):
     options = ["--train_data_path_and_name_and_type", data]
     fit, seen = Probe.fit, []
 
-    def recorded(self, features, labels, groups):
-        seen.append((labels, groups))
-        return fit(self, features, labels, groups)
+    def recorded(self, features, labels, groups, shares):
+        seen.append((labels, groups, shares))
+        return fit(self, features, labels, groups, shares)
 
     monkeypatch.setattr(Probe, "fit", recorded)
-    mos_corpus.train(
-        tmp_path / "exp",
-        *options,
-        head="probe",
-        losses={"mos_l1": {}},
-        head_conf={},
-        tokens=False,
-    )
-    ((labels, groups),) = seen
+    changes = {"head": "probe", "losses": {"mos_l1": {}}, "head_conf": {}}
+    mos_corpus.train(tmp_path / "exp", *options, tokens=False, **changes)
+    # What is drawn twice as often counts twice as much.
+    write_scp(tmp_path / "utt2set", corpora)
+    options += ["--sampling_categories", f"{tmp_path}/utt2set"]
+    options += ["--sampling_weights", '{"even": 2, "odd": 1}']
+    mos_corpus.train(tmp_path / "weighted", *options, tokens=False, **changes)
+    (labels, groups, none), (_, _, shares) = seen
+    assert none is None
     ids = sorted(i for i in corpora if i.startswith("train"))
     assert labels.tolist() == pytest.approx([mos_corpus.labels[i] for i in ids])
     names = sorted(set(corpora.values()))
     assert groups.tolist() == [names.index(corpora[i]) for i in ids]
+    even = groups == names.index("even")
+    ratio = shares[even].sum() / shares[~even].sum()
+    assert float(ratio) == pytest.approx(2, rel=0.15)  # draws are whole numbers

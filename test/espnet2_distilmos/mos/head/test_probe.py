@@ -70,7 +70,8 @@ def test_it_starts_from_ridge_regression(layers):
             assert float(alone.frame_mos.mean()) == pytest.approx(wanted[i], abs=1e-4)
 
 
-def test_corpora_count_alike_and_only_within():
+@pytest.mark.parametrize("given", [False, True])
+def test_corpora_count_alike_and_only_within(given):
     """Against dummy variables for the corpora, and each corpus left out by hand."""
     states, labels = utterances(60)
     corpora = torch.tensor([0] * 30 + [1] * 20 + [2] * 10)
@@ -83,9 +84,14 @@ def test_corpora_count_alike_and_only_within():
     probe = Probe(D, L, layers=[3])
     features = probe.features(*batch(states))
     shifted = features + 100.0 * corpora[:, None]
-    penalty = probe.fit(shifted, labels + 50.0 * corpora, corpora)
+    # What a corpus counts, each alike unless told.
+    counts = np.array([1.0, 3.0, 0.5] if given else [1.0, 1.0, 1.0])
+    shares = None
+    if given:
+        shares = torch.tensor(counts / np.bincount(corpora))[corpora]
+    penalty = probe.fit(shifted, labels + 50.0 * corpora, corpora, shares)
     x, y, g = features.double().numpy(), labels.double().numpy(), corpora.numpy()
-    weights = len(g) / 3 / np.bincount(g)[g]
+    weights = len(g) / counts.sum() * (counts / np.bincount(g))[g]
     x = x - np.stack([x[g == k].mean(0) for k in range(3)])[g]
     x = x / np.sqrt(np.average(x**2, axis=0, weights=weights))
     y = y - np.array([y[g == k].mean() for k in range(3)])[g]
