@@ -76,6 +76,7 @@ all_models=true        # Whether the other models in expdir are scored too, into
 # Data sets; CORPUS/SET is a set of egs2/CORPUS
 train_set=             # Training set.
 train_sets=            # Several instead, each with its sampling weight or none with one: "train:1 somos/train:0.5".
+further_sets=          # Labelled sets that train besides those of the recipe: "pseudo:3" (the recipe's have 1 if it gave none).
 unlabelled_sets=       # Sets of audio alone that train besides, with weights or without: "unlab:1" (the labelled set has 1 then).
 valid_set=             # Validation set.
 test_sets=             # Test sets, in-domain and out-of-domain.
@@ -107,7 +108,7 @@ options=()
 for name in \
     stage stop_stage ngpu num_nodes nj inference_nj num_clusters max_frames bootstrap \
     skip_train calibration_share dumpdir expdir \
-    train_set train_sets unlabelled_sets valid_set test_sets ood known_ood \
+    train_set train_sets further_sets unlabelled_sets valid_set test_sets ood known_ood \
     train_config train_args tag mos_exp mos_stats_dir tokens_tag token_layers import_km \
     inference_config inference_args inference_tag inference_model; do
     options+=("${name}=${!name}")

@@ -202,23 +202,29 @@ def test_failed_and_killed_runs_are_made_up_for(made_up):
 
 
 def test_tokens_are_made_once_for_those_who_need_the_same(made_up):
-    line = "more | conf/a.yaml | | --unlabelled_sets other/speech:1\n"
-    (made_up.dir / "list.txt").write_text(LIST + line)
+    lines = "more | conf/a.yaml | | --unlabelled_sets other/speech:1\n"
+    lines += "wide | conf/a.yaml | | --use_tokens false --further_sets pseudo:3\n"
+    (made_up.dir / "list.txt").write_text(LIST + lines)
     command = ("--runs_nj", 3, "--seeds", "5", "--train_args", "--max_epoch 7")
     made_up.run(*command, "--nj", 4, "--stop_stage", 8)
     calls = made_up.calls()
     assert all(call["--nj"] == "4" for call in calls)
     tokens = [call for call in calls if "--mos_exp" not in call][2:]
-    # Audio without labels is prepared and measured, too.
+    # Sets of a run's own are prepared and measured, too.
     stages = [(c["--stage"], c["--stop_stage"]) for c in tokens]
-    assert stages == [("5", "5"), ("5", "5"), ("1", "6")]
-    assert [call.get("--num_clusters") for call in tokens] == [None, "3", None]
+    assert stages == [("5", "5"), ("5", "5"), ("1", "6"), ("1", "6")]
+    assert [c.get("--num_clusters") for c in tokens] == [None, "3", None, None]
+    assert [c["--use_tokens"] for c in tokens] == ["true", "true", "true", "false"]
     tags = [call["--tokens_tag"] for call in tokens]
     runs = {c["--mos_exp"].split("/")[-2]: c for c in calls if "--mos_exp" in c}
-    names = ("first", "other", "k3", "more")
+    names = ("first", "other", "k3", "more", "wide")
     assert [runs[n]["--tokens_tag"] for n in names] == [tags[0], *tags]
     assert runs["k3"]["--num_clusters"] == "3"
     assert runs["more"]["--unlabelled_sets"] == "other/speech:1"
+    assert runs["wide"]["--further_sets"] == "pseudo:3"
+    settings = [made_up.dir.glob(f"**/{n}/seed5/settings") for n in ("wide", "other")]
+    wide, other = (next(paths).read_text() for paths in settings)
+    assert wide.endswith("| --further_sets pseudo:3") and "further" not in other
     assert runs["other"]["--train_args"] == (
         "--max_epoch 7 --losses token_ce.weight=0 --seed 5"
     )
@@ -230,6 +236,7 @@ def test_tokens_are_made_once_for_those_who_need_the_same(made_up):
         "first/seed5",
         "more/seed5",
         "other/seed5",
+        "wide/seed5",
     ]
     # Other options of the scoring score again and train nothing.
     again = (*command, "--nj", 2, "--only", "first", "--stage", 7, "--stop_stage", 8)

@@ -24,7 +24,7 @@ def options(tmp_path, monkeypatch):
     """The defaults of mos.sh, with sets."""
     monkeypatch.chdir(tmp_path)
     options = dict.fromkeys(mos_settings.NUMBERS, "1")
-    empty = "train_sets unlabelled_sets ood known_ood train_config train_args tag "
+    empty = "train_sets further_sets unlabelled_sets ood known_ood train_config train_args tag "
     empty += "mos_exp mos_stats_dir tokens_tag import_km inference_config "
     empty += "inference_args inference_tag"
     options.update(dict.fromkeys(empty.split(), ""))
@@ -113,6 +113,12 @@ def test_several_training_sets(options):
     assert found["train_parts"] == ["train", "u"]
     assert found["unlabelled_parts"] == ["u"]
     assert json.loads(found["train_weights"]) == {"train": 1, "u": 3}
+    options.update(further_sets="pseudo:2")
+    found = mos_settings.settings_of(options)
+    assert found["train_parts"] == ["train", "pseudo", "u"]
+    assert found["unlabelled_parts"] == ["u"]
+    assert json.loads(found["train_weights"]) == {"train": 1, "pseudo": 2, "u": 3}
+    options.update(further_sets="")
     options.update(train_sets="train:1 x/train:.5", unlabelled_sets="")
     found = mos_settings.settings_of(options)
     assert found["train_set"] == "train+x-train"
@@ -143,7 +149,8 @@ def test_several_training_sets(options):
         (dict(train_sets="a:2 a:1"), "a twice"),
         (dict(train_sets="a", unlabelled_sets="a"), "a twice"),
         (dict(train_sets="train:2"), "is one set"),
-        (dict(train_set="", unlabelled_sets="u"), "needs a labelled set"),
+        (dict(train_set="", unlabelled_sets="u"), "--unlabelled_sets needs a labelled"),
+        (dict(train_set="", further_sets="f"), "--further_sets needs a labelled set"),
     ],
 )
 def test_what_cannot_work_is_refused(options, change, words):

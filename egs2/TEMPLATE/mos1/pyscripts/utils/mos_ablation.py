@@ -17,7 +17,8 @@ of a fold's name, up to "_", is the group over which folds are compared, a talke
 Lines of the list, of which the last two fields may be absent; # begins a comment:
 
     NAME | TRAIN_CONFIG | options of mos_train | options of mos.sh about tokens,
-                                                 --use_corpora, --use_votes
+                                                 --use_corpora, --use_votes,
+                                                 --further_sets
     NAME | SCRIPT.py | options
 
 A script predicts without training, with no seed: it is given `--out DIR` and writes
@@ -47,15 +48,17 @@ from espnet2_distilmos.data.datadir import DataError
 
 METRICS = "utt_mos_srcc,utt_mos_lcc,utt_mos_mse,sys_mos_srcc,sys_mos_lcc,sys_mos_mse"
 # Options of mos.sh that a run may have of its own: they are about its tokens, about the
-# audio that has tokens and no labels, and about further data, which change no token.
-FURTHER_DATA = ("use_corpora", "use_votes")
+# audio that has tokens and no labels, and about further data: files, which change no
+# token, and sets.
+FURTHER_FILES = ("use_corpora", "use_votes")
+FURTHER_SETS = ("further_sets", "unlabelled_sets")
 TOKEN_OPTIONS = {
     "use_tokens": r"true|false",
     "num_clusters": r"[1-9][0-9]*",
     "token_layers": r"all|[0-9]+(,[0-9]+)*",
     "max_frames": r"[1-9][0-9]*",
-    "unlabelled_sets": r"[A-Za-z0-9_./-]+(:[0-9]*\.?[0-9]+)?",
-    **{name: r"true|false" for name in FURTHER_DATA},
+    **{name: r"[A-Za-z0-9_./-]+(:[0-9]*\.?[0-9]+)?" for name in FURTHER_SETS},
+    **{name: r"true|false" for name in FURTHER_FILES},
 }
 FOR_ALL = ("num_clusters", "token_layers", "max_frames")
 OF_A_RUN = ("train_config", "tag", "mos_exp", "tokens_tag", "use_tokens")
@@ -93,12 +96,17 @@ class Run(NamedTuple):
     def is_script(self):
         return self.config.endswith(".py")
 
+    @property
+    def has_sets(self):
+        """Whether it trains on sets that the others do not train on."""
+        return any(f"--{name} " in f"{self.options} " for name in FURTHER_SETS)
+
     def settings(self):
         """What the run is, to be compared with the training that is there."""
         tokens = self.tokens_tag if self.use_tokens == "true" else "no tokens"
-        for name in FURTHER_DATA:
-            if f"--{name} true" in self.options:
-                tokens += f" | --{name} true"
+        for name, value in parse_token_options(self.options).items():
+            if name == "further_sets" or (name in FURTHER_FILES and value == "true"):
+                tokens += f" | --{name} {value}"
         return f"{self.config} ({self.file_hash}) | {self.args} | {tokens}"
 
 
@@ -182,7 +190,7 @@ def read_run(line, train_args, token_options):
     # The name of the tokens says what they are of, so that equal ones are shared and
     # unequal ones are not, whatever runs the list has.
     conf = {k: v for k, v in frontend.conf.items() if k not in TRAINING_ONLY}
-    own = {k: v for k, v in options.items() if k not in FURTHER_DATA}
+    own = {k: v for k, v in options.items() if k not in FURTHER_FILES}
     key = hash_of([frontend.name, conf, frontend.init_model, own])
     tag = "ablation"
     if "num_clusters" in options:
@@ -413,18 +421,27 @@ class Ablation:
         self.prepared(fold).write_text(self.settings)
 
     def make_tokens(self, fold):
-        """Stage 5, once for runs with the same tokens; return the tags that failed."""
+        """Data of runs with sets of their own, and stage 5 once for equal tokens.
+
+        Returns:
+            The tags of what failed, each with the fold.
+        """
         codes = {}
         for run in self.runs:
             needed = not all(self.is_done(run, s, fold) for s in self.seeds(run))
             tag = run.tokens_tag
-            if needed and run.use_tokens == "true" and tag not in codes:
-                log(f"Tokens of {run.name}: {tag} {fold}".rstrip())
-                # Audio without labels is prepared and measured too.
-                stages = (1, 6) if "--unlabelled_sets" in run.options else (5, 5)
+            if needed and self.is_prepared_first(run) and tag not in codes:
+                what = "Tokens" if run.use_tokens == "true" else "Data"
+                log(f"{what} of {run.name}: {tag} {fold}".rstrip())
+                stages = (1, 6) if run.has_sets else (5, 5)
                 run = run._replace(args=without_other_runs(run.args))
-                codes[tag] = self.recipe(*stages, run, fold, tokens_tag=tag)
+                own = dict(tokens_tag=tag, use_tokens=run.use_tokens)
+                codes[tag] = self.recipe(*stages, run, fold, **own)
         return {(tag, fold) for tag, code in codes.items() if code}
+
+    @staticmethod
+    def is_prepared_first(run):
+        return run.use_tokens == "true" or run.has_sets
 
     def train(self, run, seed, fold, bad_tokens, first):
         """Stages 7 to 9 of one run; return why it failed, or None."""
@@ -435,8 +452,8 @@ class Ablation:
                 f"{folder} was trained as '{was}', expected '{run.settings()}'; remove "
                 "the directory, or rename the run in the list."
             )
-        if run.use_tokens == "true" and (run.tokens_tag, fold) in bad_tokens:
-            return "its tokens could not be made (see above)."
+        if self.is_prepared_first(run) and (run.tokens_tag, fold) in bad_tokens:
+            return "its data or tokens could not be made (see above)."
         if (folder / "done").exists() and not run.is_script:
             first = 8  # trained; it was scored with other options or on other sets
         folder.mkdir(parents=True, exist_ok=True)

@@ -114,15 +114,17 @@ def training_sets(options):
     """Return the name of the training set, {part: weight}, and the unlabelled parts."""
     train_set, text = options["train_set"], options["train_sets"]
     unlabelled = options["unlabelled_sets"]
-    if unlabelled and not text:
+    besides = f"{options['further_sets']} {unlabelled}".strip()
+    if besides and not text:
         if not train_set:
+            name = "further_sets" if options["further_sets"] else "unlabelled_sets"
             raise OptionError(
-                "--unlabelled_sets needs a labelled set besides; give --train_set."
+                f"--{name} needs a labelled set besides; give --train_set."
             )
-        text = f"{train_set}:1" if ":" in unlabelled else train_set
+        text = f"{train_set}:1" if ":" in besides else train_set
     if not text:
         return train_set, {train_set: ""} if train_set else {}, []
-    parts = parse_sets(f"{text} {unlabelled}")
+    parts = parse_sets(f"{text} {besides}")
     if len(parts) == 1:
         raise OptionError(f"--train_sets '{text}' is one set; give it as --train_set.")
     return name_of(parts), parts, list(parse_sets(unlabelled))
