@@ -68,7 +68,7 @@ def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
             f"{where} has adapters in its upstream, which a plain checkpoint does not "
             f"hold; {instead}"
         )
-    conf = dict(frontend.config_dict)
+    conf = {**frontend.config_dict, "num_hidden_layers": frontend.num_layers}
     # Not the configuration of the running network: its mask probabilities are zero,
     # and a network built from that has no mask embedding.
     config = AutoConfig.for_model(conf.pop("model_type"), **conf)

@@ -51,6 +51,11 @@ class HFFrontend(AbsLayerFrontend):
         normalize_waveform: zero mean, unit variance per utterance; None asks the
             checkpoint's own feature extractor (``do_normalize``).
             Log-mel families (Whisper, wav2vec2-BERT) do so only when told.
+        num_layers: keep the first n transformer layers; None keeps all. Hidden states
+            0 to n are those of the whole network, its n-th at the top: a norm that
+            the whole network has after its last layer belongs to that layer, so that
+            it is not applied to another one. ``upstream_config`` stays the whole
+            network's.
         freeze: ``none``, ``cnn`` (the convolutions), ``all``, or ``{layers: n}``,
             also written as the number n: all that comes before the layers, and the
             first n transformer layers.
@@ -81,6 +86,7 @@ class HFFrontend(AbsLayerFrontend):
         upstream: Optional[str] = None,
         upstream_config: Optional[dict] = None,
         normalize_waveform: Optional[bool] = None,
+        num_layers: Optional[int] = None,
         freeze: Union[str, int, dict] = "none",
         lora: Optional[dict] = None,
         gradient_checkpointing: bool = False,
@@ -100,6 +106,17 @@ class HFFrontend(AbsLayerFrontend):
         for key in _STORAGE_KEYS:
             self.config_dict.pop(key, None)
         self.family = FAMILIES[config.model_type](config)
+        self._layers_kept = num_layers
+        if num_layers is not None:
+            most = config.num_hidden_layers
+            if type(num_layers) is not int or not 1 <= num_layers <= most:
+                raise ValueError(
+                    f"found frontend_conf.num_layers={num_layers!r}, expected 1 to "
+                    f"{most}, the transformer layers of {upstream or 'this network'}, "
+                    "or null for all of them"
+                )
+            if num_layers < most:
+                self.family.keep_layers(num_layers)
         if layerdrop or (spec_augment and self.family.masks_with_zeros):
             raise ValueError(
                 f"found layerdrop={layerdrop} and spec_augment={spec_augment} in "
@@ -203,6 +220,7 @@ class HFFrontend(AbsLayerFrontend):
             upstream=self.upstream,
             upstream_config=self.config_dict,
             normalize_waveform=self.normalize_waveform,
+            num_layers=self._layers_kept,
             freeze=self.freeze,
             lora=self.lora,
             gradient_checkpointing=self.gradient_checkpointing,

@@ -38,6 +38,10 @@ class HFFamily(torch.nn.Module, ABC):
         super().__init__()
         self.config = config
 
+    def keep_layers(self, num_layers: int) -> None:
+        """Let the network that is built have its first layers only, fewer than all."""
+        self.config.num_hidden_layers = num_layers
+
     @staticmethod
     def load(upstream: str, config, cls=None) -> Tuple[torch.nn.Module, Set[str]]:
         """Load a checkpoint in fp32 into a class of transformers.

@@ -28,10 +28,10 @@ class WhisperFamily(HFFamily):
     30 s give what transformers gives; shorter ones differ, as no silence is appended.
 
     The last hidden state has passed the encoder's final layer norm, as in
-    transformers. In the released weights single frames of it are so ill-conditioned
-    that fp32 itself is good to 2e-4 of the layer's RMS there (whisper tiny, speech),
-    and so is the agreement of padded batches; in fp64 they agree to 1e-12. Masked
-    frames are zeros before the positions are added.
+    transformers; a network of the first layers alone has none. In the released weights
+    single frames of it are so ill-conditioned that fp32 itself is good to 2e-4 of the
+    layer's RMS there (whisper tiny, speech), and so is the agreement of padded batches;
+    in fp64 they agree to 1e-12. Masked frames are zeros before the positions are added.
     """
 
     takes_waveform = False
@@ -66,6 +66,18 @@ class WhisperFamily(HFFamily):
         filters = torch.from_numpy(filters).float()
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
+        self._is_whole = True
+
+    def keep_layers(self, num_layers: int) -> None:
+        super().keep_layers(num_layers)
+        # Two names of one number in newer versions of transformers.
+        self.config.encoder_layers = num_layers
+        self._is_whole = False
+
+    def prepare(self, model: torch.nn.Module) -> None:
+        if not self._is_whole:
+            # It belongs to the last layer of the whole network.
+            model.layer_norm = torch.nn.Identity()
 
     @staticmethod
     def load(upstream, config):

@@ -55,6 +55,15 @@ def test_the_copy_has_the_same_hidden_states(dtype, tolerance, scorer_dir, tmp_p
     assert json.loads((output / "config.json").read_text())["dtype"] == dtype
 
 
+def test_the_copy_of_a_cut_network_is_as_small(scorer_dir, tmp_path):
+    trained = experiment(scorer_dir, tmp_path / "exp", num_layers=1)
+    assert main([str(tmp_path / "exp"), str(tmp_path / "out")]) == 0
+    copy = HFFrontend(upstream=str(tmp_path / "out"))
+    assert (trained.num_layers, copy.num_layers) == (1, 1)
+    for a, b in zip(hidden_states(trained), hidden_states(copy), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
 def test_nothing_is_replaced_unasked(scorer_dir, tmp_path, capsys):
     output = tmp_path / "out"
     output.mkdir()

@@ -38,6 +38,10 @@ each_maskable_family = pytest.mark.parametrize(
 )
 
 
+# What Whisper has behind its last layer.
+NORM = {"model.layer_norm.weight", "model.layer_norm.bias"}
+
+
 def test_every_family_is_tested():
     assert set(FIRST) == set(FAMILIES)
 
@@ -209,6 +213,42 @@ def test_local_checkpoint_and_rebuild_without_files(tmp_path, model_type):
     assert rebuilt.fingerprint() == frontend.fingerprint()
     for a, b in zip(states_of(frontend), states_of(rebuilt)):
         assert torch.equal(a, b)
+
+
+@each_variant
+def test_first_layers_are_those_of_the_whole_network(variant, tmp_path):
+    """Also the last one that is kept: no final norm is applied to it."""
+    conf = dict(VARIANTS[variant])
+    save_checkpoint(tmp_path, conf.pop("model_type"), **conf)
+    (tmp_path / "preprocessor_config.json").unlink()
+    whole = HFFrontend(upstream=str(tmp_path)).eval()
+    expected = states_of(whole)
+    networks = {n: HFFrontend(upstream=str(tmp_path), num_layers=n) for n in (1, 2, 3)}
+    for path in sorted(tmp_path.iterdir()):
+        path.unlink()
+    for kept, cut in networks.items():
+        assert cut.num_layers == kept == len(layers_of(cut))
+        for a, b in zip(states_of(cut.eval()), expected[: kept + 1], strict=True):
+            assert torch.equal(a, b)
+        dropped = set(whole.state_dict()) - set(cut.state_dict())
+        assert (dropped >= NORM) is (whole.name == "whisper" and kept < 3)
+        numbers = {int(k.split(".layers.")[1].split(".")[0]) for k in dropped - NORM}
+        assert numbers == set(range(kept, 3))
+        assert (cut.fingerprint() == whole.fingerprint()) is (kept == 3)
+
+    conf = yaml.safe_load(yaml.safe_dump(networks[2].resolved_conf()))
+    rebuilt = HFFrontend(**conf, load_pretrained=False).train()
+    rebuilt.load_state_dict(networks[2].state_dict(), strict=True)
+    assert rebuilt.fingerprint() == networks[2].fingerprint()
+    # As training with DistributedDataParallel has it: nothing waits for a gradient.
+    loss_of(*rebuilt(*batch())).backward()
+    assert all(p.grad is not None for p in trained_of(rebuilt).values())
+
+
+@pytest.mark.parametrize("kept", [0, 4, -1, True, "2", 1.0])
+def test_other_numbers_of_layers_are_refused(kept):
+    with pytest.raises(ValueError, match=f"num_layers={kept!r}, expected 1 to 3"):
+        tiny("whisper", dict(num_layers=kept))
 
 
 def test_checkpoint_of_a_task_model_without_mask_embedding(tmp_path, caplog):
