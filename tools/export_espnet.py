@@ -117,6 +117,7 @@ COMMITS: Dict[str, List[Entry]] = {
         *mos("frontend/mfcc"),
         *mos("frontend/s3prl", tests=False),
     ],
+    "a small upstream to train from scratch": mos("frontend/spec_cnn"),
     "tests of s3prl and adapters": mos("frontend/s3prl", "frontend/lora", tests=True),
     "the contract of a head and its parts": [
         *packages("head"),

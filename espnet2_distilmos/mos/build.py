@@ -16,6 +16,7 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
 from espnet2_distilmos.mos.frontend.s3prl import S3PRLFrontend
+from espnet2_distilmos.mos.frontend.spec_cnn import SpecCNNFrontend
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, TokenColumn
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
 from espnet2_distilmos.mos.head.probe import ProbeHead
@@ -37,7 +38,12 @@ from espnet2_distilmos.mos.loss.regression import (
 from espnet2_distilmos.mos.loss.token import TokenCrossEntropyLoss
 from espnet2_distilmos.mos.loss.triplet import TripletLoss
 
-FRONTENDS = {"hf": HFFrontend, "mfcc": MFCCFrontend, "s3prl": S3PRLFrontend}
+FRONTENDS = {
+    "hf": HFFrontend,
+    "mfcc": MFCCFrontend,
+    "s3prl": S3PRLFrontend,
+    "spec_cnn": SpecCNNFrontend,
+}
 HEADS = {
     "distilmos": DistilMOSHead,
     "probe": ProbeHead,

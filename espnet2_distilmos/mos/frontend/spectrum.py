@@ -1,9 +1,9 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Power spectra of short frames.
+"""Spectra of short frames.
 
-Both functions give the same while a graph for ONNX is exported, by operations that it
+All functions give the same while a graph for ONNX is exported, by operations that it
 has: neither windows of a length unknown beforehand nor complex numbers are among them.
 """
 
@@ -29,6 +29,26 @@ def split_frames(signal: torch.Tensor, window: int, hop: int) -> torch.Tensor:
     return signal[:, starts[:, None] + torch.arange(window)]
 
 
+def complex_spectrum(frames: torch.Tensor, n_fft: int) -> torch.Tensor:
+    """Discrete Fourier transform of real frames.
+
+    Args:
+        frames: (..., W) with W <= ``n_fft``; zeros are appended to ``n_fft``.
+        n_fft: points of the transform.
+
+    Returns:
+        (..., n_fft // 2 + 1, 2), real and imaginary part, in the dtype of ``frames``.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return torch.view_as_real(torch.fft.rfft(frames, n=n_fft))
+    samples = torch.arange(frames.size(-1), dtype=torch.float64)
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
+    angles = samples[:, None] * bins * (2.0 * math.pi / n_fft)
+    real = frames @ angles.cos().to(frames.dtype)
+    imaginary = frames @ -angles.sin().to(frames.dtype)
+    return torch.stack([real, imaginary], dim=-1)
+
+
 def power_spectrum(frames: torch.Tensor, n_fft: int) -> torch.Tensor:
     """Squared magnitude of the discrete Fourier transform of real frames.
 
@@ -41,9 +61,4 @@ def power_spectrum(frames: torch.Tensor, n_fft: int) -> torch.Tensor:
     """
     if not torch.onnx.is_in_onnx_export():
         return torch.fft.rfft(frames, n=n_fft).abs().square()
-    samples = torch.arange(frames.size(-1), dtype=torch.float64)
-    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
-    angles = samples[:, None] * bins * (2.0 * math.pi / n_fft)
-    real = frames @ angles.cos().to(frames.dtype)
-    imaginary = frames @ angles.sin().to(frames.dtype)
-    return real.square() + imaginary.square()
+    return complex_spectrum(frames, n_fft).square().sum(dim=-1)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from espnet2_distilmos.bin.dump_tokens import main
 from espnet2_distilmos.bin.learn_codebooks import main as learn_codebooks
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_scp, write_scp
-from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.build import build_frontend, build_model
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
 from espnet2_distilmos.mos.tokens import Codebooks
 
@@ -90,6 +91,33 @@ def test_tokens_of_mfcc(corpus, monkeypatch):
     assert info["columns"] == [{"stream": "mfcc", "layer": 0, "K": 6}]
     assert (info["frame_shift"], info["minimum_samples"]) == (320, 930)
     assert info["frame_centre"] == 42.0
+
+
+def test_tokens_of_a_trained_student(corpus, scorer_dir):
+    """Of its weights: the configuration alone would be another, random network."""
+    conf = {"num_layers": 2, "init_seed": 3}
+    config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
+    config.update(frontend="spec_cnn", frontend_conf=conf, token_info=None)
+    config["losses"] = {"mos_l1": {}}
+    model = build_model(config, load_pretrained=True)
+    (corpus / "exp").mkdir()
+    config["frontend_conf"] = {**model.frontend.resolved_conf(), "init_seed": 0}
+    (corpus / "exp" / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(model.state_dict(), corpus / "exp" / "model.pth")
+    start = {"init_model": str(corpus / "exp"), "frontend_conf": {"num_layers": 2}}
+    (corpus / "train.yaml").write_text(yaml.safe_dump(start))
+    assert learn(corpus) == 0
+    code, out = dump(corpus)
+    assert code == 0
+    info, tokens = json.loads((out / "tokens.json").read_text()), load(out)
+    assert info["columns"] == [
+        {"stream": "spec_cnn", "layer": n, "K": 6} for n in (1, 2)
+    ]
+    assert info["upstream_fingerprint"] == model.frontend.fingerprint()
+    assert (info["frame_shift"], info["minimum_samples"]) == (320, 320)
+    for utt_id, path in read_scp(corpus / "wav.scp").items():
+        frames = (soundfile.info(path).frames - 320) // 320 + 1
+        assert tokens[utt_id].shape == (frames, 2)
 
 
 def test_split_jobs_equal_one_job(corpus, codebooks):

@@ -40,10 +40,12 @@ FAMILIES = {
 
 
 def make(family="hubert", head="distilmos", head_conf=None, **frontend_conf):
-    conf = {"model_type": family.strip(), **FAMILIES[family]}
+    if family in FAMILIES:
+        conf = {"model_type": family.strip(), **FAMILIES[family]}
+        frontend_conf = {"upstream_config": conf, **frontend_conf}
     config = {
-        "frontend": "hf",
-        "frontend_conf": {"upstream_config": conf, **frontend_conf},
+        "frontend": "hf" if family in FAMILIES else family,
+        "frontend_conf": frontend_conf,
         "head": head,
         "head_conf": head_conf or {"hidden_dim": 16},
     }
@@ -107,6 +109,24 @@ def test_heads(head, head_conf, stride):
         "maximum_samples": None,
         "frame_shift": 320 * stride,
     }
+
+
+@pytest.mark.parametrize(
+    "family, conf",
+    [
+        ("spec_cnn", {"size": "m", "num_layers": 2}),
+        ("spec_cnn", {"channels": [4, 4, 4], "normalize_waveform": False}),
+        ("whisper", {"num_layers": 1}),
+        ("wavlm ", {"num_layers": 1}),
+    ],
+)
+def test_students(family, conf):
+    model = make(family, **conf)
+    graph = to_onnx(model)
+    assert_equal_scores(model, graph)
+    # The shortest utterance and the lengths of the command, too.
+    lengths = module.check_lengths(model.frontend)
+    assert module.largest_difference(model, graph, lengths) < 1e-5
 
 
 class Fourier(torch.nn.Module):

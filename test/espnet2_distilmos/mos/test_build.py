@@ -33,7 +33,7 @@ def config(mos_corpus):
 
 
 def test_registries():
-    assert {"hf", "mfcc", "s3prl"} <= set(FRONTENDS)
+    assert {"hf", "mfcc", "s3prl", "spec_cnn"} <= set(FRONTENDS)
     assert {"distilmos", "ssl_mos", "token"} <= set(HEADS)
     assert {"mos_l1", "contrastive", "token_ce", "masked_token_ce"} <= set(LOSSES)
     assert all(LOSSES[name].name == name for name in LOSSES)

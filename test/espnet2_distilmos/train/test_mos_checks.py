@@ -290,6 +290,29 @@ def test_tokens_of_another_upstream_or_grid(mos_corpus, tmp_path):
         assert "first at 464.5" in refused(source="mfcc", **{**mfcc, **moved})
 
 
+def test_a_student_learns_the_tokens_of_another_upstream(mos_corpus, tmp_path):
+    """Where it is said so, and the frames are a frame of its own apart."""
+    student = build_frontend("spec_cnn", {"num_layers": 1})
+
+    def refused(source, **changes):
+        args = mos_corpus.args(tmp_path / "exp")
+        args.token_info = {**mos_corpus.token_info, **changes}
+        args.token_source = source
+        try:
+            check_tokens(args, student)
+        except ValueError as error:
+            return str(error)
+
+    assert "another upstream" in refused(None)
+    assert refused("hubert") is None
+    # Centres of wav2vec 2.0 (400 samples) and Whisper, the middle of a window here.
+    assert refused("hubert", minimum_samples=400) is None
+    assert refused("hubert", frame_centre=0.0) is None
+    assert "first at 464.5" in refused("hubert", minimum_samples=930)
+    assert "every 640 samples" in refused("hubert", frame_shift=640)
+    assert refused(None, upstream_fingerprint=student.fingerprint()) is None
+
+
 # --- a training that is gone on with --------------------------------------------------
 
 
