@@ -142,7 +142,12 @@ def model_card(
     if network.get("model_type"):
         layers = network.get("num_hidden_layers") or network.get("encoder_layers")
         size = network.get("hidden_size") or network.get("d_model")
+        if conf.get("num_layers"):
+            layers = f"the first {conf['num_layers']} of {layers}"
         upstream += f"; {network['model_type']}, {layers} layers of {size}"
+    elif config.get("frontend") == "spec_cnn":
+        layers, size = conf.get("num_layers"), conf.get("hidden_size")
+        upstream = f"none; spec_cnn trained from scratch, {layers} layers of {size}"
     losses = [
         f"{key} × {(options or {}).get('weight', 1.0):g}"
         for key, options in (config.get("losses") or {}).items()

@@ -39,7 +39,10 @@ APC_URL = "https://huggingface.co/leo19941227/apc_series/resolve/main/apc_360hr.
 # Weights in files that no configuration rebuilds: one of each library; and the others.
 KINDS = ["hf_directory", "s3prl_file"] + [
     pytest.param(kind, marks=pytest.mark.slow)
-    for kind in ("hf_config", "s3prl_config", "s3prl_download")
+    for kind in (
+        *("hf_config", "hf_first_layers", "spec_cnn"),
+        *("s3prl_config", "s3prl_download"),
+    )
 ]
 
 # Runs where nothing of the training is left: argv names the folder with the models.
@@ -115,6 +118,17 @@ def frontend_of(kind: str, folder: Path):
         extractor.save_pretrained(folder / "hubert")
         conf = {"upstream": str(folder / "hubert")}
         return {"frontend": "hf", "frontend_conf": conf}
+    if kind == "hf_first_layers":
+        sizes = dict(d_model=32, encoder_layers=3, decoder_layers=1, vocab_size=9)
+        sizes.update(encoder_attention_heads=2, encoder_ffn_dim=48, pad_token_id=0)
+        sizes.update(decoder_attention_heads=2, decoder_ffn_dim=8)
+        whisper = transformers.WhisperModel(transformers.WhisperConfig(**sizes))
+        whisper.save_pretrained(folder / "whisper")
+        conf = {"upstream": str(folder / "whisper"), "num_layers": 1}
+        return {"frontend": "hf", "frontend_conf": conf}
+    if kind == "spec_cnn":
+        conf = {"channels": [4, 8], "hidden_size": 32, "num_attention_heads": 2}
+        return {"frontend": "spec_cnn", "frontend_conf": conf}
     if kind == "s3prl_config":
         from s3prl.upstream.wavlm.WavLM import WavLM, WavLMConfig
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from espnet2_distilmos.bin.mos_pack import FIELDS, main, model_card, public_config
+from espnet2_distilmos.mos.build import build_frontend
 
 RECIPES = Path(__file__).resolve().parents[3] / "egs2"
 
@@ -204,6 +205,22 @@ def test_the_card_says_what_the_model_is():
     assert card.count("Not stated by who packed the model.") == 2
     assert "Not measured" in card and "Contact" not in card
     assert huggingface_hub.ModelCard(card).data.license is None
+
+
+@pytest.mark.parametrize(
+    "frontend, conf, words",
+    [
+        ("hf", {"num_layers": 3}, "microsoft/wavlm-base; wavlm, the first 3 of 12 lay"),
+        ("spec_cnn", {}, "none; spec_cnn trained from scratch, 3 layers of 96"),
+    ],
+)
+def test_the_card_says_how_small_the_upstream_is(frontend, conf, words):
+    if frontend == "hf":
+        conf = {**CONFIG["frontend_conf"], **conf}
+    else:
+        conf = build_frontend(frontend, conf).resolved_conf()
+    config = {**CONFIG, "frontend": frontend, "frontend_conf": conf}
+    assert words in model_card("mos_x", config, {}, "")
 
 
 def test_the_card_says_what_the_recipe_states():
