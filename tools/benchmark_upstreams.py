@@ -26,6 +26,8 @@ Example:
         --device cuda --dtype bf16 --train_below 1e9
     % python tools/benchmark_upstreams.py --output_dir exp/adapting --families \
         wavlm-base:lora wavlm-base:gradient-checkpointing
+    % python tools/benchmark_upstreams.py --output_dir exp/students --families \
+        spec_cnn-s spec_cnn-m spec_cnn-l whisper-tiny:2-layers
 """
 
 import argparse
@@ -36,7 +38,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from tqdm import tqdm
@@ -89,6 +91,17 @@ ADAPTED: Dict[str, Dict[str, Any]] = {
     f"{REFERENCE}:freeze-cnn": {"freeze": "cnn"},
     f"{REFERENCE}:gradient-checkpointing": {"gradient_checkpointing": True},
     f"{REFERENCE}:lora": {"lora": {"rank": 8}},
+}
+# What is small: frontend and frontend_conf.
+STUDENTS: Dict[str, Tuple[str, Dict[str, Any]]] = {
+    **{f"spec_cnn-{size}": ("spec_cnn", {"size": size}) for size in "sml"},
+    **{
+        f"whisper-tiny:{n}-layers": (
+            "hf",
+            {"upstream_config": UPSTREAMS["whisper-tiny"], "num_layers": n},
+        )
+        for n in (2, 3)
+    },
 }
 # What has a ratio to the reference, with the title of its column.
 FIGURES = {
@@ -146,15 +159,17 @@ def measure(
     device: str = "cpu",
     dtype: str = "fp32",
     train_below: float = float("inf"),
+    frontend: str = "hf",
 ) -> Dict[str, Any]:
     """Measure one network once, on the CPU in one thread.
 
     Args:
-        frontend_conf: of the frontend ``hf``.
+        frontend_conf: options of the frontend.
         batches: seconds of the utterances of each batch.
         device: ``cpu`` or ``cuda``.
         dtype: ``fp32``, or ``bf16`` for autocast (the weights stay fp32).
         train_below: networks with as many parameters or more do not train.
+        frontend: its name.
 
     Returns:
         Properties of the network, ``padding_difference``, and ``FIGURES``; those of the
@@ -164,8 +179,8 @@ def measure(
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    frontend = build_frontend("hf", frontend_conf).to(device)
-    weights = list(frontend.parameters())
+    network = build_frontend(frontend, frontend_conf).to(device)
+    weights = list(network.parameters())
     meter = Meter(device, sum(p.numel() * p.element_size() for p in weights))
 
     def noise(batch: Sequence[float]) -> List[torch.Tensor]:
@@ -176,7 +191,7 @@ def measure(
 
     def forward(batch: Sequence[float]) -> List[torch.Tensor]:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bf16"):
-            hidden_states, _ = frontend(*noise(batch))
+            hidden_states, _ = network(*noise(batch))
         return hidden_states
 
     def train(batch: Sequence[float]) -> None:
@@ -194,19 +209,19 @@ def measure(
     figures: Dict[str, Any] = {
         "parameters": sum(p.numel() for p in weights),
         "trained": sum(p.numel() for p in weights if p.requires_grad),
-        "num_layers": frontend.num_layers,
-        "dimension": frontend.output_size(),
-        "frames_per_second": SAMPLE_RATE / frontend.frame_shift,
+        "num_layers": network.num_layers,
+        "dimension": network.output_size(),
+        "frames_per_second": SAMPLE_RATE / network.frame_shift,
         "train_seconds": None,
         "train_mib": None,
     }
-    frontend.eval()
+    network.eval()
     with torch.inference_mode():
         figures.update(run("forward", forward))
-        difference = padding_difference(frontend, *noise(batches[-1]))
+        difference = padding_difference(network, *noise(batches[-1]))
     figures["padding_difference"] = difference
     if figures["parameters"] < train_below:
-        frontend.train()
+        network.train()
         figures.update(run("train", train))
     return figures
 
@@ -247,7 +262,8 @@ def markdown_table(rounds: Mapping[str, Sequence[Optional[Mapping[str, Any]]]]) 
         if not found:
             continue
         row = found[0]
-        cells = [name, f"{row['parameters'] / 1e6:.1f}", f"{row['trained'] / 1e6:.1f}"]
+        sizes = (row["parameters"] / 1e6, row["trained"] / 1e6)
+        cells = [name, *(f"{n:.1f}" if n >= 1 else f"{n:.2f}" for n in sizes)]
         cells += [str(row["num_layers"]), str(row["dimension"])]
         cells.append(f"{row['frames_per_second']:g}")
         for figure in FIGURES:
@@ -262,11 +278,15 @@ def markdown_table(rounds: Mapping[str, Sequence[Optional[Mapping[str, Any]]]]) 
                 if mine and reference and reference[figure] is not None
             ]
             cells.append(
-                f"{cell} ({statistics.median(ratios):.2f})" if ratios else cell
+                f"{cell} ({_ratio(statistics.median(ratios))})" if ratios else cell
             )
         cells.append(f"{row['padding_difference']:.1e}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\nIn brackets: ratio to {REFERENCE}.\n"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -280,7 +300,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--families",
         nargs="+",
         default=list(UPSTREAMS),
-        choices=[*UPSTREAMS, *ADAPTED],
+        choices=[*UPSTREAMS, *STUDENTS, *ADAPTED],
         metavar="NAME",
         help="what is measured besides the reference",
     )
@@ -312,9 +332,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
     rounds: Dict[str, List[Optional[Dict[str, Any]]]] = {name: [] for name in names}
     context = multiprocessing.get_context("spawn")
     for name in tqdm(names * args.rounds, unit="measurement"):
-        family = name.partition(":")[0]
-        conf = {"upstream_config": UPSTREAMS[family], **ADAPTED.get(name, {})}
-        options = (args.batches, args.device, args.dtype, args.train_below)
+        options = [args.batches, args.device, args.dtype, args.train_below]
+        if name in STUDENTS:
+            frontend, conf = STUDENTS[name]
+            options.append(frontend)
+        else:
+            family = name.partition(":")[0]
+            conf = {"upstream_config": UPSTREAMS[family], **ADAPTED.get(name, {})}
         try:
             with ProcessPoolExecutor(1, context) as process:
                 rounds[name].append(process.submit(measure, conf, *options).result())

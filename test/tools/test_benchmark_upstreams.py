@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.frontend.hf import FAMILIES
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -62,6 +63,30 @@ def test_networks_have_the_published_size(tool):
     assert found == pytest.approx(PUBLISHED, rel=0.01)
 
 
+def test_students_are_as_small_as_they_say(tool):
+    found = {}
+    for name, (frontend, conf) in tool.STUDENTS.items():
+        network = build_frontend(frontend, conf)
+        found[name] = sum(p.numel() for p in network.parameters()) / 1e6
+    assert [found[f"spec_cnn-{size}"] for size in "sml"] == pytest.approx(
+        [0.34, 1.34, 3.95], abs=0.01
+    )
+    # A layer of Whisper-tiny: four maps of 384 x 384 with three biases, two of
+    # 384 x 1536, two norms. The norm behind the last layer goes, too.
+    layer = 4 * 384**2 + 3 * 384 + 2 * 384 * 1536 + 384 + 1536 + 4 * 384
+    for kept in (2, 3):
+        left = PUBLISHED["whisper-tiny"] - ((4 - kept) * layer + 2 * 384) / 1e6
+        name = f"whisper-tiny:{kept}-layers"
+        assert found[name] == pytest.approx(left, abs=0.01)
+
+
+def test_measurement_of_a_student(tool):
+    conf = {"channels": [4, 4], "hidden_size": 16, "num_attention_heads": 1}
+    found = tool.measure(conf, [[0.5, 0.25]], frontend="spec_cnn")
+    assert (found["num_layers"], found["dimension"]) == (3, 16)
+    assert found["frames_per_second"] == 50.0 and found["padding_difference"] < 1e-4
+
+
 def test_measurement_of_a_tiny_network(tool):
     found = tool.measure({"upstream_config": TINY}, [[0.5, 0.25], [0.25]])
     assert (found["num_layers"], found["dimension"]) == (3, 16)
@@ -106,6 +131,7 @@ def test_ratios_are_medians_of_the_rounds_own_ratios(tool):
 
     rounds = {
         "wavlm-base": [figures(1.0, 3.0), figures(4.0, 12.0), figures(2.0, 6.0)],
+        "small": [{**figures(0.01, 1.0), "parameters": 3.4e5}] * 3,
         # Twice as long in each round but the second, which failed.
         "new": [figures(2.0, 3.0), None, figures(4.0, 6.0)],
         "big": [figures(9.0, None), figures(8.0, None), figures(10.0, None)],
@@ -113,11 +139,12 @@ def test_ratios_are_medians_of_the_rounds_own_ratios(tool):
     }
     lines = tool.markdown_table(rounds).splitlines()
     start = "| 2.0 | 1.5 | 3 | 16 | 50 |"
-    assert lines[3] == (  # the ratio of the medians would be 1.5
+    assert lines[3].startswith("| small | 0.34 | 1.5 | 3 | 16 | 50 | 0.01 (0.005) |")
+    assert lines[4] == (  # the ratio of the medians would be 1.5
         f"| new {start} 3 (2.00) | 4.5 (1.00) | 100 (1.00) | 4 (1.00) | 2.0e-06 |"
     )
     # 9 / 1, 8 / 4 and 10 / 2
-    assert lines[4] == f"| big {start} 9 (5.00) | – | 100 (1.00) | – | 2.0e-06 |"
+    assert lines[5] == f"| big {start} 9 (5.00) | – | 100 (1.00) | – | 2.0e-06 |"
     assert not any("none" in line for line in lines)
 
 
