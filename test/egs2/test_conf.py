@@ -317,6 +317,25 @@ def test_families_differ_by_the_upstream_alone():
         assert flat(yaml.safe_load(path.read_text())) == expected, family
 
 
+def test_a_cut_student_is_its_familys_default_but_for_the_layers():
+    whisper, student = (
+        flat(yaml.safe_load((MINI_MOS / "tuning" / f"train_{name}.yaml").read_text()))
+        for name in ("distilmos_whisper", "student_whisper")
+    )
+    assert student == {**whisper, "frontend_conf.num_layers": 3}
+
+
+def test_students_differ_by_their_size_alone():
+    students = [
+        flat(yaml.safe_load((MINI_MOS / "tuning" / f"train_{name}.yaml").read_text()))
+        for name in ("student_s", "student_m", "student_l")
+    ]
+    keys = ("frontend_conf.size", "head_conf.hidden_dim")
+    sizes = [[student.pop(key) for key in keys] for student in students]
+    assert sizes == [["s", 64], ["m", 96], ["l", 128]]
+    assert students[0] == students[1] == students[2]
+
+
 @pytest.mark.parametrize("recipe", ["bvcc", "mini_mos"])
 @pytest.mark.parametrize(
     "name, changed",
