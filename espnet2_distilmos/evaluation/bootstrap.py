@@ -26,18 +26,37 @@ high (30 systems of 6 clips: coverage 88 % for LCC, 81 % for MSE). ``within_syst
 therefore moves the resampled values so that their mean is the estimate (95 % for both).
 """
 
-from typing import Dict, Hashable, Iterator, List, NamedTuple, Optional, Sequence
+import itertools
+from typing import (
+    Callable,
+    Dict,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
 from espnet2_distilmos.evaluation.metrics import (
-    ALL_METRICS,
     METRIC_RANGE,
     METRICS,
+    SYSTEM_DECIMALS,
     as_pair,
     evaluate,
     group_means,
     number_systems,
+)
+from espnet2_distilmos.evaluation.resampled import (
+    Columns,
+    Drawn,
+    Pair,
+    Values,
+    of_columns,
 )
 
 RESAMPLES = ("clusters", "within_systems", "systems")
@@ -47,6 +66,10 @@ RESAMPLES = ("clusters", "within_systems", "systems")
 MINIMUM_UNITS = 6
 # Why there is neither although there are enough.
 UNDEFINED_RESAMPLES = "undefined in more than half of the resamples"
+# Counts of a block of resamples: 8 MB, and some copies of it.
+_BLOCK_VALUES = 2**20
+
+_OfBlock = Callable[[np.ndarray], Iterable[Tuple[Hashable, Dict[str, np.ndarray]]]]
 
 
 class Interval(NamedTuple):
@@ -86,7 +109,7 @@ class Resampler:
 
     Every model of one test set is evaluated on the same resamples: this is what makes
     a comparison paired. Iterating gives for each resample how often every utterance
-    occurs in it (n,), the same each time; memory is O(n).
+    occurs in it (n,), the same each time.
 
     Args:
         num_items: Number of items n.
@@ -176,41 +199,119 @@ class Resampler:
         true: Sequence[float],
         metrics: Sequence[str] = tuple(METRICS),
     ) -> Dict[str, np.ndarray]:
-        """Compute the metrics of every resample at both levels.
+        """Compute the metrics of every resample of one model, see ``of_models``."""
+        return self.of_models({"": pred}, true, metrics)[""]
+
+    def of_models(
+        self,
+        predictions: Mapping[Hashable, Sequence[float]],
+        true: Sequence[float],
+        metrics: Sequence[str] = tuple(METRICS),
+    ) -> Dict[Hashable, Dict[str, np.ndarray]]:
+        """Compute the metrics of every resample at both levels, for many models.
 
         System means are taken over the utterances drawn; a system of which nothing was
         drawn does not count, and with ``systems`` one that was drawn twice is two
-        points. Predictions and labels are (n,), metrics names from ``ALL_METRICS``.
+        points. The resamples are drawn once for all models, and computed in blocks:
+        memory is O(n) for each model.
+
+        Args:
+            predictions: Predictions of each model (n,), finite, by its name.
+            true: Labels (n,), finite.
+            metrics: Names from ``ALL_METRICS``.
 
         Returns:
-            ``utt_mos_…`` and, with systems, ``sys_mos_…``, each (R,); NaN where a
-            resample leaves the metric undefined.
+            By model ``utt_mos_…`` and, with systems, ``sys_mos_…``, each (R,); NaN
+            where a resample leaves the metric undefined.
 
         Raises:
             ValueError: The lengths differ or a value is not finite.
         """
-        pred, true = as_pair(pred, true, finite=True)
-        if len(pred) != self.num_items:
-            raise ValueError(f"{len(pred)} predictions, expected {self.num_items}.")
-        levels = ("utt",) if self.systems is None else ("utt", "sys")
-        samples: Dict[str, List[Optional[float]]] = {
-            f"{level}_mos_{name}": [] for level in levels for name in metrics
+        predictions = {
+            m: as_pair(pred, true, finite=True)[0] for m, pred in predictions.items()
         }
-        for counts in self:
-            items = np.repeat(np.arange(self.num_items), counts)
-            arrays = {"utt": (pred[items], true[items])}
-            if self.resample == "systems":
-                times = group_means(counts, self._system).astype(np.int64)
-                means = (group_means(v, self._system) for v in (pred, true))
-                arrays["sys"] = tuple(np.repeat(v, times) for v in means)
-            elif "sys" in levels:
-                system = self._system[items]
-                arrays["sys"] = tuple(group_means(v, system) for v in arrays["utt"])
-            for level in levels:
-                for name in metrics:
-                    value = ALL_METRICS[name](*arrays[level]).value
-                    samples[f"{level}_mos_{name}"].append(value)
-        return {key: np.array(v, dtype=np.float64) for key, v in samples.items()}
+        true = np.asarray(true, dtype=np.float64)
+        if len(true) != self.num_items:
+            raise ValueError(f"{len(true)} predictions, expected {self.num_items}.")
+        levels = ("utt",) if self.systems is None else ("utt", "sys")
+        keys = [f"{level}_mos_{name}" for level in levels for name in metrics]
+        samples: Dict[Hashable, Dict[str, np.ndarray]] = {
+            m: {key: np.full(self.num_resamples, np.nan) for key in keys}
+            for m in predictions
+        }
+        first = 0
+        # 0 / 0 is undefined: NaN
+        with np.errstate(all="ignore"):
+            compute = [self._of_utterances(predictions, true, metrics)]
+            if "sys" in levels:
+                compute.append(self._of_systems(predictions, true, metrics))
+            for counts in self._blocks():
+                for level, of_level in zip(levels, compute):
+                    for model, found in of_level(counts):
+                        for name, values in found.items():
+                            whole = samples[model][f"{level}_mos_{name}"]
+                            whole[first : first + len(values)] = values
+                first += counts.shape[1]
+        return samples
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """The resamples in blocks, as counts (n, B)."""
+        drawn = iter(self)
+        size = max(1, _BLOCK_VALUES // max(1, self.num_items))
+        while block := list(itertools.islice(drawn, size)):
+            yield np.array(block, dtype=np.int64).T.copy()
+
+    def _of_utterances(
+        self,
+        predictions: Mapping[Hashable, np.ndarray],
+        true: np.ndarray,
+        metrics: Sequence[str],
+    ) -> _OfBlock:
+        """What computes the metrics of a block's utterances, for each model."""
+        labels = Values(true)
+        pairs = {m: Pair(Values(p), labels, metrics) for m, p in predictions.items()}
+
+        def compute(counts: np.ndarray):
+            drawn = Drawn(labels, counts)
+            for model, pair in pairs.items():
+                yield model, pair(drawn)
+
+        return compute
+
+    def _of_systems(
+        self,
+        predictions: Mapping[Hashable, np.ndarray],
+        true: np.ndarray,
+        metrics: Sequence[str],
+    ) -> _OfBlock:
+        """What computes the metrics of a block's systems, for each model."""
+        order = np.argsort(self._system, kind="stable")
+        order = order[np.searchsorted(self._system[order], 0) :]
+        # of the first utterance of each system
+        starts = np.flatnonzero(np.diff(self._system[order], prepend=-1))
+        if self.resample == "systems":
+            # all of a system's utterances are drawn equally often
+            means = {m: group_means(p, self._system) for m, p in predictions.items()}
+            of_drawn = self._of_utterances(
+                means, group_means(true, self._system), metrics
+            )
+            return lambda counts: of_drawn(counts[order[starts]])
+
+        def compute(counts: np.ndarray):
+            counts = counts[order]
+            number = np.add.reduceat(counts, starts, axis=0)
+            drawn = (number > 0).astype(np.float64)
+
+            def means(values: np.ndarray) -> Columns:
+                sums = np.add.reduceat(counts * values[order, None], starts, axis=0)
+                mean = np.round(sums / np.maximum(number, 1), SYSTEM_DECIMALS)
+                return Columns(mean, drawn)
+
+            labels = means(true)
+            for model, pred in predictions.items():
+                yield model, of_columns(means(pred), labels, metrics)
+
+        return compute
 
 
 def centre(samples: np.ndarray, estimate: float) -> np.ndarray:

@@ -153,13 +153,19 @@ def pair_accuracy(pred, true):
 
 # Integrals of the Bernstein polynomials (1 - u)^2, 2 u (1 - u) and u^2, by rows in
 # ascending powers of u
-_RISES = np.array([[0, 1, -1, 1 / 3], [0, 0, 1, -2 / 3], [0, 0, 0, 1 / 3]])
+RISES = np.array([[0, 1, -1, 1 / 3], [0, 0, 1, -2 / 3], [0, 0, 0, 1 / 3]])
 # What (u - r)^2 has of the three Bernstein polynomials: r^2, r^2 - r and (1 - r)^2, by
 # rows in ascending powers of r
 _SQUARE = np.array([[0, 0, 1], [0, -1, 1], [1, -2, 1]])
 
 
-def _rising_cubic(design: np.ndarray, target: np.ndarray) -> np.ndarray:
+def rises_in(c0: np.ndarray, c1: np.ndarray, c2: np.ndarray) -> np.ndarray:
+    """Whether c0 (1 - u)^2 + 2 c1 u (1 - u) + c2 u^2 >= 0 for all u in [0, 1]."""
+    root = np.sqrt(np.maximum(c0, 0) * np.maximum(c2, 0))
+    return (c0 >= 0) & (c2 >= 0) & (c1 >= -root)
+
+
+def rising_cubic(design: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Least squares ||design c - target|| (3, 3), (3,) of a slope that is nowhere < 0.
 
     The slope c0 (1 - u)^2 + 2 c1 u (1 - u) + c2 u^2 is >= 0 in [0, 1] if and only if
@@ -171,7 +177,7 @@ def _rising_cubic(design: np.ndarray, target: np.ndarray) -> np.ndarray:
     """
     # not solve: predictions that nearly coincide leave the system singular
     free = np.linalg.lstsq(design, target, rcond=None)[0]
-    if free[0] >= 0 and free[2] >= 0 and free[1] >= -np.sqrt(free[0] * free[2]):
+    if rises_in(*free):
         return free
     candidates = [
         np.r_[0.0, scipy.optimize.nnls(design[:, 1:], target)[0]],
@@ -220,14 +226,14 @@ def fit_mapping(pred: Sequence[float], true: Sequence[float], order: int) -> Pol
         raise ValueError("a mapping has the order 1 or 3 and different predictions.")
     u = (pred - low) / (high - low)
     # polynomials that rise in [0, 1], by rows in ascending powers of u
-    basis = _RISES if order == 3 else np.array([[0.0, 1.0]])
+    basis = RISES if order == 3 else np.array([[0.0, 1.0]])
     design = polyvander(u, order) @ basis.T
     centre = design.mean(0)
     # a small triangular system with the same least squares as all the items
     q, design = np.linalg.qr(design - centre)
     target = q.T @ (true - true.mean())
     if order == 3:
-        c = _rising_cubic(design, target)
+        c = rising_cubic(design, target)
     else:
         c = np.maximum(target / design[0], 0.0)
     coefficients = c @ basis

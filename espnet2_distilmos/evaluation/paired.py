@@ -314,7 +314,7 @@ def compare_models(
     }
     samples = None
     if not resampler.too_few:
-        samples = {m: resampler(*s, metrics) for m, s in items}
+        samples = resampler.of_models(predictions, true, metrics)
     dependent = clusters is not None and len(set(clusters)) < len(true)
 
     rows = []

@@ -265,15 +265,18 @@ def resample_runs(
     For ``compare_values``; see ``compare_methods`` for the arguments.
     """
 
-    def resampled(pred: Sequence[float]) -> Dict[str, np.ndarray]:
-        result = evaluate(pred, true, resampler.systems, metrics)
-        samples = resampler(pred, true, metrics)
-        return {k: np.array([result[k], *v], np.float64) for k, v in samples.items()}
-
-    return {
-        method: {run: resampled(pred) for run, pred in runs.items()}
-        for method, runs in predictions.items()
+    every = {
+        (m, r): pred for m, runs in predictions.items() for r, pred in runs.items()
     }
+    samples = resampler.of_models(every, true, metrics)
+    values: Dict[str, Dict[str, Dict[str, np.ndarray]]] = {m: {} for m in predictions}
+    for (method, run), found in samples.items():
+        result = evaluate(every[method, run], true, resampler.systems, metrics)
+        values[method][run] = {
+            key: np.array([result[key], *drawn], np.float64)
+            for key, drawn in found.items()
+        }
+    return values
 
 
 def combine_sets(
