@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import datetime
+import importlib.util
 import itertools
 import logging
 import math
@@ -192,7 +193,11 @@ class MOSTrainer(Trainer):
                 distributed.distributed,
                 _shares(kwargs["train_iter_factory"]),
             )
+        # ESPnet draws all of its figures anew after every epoch.
+        kwargs["trainer_options"] = dataclasses.replace(options, use_matplotlib=False)
         super().run(*args, **kwargs)
+        if options.use_matplotlib and _is_first_rank(distributed):
+            plot_statistics(Path(options.output_dir))
 
     @staticmethod
     def fit_probe(
@@ -491,6 +496,17 @@ def restore_checkpoint(output_dir: Path, criteria: Sequence[Sequence[str]]) -> N
         partial.unlink(missing_ok=True)
         partial.symlink_to(model_file.name)
         os.replace(partial, output_dir / name)
+
+
+def plot_statistics(output_dir: Path) -> None:
+    """Write ESPnet's figure of each statistic by epoch, ``images/NAME.png``."""
+    states = read_checkpoint(output_dir / "checkpoint.pth")
+    if importlib.util.find_spec("matplotlib") is None:
+        logging.info("matplotlib is not installed: no figures")
+    elif states is not None:
+        reporter = Reporter()
+        reporter.load_state_dict(states["reporter"])
+        reporter.matplotlib_plot(output_dir / "images")
 
 
 def read_history(

@@ -374,6 +374,21 @@ def test_finished_training_resumes_to_itself(
         read_history(tmp_path)
 
 
+def test_figures_are_drawn_once_at_the_end(mos_corpus, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = []
+
+    def draw(reporter, folder, plot=Reporter.matplotlib_plot):
+        drawn.append(reporter.get_epoch())
+        plot(reporter, folder)
+
+    monkeypatch.setattr(Reporter, "matplotlib_plot", draw)
+    out = mos_corpus.train(tmp_path / "exp", max_epoch=2, use_matplotlib=True)
+    assert drawn == [2]
+    names = {path.stem for path in (out / "images").glob("*.png")}
+    assert names == {k for phase in read_history(out)[2].values() for k in phase}
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(
     mos_corpus, unbroken, tmp_path
 ):
