@@ -66,8 +66,8 @@ RESAMPLES = ("clusters", "within_systems", "systems")
 MINIMUM_UNITS = 6
 # Why there is neither although there are enough.
 UNDEFINED_RESAMPLES = "undefined in more than half of the resamples"
-# Counts of a block of resamples: 8 MB, and some copies of it.
-_BLOCK_VALUES = 2**20
+# Counts of a block of resamples: 2 MB, and some copies of it.
+_BLOCK_VALUES = 2**18
 
 _OfBlock = Callable[[np.ndarray], Iterable[Tuple[Hashable, Dict[str, np.ndarray]]]]
 

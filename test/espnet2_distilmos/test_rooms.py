@@ -68,6 +68,26 @@ def test_imports_go_one_way(path):
         assert not {"torch", "torchaudio", "transformers"} & {o[0] for o in others}
 
 
+def test_what_a_scorer_without_torch_needs_does_not_import_it():
+    """Data, statistics and the command line; nor does the package itself."""
+    paths = [PACKAGE / "cli.py"]
+    paths += [
+        path for room in ("data", "evaluation") for path in PACKAGE.glob(room + "/*.py")
+    ]
+    modules = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for path in paths
+    ]
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    assert not {'torch', 'espnet2'} & set(sys.modules), name\n"
+    )
+    command = [sys.executable, "-c", code, "espnet2_distilmos", *modules]
+    subprocess.run(command, check=True)
+
+
 def test_a_bare_espnet_imports_every_module():
     """torchaudio may not fit its torch, and the others may not be there at all."""
     modules = [
