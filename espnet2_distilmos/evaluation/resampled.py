@@ -30,6 +30,7 @@ _LOST = 1e-6
 # More systems than these take the metric's own O(n log n).
 _MOST_PAIRED = 256
 _PAIRS = {"ktau", "pair_accuracy"}
+_SUMS = {"lcc", "rmse_first_order", "rmse_third_order"}
 
 # Value of a metric, by its name and the number of the resample; NaN where undefined.
 Exact = Callable[[str, int], float]
@@ -137,8 +138,9 @@ class Pair:
             items = np.repeat(np.arange(len(counts)), counts[:, b])
             return _value(name, self.pred.values[items], self.true.values[items])
 
-        sums = self._powers @ weights
-        found.update(_of_sums(self.metrics, sums, self.true.scale, bounds, exact))
+        if not _SUMS.isdisjoint(self.metrics):
+            sums = self._powers @ weights
+            found.update(_of_sums(self.metrics, sums, self.true.scale, bounds, exact))
         return _finish(self.metrics, found, len(number), exact)
 
     @cached_property
