@@ -367,6 +367,7 @@ def read_models(
     Raises:
         DataError: A file cannot be read, or two models have one name.
     """
+    from espnet2_distilmos.evaluation.formats import read_scores
     from espnet2_distilmos.evaluation.report import read_scored
 
     test_set = test_set or split_name(args.reference)[0]
@@ -378,8 +379,12 @@ def read_models(
                 f"{models[name].prediction} and {path} have both the name {name}, "
                 "expected a name for each model; name them as in NAME=FILE."
             )
+        if not models:
+            of_labels = args.reference_metric or args.metric
+            labels = read_scores(args.reference, args.format, of_labels)
         files = (args.systems, args.cluster, args.metric, args.reference_metric)
         models[name] = read_scored(
-            name, test_set, args.reference, path, *files, args.format
+            *(name, test_set, args.reference, path, *files, args.format),
+            labels=labels,
         )
     return list(models.values())

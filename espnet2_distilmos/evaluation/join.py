@@ -9,7 +9,7 @@ import posixpath
 import re
 import urllib.parse
 from dataclasses import dataclass, field
-from typing import Any, Dict, Hashable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Hashable, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -97,16 +97,17 @@ def file_stem(path: str) -> str:
 # Joining
 
 
-def _keys(utt_id: str, path: Optional[str]) -> List[Set[str]]:
-    """Return what may stand for an utterance, from the narrowest to the widest."""
-    seen, place = as_seen(utt_id), as_seen(path or "")
-    return [
-        {utt_id},
-        {seen},
-        {posixpath.normpath(place)} if path else set(),
-        {without_ending(seen)},
-        {file_stem(seen), file_stem(place or seen)},
-    ]
+# What may stand for an utterance of this id and path, from the narrowest to the widest.
+_KEYS: Tuple[Callable[[str, Optional[str]], Set[str]], ...] = (
+    lambda utt_id, path: {utt_id},
+    lambda utt_id, path: {as_seen(utt_id)},
+    lambda utt_id, path: {posixpath.normpath(as_seen(path))} if path else set(),
+    lambda utt_id, path: {without_ending(as_seen(utt_id))},
+    lambda utt_id, path: {
+        file_stem(as_seen(utt_id)),
+        file_stem(as_seen(path or "") or as_seen(utt_id)),
+    },
+)
 
 
 def match(
@@ -133,11 +134,10 @@ def match(
     """
     sides = (left, right)
     pairs: Dict[int, int] = {}
-    all_keys = [[_keys(*item) for item in items] for items in sides]
-    for level in range(len(_keys("", None))):
+    for of_level in _KEYS:
         # of all, also of what is matched already: two clips with one file name stay
         # apart when the other side has only one of them under its full name
-        keys = [[of_one[level] for of_one in of_side] for of_side in all_keys]
+        keys = [[of_level(*item) for item in items] for items in sides]
         index: List[Dict] = [collections.defaultdict(set) for _ in sides]
         for side in (0, 1):
             for i, own in enumerate(keys[side]):

@@ -35,7 +35,13 @@ from espnet2_distilmos.evaluation.bootstrap import (
     bootstrap_intervals,
 )
 from espnet2_distilmos.evaluation.formats import read_scores
-from espnet2_distilmos.evaluation.join import clusters_of, count, join, systems_of
+from espnet2_distilmos.evaluation.join import (
+    ScoreFile,
+    clusters_of,
+    count,
+    join,
+    systems_of,
+)
 from espnet2_distilmos.evaluation.metrics import (
     ALL_METRICS,
     METRICS,
@@ -132,6 +138,7 @@ def read_scored(
     reference_metric: Optional[str] = None,
     format: Optional[str] = None,
     score_range: Optional[Sequence[float]] = None,
+    labels: Optional[ScoreFile] = None,
 ) -> Scored:
     """Read labels and predictions and join them by utterance.
 
@@ -145,11 +152,13 @@ def read_scored(
         metric, reference_metric, format: As of ``read_scores``; ``metric``
             holds for both files unless ``reference_metric`` is given.
         score_range: Scale of the predictions; None is that of the labels.
+        labels: What ``reference`` has, where it was read already.
 
     Raises:
         DataError: A file cannot be read or no utterance has both.
     """
-    labels = read_scores(reference, format, reference_metric or metric)
+    if labels is None:
+        labels = read_scores(reference, format, reference_metric or metric)
     scores = read_scores(prediction, format, metric)
     joined = join(labels, scores)
     ids, found = joined.ids, joined.systems
