@@ -24,8 +24,8 @@ def options(tmp_path, monkeypatch):
     """The defaults of mos.sh, with sets."""
     monkeypatch.chdir(tmp_path)
     options = dict.fromkeys(mos_settings.NUMBERS, "1")
-    empty = "train_sets further_sets unlabelled_sets ood known_ood train_config train_args tag "
-    empty += "mos_exp mos_stats_dir tokens_tag import_km inference_config "
+    empty = "train_sets further_sets unlabelled_sets ood known_ood train_config "
+    empty += "train_args tag mos_exp mos_stats_dir tokens_tag import_km inference_config "
     empty += "inference_args inference_tag"
     options.update(dict.fromkeys(empty.split(), ""))
     options.update(train_set="train", valid_set="dev", test_sets="a b")
