@@ -264,8 +264,10 @@ def score_set(
                     missing.append(source)
             if missing:
                 tasks.append(Task(utt_id, wav, stamp, missing, device))
-        done = do_tasks(tasks, nj)
-        for rows in progress(done, f"score {data.name}", len(tasks), "clip"):
+        done = do_tasks(tasks, nj) if tasks else ()
+        if tasks:
+            done = progress(done, f"score {data.name}", len(tasks), "clip")
+        for rows in done:
             for row in rows:
                 if "error" in row:
                     data.faults.setdefault(row["id"], []).append(row["error"])

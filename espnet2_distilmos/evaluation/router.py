@@ -13,8 +13,10 @@ from scipy.optimize import minimize
 from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_text
 
-# Strengths of the penalty; the greatest leaves the weights all but equal.
-PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+# Strengths of the penalty of the slopes; the greatest leaves the weights constant.
+PENALTIES = (0.01, 0.1, 1.0, 10.0, 1000.0)
+# Of the biases: constant weights are few numbers, and may well leave somebody out.
+BIAS_PENALTY = 0.003
 FOLDS = 5
 # Fewer labelled clips of a set say nothing of a correlation.
 MINIMUM_CLIPS = 10
@@ -24,14 +26,15 @@ class Router(NamedTuple):
     r"""Weights of predictors by a linear map of their scores.
 
     With the scores :math:`x_k` and :math:`z_k = (x_k - m_k) / s_k`, the mix is
-    :math:`\sum_k w_k (\bar m + \bar s z_k)`, :math:`w = \mathrm{softmax}(A z + b)`;
-    :math:`\bar m, \bar s` are the means of :math:`m` and :math:`s`, so that predictors
-    with other spreads come to one scale. A missing score has no weight, and counts as
-    :math:`z_k = 0` in the weights of the others.
+    :math:`\sum_k w_k (\bar m + \bar s z_k)`, :math:`w = \mathrm{softmax}(A z + b)`, so
+    that predictors with other spreads come to one scale. A missing score has no weight,
+    and counts as :math:`z_k = 0` in the weights of the others.
 
     Attributes:
         keys: names of the K scores.
         mean, sd: m and s, (K,).
+        centre, spread: the scale of the mix: means of m and s, weighted as the scores
+            are on average over the clips of the fit.
         slopes: A, (K, K).
         biases: b, (K,).
         penalty: that of the fit.
@@ -40,6 +43,8 @@ class Router(NamedTuple):
     keys: Tuple[str, ...]
     mean: np.ndarray
     sd: np.ndarray
+    centre: float
+    spread: float
     slopes: np.ndarray
     biases: np.ndarray
     penalty: float
@@ -54,7 +59,7 @@ class Router(NamedTuple):
         """The mix (n,) of scores (n, K); NaN where there is no score at all."""
         known = np.isfinite(scores)
         z = np.where(known, (scores - self.mean) / self.sd, 0.0)
-        mixed = self.mean.mean() + self.sd.mean() * (self.weights(scores) * z).sum(1)
+        mixed = self.centre + self.spread * (self.weights(scores) * z).sum(axis=1)
         return np.where(known.any(axis=1), mixed, np.nan)
 
 
@@ -73,7 +78,8 @@ def fit(
     r"""Fit a router to labelled clips of one or several listening tests.
 
     Minimises the mean over the tests of 1 - LCC within the test, so that labels of
-    different tests are not compared, plus ``penalty`` :math:`(|A|^2 + |b|^2) / K`.
+    different tests are not compared, plus ``penalty`` :math:`|A|^2 / K` and a little
+    for :math:`|b|^2`.
 
     Args:
         scores: (n, K), NaN where there is none; every clip has one at least.
@@ -94,6 +100,9 @@ def fit(
         centred = labels[place] - labels[place].mean()
         targets.append(centred / max(np.linalg.norm(centred), 1e-12))
 
+    shares = np.full(count * (count + 1), penalty / count)
+    shares[:count] = BIAS_PENALTY / count
+
     def loss(flat: np.ndarray) -> Tuple[float, np.ndarray]:
         slopes, biases = flat[count:].reshape(count, count), flat[:count]
         weights = _softmax(z @ slopes.T + biases, known)
@@ -108,12 +117,13 @@ def fit(
             of_mixed[place] = (lcc * centred / length - target) / length / len(places)
         of_logits = of_mixed[:, None] * weights * (z - mixed[:, None])
         gradient = np.concatenate([of_logits.sum(axis=0), (of_logits.T @ z).ravel()])
-        share = penalty / count
-        return value + share * (flat @ flat), gradient + 2 * share * flat
+        return value + shares @ flat**2, gradient + 2 * shares * flat
 
     found = minimize(loss, np.zeros(count * (count + 1)), jac=True, method="L-BFGS-B")
-    slopes = found.x[count:].reshape(count, count)
-    return Router(tuple(keys), mean, sd, slopes, found.x[:count], penalty)
+    slopes, biases = found.x[count:].reshape(count, count), found.x[:count]
+    average = _softmax(z @ slopes.T + biases, known).mean(axis=0)
+    scale = float(average @ mean), float(average @ sd)
+    return Router(tuple(keys), mean, sd, *scale, slopes, biases, penalty)
 
 
 def fit_router(
@@ -239,7 +249,8 @@ def read_router(path: str) -> Router:
         )
         if data["kind"] != "router" or not good or not (arrays["sd"] > 0).all():
             raise ValueError("its values do not fit together")
-        return Router(tuple(data["keys"]), **arrays, penalty=float(data["penalty"]))
+        rest = {name: float(data[name]) for name in ("centre", "spread", "penalty")}
+        return Router(tuple(data["keys"]), **arrays, **rest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read as a router ({error}), expected the router.json of "

@@ -43,14 +43,14 @@ def test_a_mix_by_hand():
     scores[4] = np.nan
     mean, sd = np.array([3.0, 2.5, 3.5]), np.array([1.0, 0.5, 0.8])
     slopes, biases = rng.normal(size=(3, 3)), rng.normal(size=3)
-    router = Router(KEYS, mean, sd, slopes, biases, 0.1)
+    router = Router(KEYS, mean, sd, 3.2, 0.7, slopes, biases, 0.1)
     found = router(scores)
     for one, mixed in zip(scores[:4], found):
         known = np.flatnonzero(np.isfinite(one))
         z = np.zeros(3)
         z[known] = (one[known] - mean[known]) / sd[known]
         weights = scipy.special.softmax([slopes[k] @ z + biases[k] for k in known])
-        common = [mean.mean() + sd.mean() * z[k] for k in known]
+        common = [3.2 + 0.7 * z[k] for k in known]
         assert mixed == pytest.approx(weights @ common)
     assert np.isnan(found[4]) and not router.weights(scores)[4].any()
 
@@ -62,7 +62,7 @@ def test_the_fit_is_the_minimum_that_another_optimiser_finds():
 
     def loss(flat):
         router = Router(
-            *(("a", "b"), scores.mean(axis=0), scores.std(axis=0)),
+            *(("a", "b"), scores.mean(axis=0), scores.std(axis=0), 3.0, 1.0),
             *(flat[2:].reshape(2, 2), flat[:2], penalty),
         )
         mixed = router(scores)
@@ -70,7 +70,8 @@ def test_the_fit_is_the_minimum_that_another_optimiser_finds():
             np.corrcoef(mixed[own], truth[own])[0, 1]
             for own in ([n == name for n in sets] for name in ("one", "two"))
         ]
-        return 1 - np.mean(lccs) + penalty / 2 * (flat**2).sum()
+        of_slopes = penalty / 2 * (flat[2:] ** 2).sum()
+        return 1 - np.mean(lccs) + of_slopes + 0.0015 * (flat[:2] ** 2).sum()
 
     found = fit(scores, truth, sets, ("a", "b"), penalty)
     flat = np.concatenate([found.biases, found.slopes.ravel()])
@@ -80,6 +81,9 @@ def test_the_fit_is_the_minimum_that_another_optimiser_finds():
     )
     assert loss(flat) == pytest.approx(best.fun, abs=1e-5)
     assert loss(flat) < loss(np.zeros(6)) - 0.01
+    weights = found.weights(scores).mean(axis=0)
+    assert found.centre == pytest.approx(weights @ scores.mean(axis=0))
+    assert found.spread == pytest.approx(weights @ scores.std(axis=0))
 
 
 def test_weights_follow_the_scores_where_no_linear_mix_can():
@@ -103,14 +107,16 @@ def test_the_scale_of_a_test_does_not_matter():
     np.testing.assert_allclose(one(scores), two(scores), atol=1e-4)
 
 
-def test_without_signal_the_weights_stay_about_equal():
+def test_without_signal_there_is_no_correlation_and_a_penalty_keeps_constant_weights():
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(3, 1, size=(60, 3)), rng.normal(size=60)
     groups = list(map(str, range(60)))
     mixed = cross_predict(scores, labels, ["s"] * 60, groups, KEYS)
     assert abs(np.corrcoef(mixed, labels)[0, 1]) < 0.3
-    router = fit(scores, labels, ["s"] * 60, KEYS, 1000.0)
-    np.testing.assert_allclose(router.weights(scores), 1 / 3, atol=1e-3)
+    labels = scores[:, 1] + 0.1 * labels
+    weights = fit(scores, labels, ["s"] * 60, KEYS, 1000.0).weights(scores)
+    np.testing.assert_allclose(weights, weights[:1].repeat(60, 0), atol=1e-2)
+    assert weights[0, 1] > 0.9
 
 
 def test_cross_prediction_knows_nothing_of_a_clips_own_group_or_test():
