@@ -53,9 +53,9 @@ opts=()
     || good "data/${pseudo_set}" \
     || fail "some copies have no label, see above; mend it and run this again, or go on without them with --skip_bad true."
 cat << EOM
-To train on it, or besides, with weights:
+To train on it alone, or besides the set of the recipe, four times as often:
     ./run.sh --train_set "${pseudo_set}"
-    ./run.sh --train_sets "train:0.2 ${pseudo_set}:0.8"
-To learn the teachers' scores alone (losses: aux_scores: {keys: [...]}):
+    ./run.sh --further_sets "${pseudo_set}:4"
+Besides it without the label, by the teachers' scores alone (losses: aux_scores: {keys: [...]}):
     ./run.sh --unlabelled_sets "${pseudo_set}"
 EOM
