@@ -110,6 +110,7 @@ class CategorySampler(AbsSampler):
                 f"one of {', '.join(BY_COUNT + BY_SIZE)}"
             )
         self.lengths = lengths
+        self.weights = weights
         self.batch_type = batch_type
         self.batch_size = batch_size
         self.batch_bins = batch_bins

@@ -48,12 +48,12 @@ STATISTICS = ("mse", "lcc", "srcc", "ktau")
 
 
 def _shares(factory: AbsIterFactory) -> Optional[Dict[str, float]]:
-    """How often an epoch draws each training utterance; None is each once."""
+    """Relative frequency of each training utterance; None is each once an epoch."""
     sampler = getattr(factory, "sampler", None)
     if not isinstance(sampler, CategorySampler):
         return None
     return {
-        utt_id: sampler.draws[category] / len(members)
+        utt_id: sampler.weights[category] / len(members)
         for category, members in sampler.members.items()
         for utt_id in members
     }

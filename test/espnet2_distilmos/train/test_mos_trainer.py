@@ -682,4 +682,4 @@ def test_the_probe_is_fitted_within_corpora(mos_corpus, tmp_path, monkeypatch):
     assert groups.tolist() == [names.index(corpora[i]) for i in ids]
     even = groups == names.index("even")
     ratio = shares[even].sum() / shares[~even].sum()
-    assert float(ratio) == pytest.approx(2, rel=0.15)  # draws are whole numbers
+    assert float(ratio) == pytest.approx(2)
