@@ -30,6 +30,10 @@ COMMANDS = {
         "espnet2_distilmos.bin.pseudo_label",
         "label speech with the scores of teachers",
     ),
+    "prune": (
+        "espnet2_distilmos.bin.prune",
+        "a trained model to a smaller and faster one",
+    ),
     "export": ("espnet2_distilmos.bin.export", "a trained model to ONNX"),
 }
 

@@ -50,7 +50,8 @@ def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
         dtype: of the weights.
 
     Raises:
-        DataError: It is none of transformers, takes no waveform or has adapters.
+        DataError: It is none of transformers, takes no waveform, has adapters or was
+            pruned.
     """
     import torch
     from transformers import AutoConfig, Wav2Vec2FeatureExtractor
@@ -67,6 +68,11 @@ def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
         raise DataError(
             f"{where} has adapters in its upstream, which a plain checkpoint does not "
             f"hold; {instead}"
+        )
+    if frontend.pruned is not None:
+        raise DataError(
+            f"{where} has a pruned upstream, whose layers are of several sizes, which "
+            f"no configuration of transformers describes; {instead}"
         )
     conf = {**frontend.config_dict, "num_hidden_layers": frontend.num_layers}
     # Not the configuration of the running network: its mask probabilities are zero,

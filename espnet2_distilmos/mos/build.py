@@ -26,6 +26,7 @@ from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
 from espnet2_distilmos.mos.loss.aux_scores import AuxScoresLoss
 from espnet2_distilmos.mos.loss.bradley_terry import BradleyTerryLoss
 from espnet2_distilmos.mos.loss.contrastive import ContrastiveLoss
+from espnet2_distilmos.mos.loss.l0 import L0Loss
 from espnet2_distilmos.mos.loss.masked_ema import MaskedEMALoss
 from espnet2_distilmos.mos.loss.masked_token import MaskedTokenCrossEntropyLoss
 from espnet2_distilmos.mos.loss.prs import PartialRankSimilarityLoss
@@ -65,6 +66,7 @@ LOSSES = {
         TokenCrossEntropyLoss,
         MaskedTokenCrossEntropyLoss,
         MaskedEMALoss,
+        L0Loss,
     )
 }
 
@@ -238,7 +240,7 @@ def _stand_in(name: str, conf: Mapping[str, Any]) -> Tuple[str, Dict[str, Any]]:
         f"{conf.get('upstream')}"
     )
     known = set(inspect.signature(HFFrontend).parameters)
-    known -= {"upstream", "upstream_config", "load_pretrained"}
+    known -= {"upstream", "upstream_config", "pruned", "load_pretrained"}
     shared = {key: value for key, value in conf.items() if key in known}
     return "hf", {**shared, "upstream_config": dict(_STAND_IN)}
 

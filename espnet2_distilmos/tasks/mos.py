@@ -5,6 +5,7 @@
 
 import argparse
 import contextlib
+import inspect
 import os
 import tempfile
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -373,7 +374,9 @@ class MOSTask(AbsTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> List[torch.optim.Optimizer]:
-        if args.upstream_lr is None and args.upstream_lr_decay is None:
+        has_own_rate = any(x.learning_rate for x in model.losses.values())
+        rates = (args.upstream_lr, args.upstream_lr_decay)
+        if rates == (None, None) and not has_own_rate:
             optimizers = super().build_optimizers(args, model)
         else:
             groups = parameter_groups(args, model)
@@ -393,14 +396,19 @@ def parameter_groups(
 ) -> List[Dict[str, Any]]:
     """Trained parameters of the frontend with their rates, lowest layers first.
 
-    Layer l of L has ``upstream_lr * upstream_lr_decay ** (L - l)``; the rest of the
-    model is the last group, at the optimizer's own rate.
+    Layer l of L has ``upstream_lr * upstream_lr_decay ** (L - l)``; then come losses
+    with a rate of their own; the rest of the model is the last group, at the
+    optimizer's own rate.
 
     Raises:
         ValueError: the layers are not known and there is a decay.
     """
     frontend, decay = model.frontend, args.upstream_lr_decay
-    rate = args.optim_conf["lr"] if args.upstream_lr is None else args.upstream_lr
+    rate = args.upstream_lr
+    if rate is None:
+        options = args.optim_conf
+        default = inspect.signature(optim_classes[args.optim]).parameters["lr"].default
+        rate = options.get("lr", default)
     last = frontend.num_layers
     layers = {} if decay in (None, 1) else frontend.layer_of_parameters()
     groups: Dict[int, List[torch.nn.Parameter]] = {}
@@ -411,9 +419,15 @@ def parameter_groups(
         {"params": groups[layer], "lr": rate * (decay or 1.0) ** (last - layer)}
         for layer in sorted(groups)
     ]
+    taken = {"frontend."}
+    for name, loss in model.losses.items():
+        if loss.learning_rate is not None:
+            taken.add(f"losses.{name}.")
+            own = {"params": list(loss.parameters()), "lr": loss.learning_rate}
+            result.append({**own, "weight_decay": 0.0})
     rest = [
         parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not name.startswith("frontend.")
+        if parameter.requires_grad and not name.startswith(tuple(taken))
     ]
     return [*result, {"params": rest}]

@@ -3,9 +3,10 @@
 
 """Upstreams from Hugging Face transformers: hub id, local directory or bare config."""
 
+import copy
 import json
 import logging
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -14,9 +15,17 @@ from espnet2_distilmos.mos.frontend.hf_wav2vec2_bert import Wav2Vec2BertFamily
 from espnet2_distilmos.mos.frontend.hf_waveform import (
     Data2VecAudioFamily,
     WaveformFamily,
+    WavLMFamily,
 )
 from espnet2_distilmos.mos.frontend.hf_whisper import WhisperFamily
 from espnet2_distilmos.mos.frontend.masked_norm import normalize_waveform
+from espnet2_distilmos.mos.frontend.pruned import (
+    Pruned,
+    keep_heads,
+    keep_inner_units,
+    read_pruned,
+    unpruned,
+)
 
 # Families whose hidden states are tested to be padding-exact here, by model_type.
 FAMILIES = {
@@ -25,7 +34,7 @@ FAMILIES = {
     "unispeech-sat": WaveformFamily,
     "wav2vec2": WaveformFamily,
     "wav2vec2-bert": Wav2Vec2BertFamily,
-    "wavlm": WaveformFamily,
+    "wavlm": WavLMFamily,
     "whisper": WhisperFamily,
 }
 
@@ -69,6 +78,9 @@ class HFFrontend(AbsLayerFrontend):
             training. Off by default: it hides the distortion that is to be rated.
             Whisper has none.
         init_seed: seed of the random weights of a bare configuration.
+        pruned: the attention heads and inner units that are left of each layer
+            (:mod:`~espnet2_distilmos.mos.frontend.pruned`); None for all. Such a
+            network is smaller than its ``upstream_config`` says.
         load_pretrained: False when the weights follow from a trained model: nothing
             is looked up on disk or on the hub.
 
@@ -93,6 +105,7 @@ class HFFrontend(AbsLayerFrontend):
         layerdrop: float = 0.0,
         spec_augment: bool = False,
         init_seed: int = 0,
+        pruned: Optional[Mapping[str, Any]] = None,
         load_pretrained: bool = True,
     ):
         super().__init__()
@@ -133,6 +146,16 @@ class HFFrontend(AbsLayerFrontend):
         self.family.prepare(self.model)
         self.name = config.model_type
         self.num_layers = config.num_hidden_layers
+        self.pruned: Optional[Pruned] = None
+        if pruned is not None:
+            if checkpoint is not None:
+                raise ValueError(
+                    f"{checkpoint}: found frontend_conf.pruned with a checkpoint of "
+                    "the whole network, expected the pruned model's own weights: "
+                    "start from it with --init_model"
+                )
+            left = read_pruned(pruned, self.unpruned_units())
+            self.keep_units(left["heads"], [torch.arange(n) for n in left["ffn"]])
         self.frame_shift = self.family.frame_shift
         self.minimum_samples = self.family.minimum_samples
         parts = self.family.parts(self.model)
@@ -191,6 +214,51 @@ class HFFrontend(AbsLayerFrontend):
             model.config.mask_feature_prob = 0.0
         return model
 
+    def unpruned_units(self) -> Pruned:
+        """All units that the network had before any pruning.
+
+        Raises:
+            ValueError: of this family none is known.
+        """
+        if self.family.unit_names is None:
+            raise ValueError(
+                f"found {self.name}, of which no unit is known that can be pruned, "
+                f"expected one of {', '.join(prunable_families())}: take such an "
+                "upstream"
+            )
+        heads = self.family.config.num_attention_heads
+        return unpruned(self.num_layers, heads, self.family.inner_units)
+
+    def units(self) -> Pruned:
+        """The units that the network has."""
+        return self.unpruned_units() if self.pruned is None else self.pruned
+
+    @property
+    def head_size(self) -> int:
+        """Dimensions of an attention head, before and after pruning."""
+        return self.output_size() // self.family.config.num_attention_heads
+
+    def keep_units(
+        self, heads: Sequence[Sequence[int]], ffn: Sequence[torch.Tensor]
+    ) -> None:
+        """Remove all other units from the network.
+
+        Args:
+            heads: positions, rising, among the heads that each layer has.
+            ffn: positions (long) among the inner units that each layer has.
+        """
+        before, names = self.units(), self.family.unit_names
+        self.family.make_prunable(self.model)
+        layers = self.family.parts(self.model).layers
+        for layer, of_heads, of_ffn in zip(layers, heads, ffn, strict=True):
+            keep_heads(layer, names, of_heads, self.head_size)
+            keep_inner_units(layer, names, of_ffn)
+        numbers = [
+            [all_of[position] for position in kept]
+            for all_of, kept in zip(before["heads"], heads)
+        ]
+        self.pruned = {"heads": numbers, "ffn": [len(kept) for kept in ffn]}
+
     @property
     def _mask_embedding(self) -> Optional[torch.nn.Parameter]:
         return getattr(self.model, "masked_spec_embed", None)
@@ -226,10 +294,13 @@ class HFFrontend(AbsLayerFrontend):
             gradient_checkpointing=self.gradient_checkpointing,
             spec_augment=self.spec_augment,
             init_seed=self.init_seed,
+            pruned=copy.deepcopy(self.pruned),
         )
 
     def _fingerprint_settings(self) -> str:
-        return f"{super()._fingerprint_settings()}:{self.normalize_waveform}"
+        settings = f"{super()._fingerprint_settings()}:{self.normalize_waveform}"
+        # Which heads are left is in no weight.
+        return settings + (f":{self.pruned['heads']}" if self.pruned else "")
 
     def forward(
         self,
@@ -246,6 +317,11 @@ class HFFrontend(AbsLayerFrontend):
                 self.model, speech, speech_lengths, mask_time_indices
             )
         return hidden_states, self.family.num_frames(speech_lengths)
+
+
+def prunable_families() -> List[str]:
+    """Families, by model_type, whose attention heads and inner units can be pruned."""
+    return [name for name, family in FAMILIES.items() if family.unit_names is not None]
 
 
 def _read_config(checkpoint: Optional[str], given: Optional[dict]):

@@ -9,6 +9,7 @@ from typing import Any, List, Mapping, Optional, Set, Tuple
 import torch
 
 from espnet2_distilmos.mos.frontend.parts import UpstreamParts
+from espnet2_distilmos.mos.frontend.pruned import UnitNames
 
 
 class HFFamily(torch.nn.Module, ABC):
@@ -33,6 +34,8 @@ class HFFamily(torch.nn.Module, ABC):
     frame_centre: Optional[float] = None
     frame_shift: int
     minimum_samples: int
+    # What of a layer can be pruned; None where that is not known.
+    unit_names: Optional[UnitNames] = None
 
     def __init__(self, config):
         super().__init__()
@@ -72,6 +75,22 @@ class HFFamily(torch.nn.Module, ABC):
     def prepare(self, model: torch.nn.Module) -> None:
         """Make the network padding-exact; take weights out of training that no
         hidden state depends on, as DistributedDataParallel demands."""
+
+    @property
+    def inner_units(self) -> int:
+        """Inner units of the feed-forward network of an unpruned layer."""
+        return self.config.intermediate_size
+
+    def make_prunable(self, model: torch.nn.Module) -> None:
+        """Replace parts of the network that cannot lose units by such as can."""
+
+    def macs_before_layers(self, model: torch.nn.Module, num_samples: int) -> int:
+        """Multiply-accumulates of weights before the first layer, of one utterance.
+
+        Only families with ``unit_names`` have it. A spectrum, which has no weights of
+        the network, is not counted.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:

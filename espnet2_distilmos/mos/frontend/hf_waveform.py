@@ -11,17 +11,24 @@ import torch
 from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import MaskedGroupNorm, full_length
 from espnet2_distilmos.mos.frontend.parts import UpstreamParts
+from espnet2_distilmos.mos.frontend.pruned import RelativeAttention, UnitNames
 from espnet2_distilmos.mos.masking import frame_mask
 
 
 class WaveformFamily(HFFamily):
-    """wav2vec 2.0 (XLS-R, MMS), HuBERT (mHuBERT), WavLM and UniSpeech-SAT.
+    """wav2vec 2.0 (XLS-R, MMS), HuBERT (mHuBERT) and UniSpeech-SAT.
 
     Base models normalise the first convolution over time (group norm), under a mask
     here. Their kin with layer norm are exact as transformers has them. With stable
     layer norm the last hidden state is what the last layer puts out, before the
     encoder's final norm, as in transformers.
     """
+
+    unit_names = UnitNames(
+        attention="attention",
+        inner="feed_forward.intermediate_dense",
+        outer="feed_forward.output_dense",
+    )
 
     def __init__(self, config):
         super().__init__(config)
@@ -61,6 +68,19 @@ class WaveformFamily(HFFamily):
             num_samples = steps + 1
         return num_samples
 
+    def macs_before_layers(self, model: torch.nn.Module, num_samples: int) -> int:
+        samples, macs = torch.tensor(num_samples), 0
+        for number, block in enumerate(model.feature_extractor.conv_layers, start=1):
+            frames = int(self.num_frames(samples, number))
+            macs += block.conv.weight.numel() * frames
+        macs += model.feature_projection.projection.weight.numel() * frames
+        for module in model.encoder.pos_conv_embed.modules():
+            if isinstance(module, torch.nn.Conv1d):
+                (kernel,), (padding,) = module.kernel_size, module.padding
+                outputs = frames + 2 * padding - kernel + 1
+                macs += module.weight.numel() * outputs
+        return macs
+
     def _set_lengths(self, lengths: Optional[torch.Tensor]) -> None:
         """Give the valid samples to the parts that mask; None without padding."""
         for part, layers in self._masked:
@@ -97,6 +117,17 @@ class WaveformFamily(HFFamily):
             lora_targets=[f"attention.{x}_proj" for x in ("q", "k", "v", "out")],
             blocks=model.feature_extractor.conv_layers,
         )
+
+
+class WavLMFamily(WaveformFamily):
+    """WavLM: as the others, with gated relative positions in its attention."""
+
+    unit_names = WaveformFamily.unit_names._replace(others=1)  # of its gate
+
+    def make_prunable(self, model: torch.nn.Module) -> None:
+        for layer in model.encoder.layers:
+            if not isinstance(layer.attention, RelativeAttention):
+                layer.attention = RelativeAttention(layer.attention)
 
 
 class Data2VecAudioFamily(WaveformFamily):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from espnet2_distilmos.mos.frontend.hf_family import HFFamily
 from espnet2_distilmos.mos.frontend.masked_norm import full_length
 from espnet2_distilmos.mos.frontend.parts import UpstreamParts
+from espnet2_distilmos.mos.frontend.pruned import UnitNames
 from espnet2_distilmos.mos.frontend.spectrum import power_spectrum, split_frames
 from espnet2_distilmos.mos.masking import frame_mask
 
@@ -41,6 +42,8 @@ class WhisperFamily(HFFamily):
     minimum_samples = FFT // 2 + 1
     # Windows and convolutions are centred: the first frame is that of sample 0.
     frame_centre = 0.0
+    # Its keys have no bias.
+    unit_names = UnitNames("self_attn", "fc1", "fc2", biases=2)
     extractor_conf = {
         "sampling_rate": 16000,
         "n_fft": FFT,
@@ -102,6 +105,15 @@ class WhisperFamily(HFFamily):
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         return WhisperEncoder._from_config(config, dtype=torch.float32)
+
+    @property
+    def inner_units(self) -> int:
+        return self.config.encoder_ffn_dim
+
+    def macs_before_layers(self, model: torch.nn.Module, num_samples: int) -> int:
+        macs = model.conv1.weight.numel() * (num_samples // HOP)
+        frames = int(self.num_frames(torch.tensor(num_samples)))
+        return macs + model.conv2.weight.numel() * frames
 
     @property
     def maximum_samples(self) -> int:

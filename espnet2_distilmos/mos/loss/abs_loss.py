@@ -4,7 +4,7 @@
 """What every loss must offer."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, FrozenSet, List, Sequence
+from typing import Dict, FrozenSet, List, Optional, Sequence
 
 import torch
 
@@ -29,12 +29,15 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         view: ``CLEAN`` or ``MASKED``, the pass whose prediction it takes. The model
             runs only the passes that some loss of non-zero weight reads.
         weight: factor in the sum.
+        learning_rate: of its own parameters, which then have no weight decay; None is
+            that of the rest of the model.
     """
 
     name: str
     view: str = CLEAN
     needs: FrozenSet[str] = frozenset({"mos"})
     uses: FrozenSet[str] = frozenset()
+    learning_rate: Optional[float] = None
 
     def __init__(self, weight: float = 1.0):
         super().__init__()

@@ -11,9 +11,15 @@ import torch
 from mos.frontend import tiny_upstreams
 
 import espnet2_distilmos.bin.export as module
-from espnet2_distilmos.bin.export import main, to_onnx
+from espnet2_distilmos.bin.export import (
+    check_lengths,
+    largest_difference,
+    main,
+    to_onnx,
+)
 from espnet2_distilmos.data.datadir import read_scp
 from espnet2_distilmos.mos.build import build_model
+from espnet2_distilmos.mos.pruning import Units
 from espnet2_distilmos.predictor import MOSPredictor
 
 onnx = pytest.importorskip("onnx")
@@ -200,3 +206,17 @@ def test_without_a_model_or_onnxruntime(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main([str(tmp_path), str(tmp_path / "mos.onnx")]) == 1
     assert "pip install onnx onnxruntime" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+@pytest.mark.parametrize("family", ["hubert", "wavlm", "wavlm ", "whisper"])
+def test_a_pruned_network(family, empty):
+    """Also of layers without heads and inner units."""
+    model = make(family)
+    units = Units(model.frontend)
+    kept = torch.arange(len(units)) % 3 > 0
+    parts = units.split(kept)
+    parts[2 * empty][:] = parts[2 * empty + 1][:] = False
+    units.remove(torch.cat(parts))
+    graph = to_onnx(model)
+    assert largest_difference(model, graph, check_lengths(model.frontend)) < 1e-5
