@@ -97,6 +97,7 @@ COMMITS: Dict[str, List[Entry]] = {
         *packages("frontend"),
         *mos("masking", "span_mask", "frontend/masked_norm", "frontend/parts"),
         *mos("frontend/gradient_checkpointing", "frontend/lora", tests=False),
+        *mos("frontend/pruned", tests=False),
     ],
     "the contract of an upstream": [
         *mos("frontend/abs_frontend", "frontend/spectrum"),
@@ -138,6 +139,7 @@ COMMITS: Dict[str, List[Entry]] = {
         *mos("loss/pair", "loss/contrastive"),
         *mos("loss/bradley_terry", "loss/prs", "loss/triplet", tests=False),
     ],
+    "units that can be pruned": mos("pruning", "loss/l0", tests=False),
     "codebooks and teachers": mos("teacher", "loss/masked_ema", "tokens"),
     "the model": mos("espnet_model"),
     "registries": mos("build"),
@@ -174,6 +176,7 @@ COMMITS: Dict[str, List[Entry]] = {
         (INIT, "test/espnet2/mos/tasks/__init__.py"),
         test_of("tasks/mos", "tasks"),
     ],
+    "tests of pruning": mos("pruning", "loss/l0", tests=True),
     "tests of the trainer": [test_of("train/mos_trainer", "train")],
     "tests of the checks": [test_of("train/mos_checks", "train")],
     "tests of checkpoints": mos("checkpoint", tests=True),

@@ -145,6 +145,10 @@ def model_card(
         if conf.get("num_layers"):
             layers = f"the first {conf['num_layers']} of {layers}"
         upstream += f"; {network['model_type']}, {layers} layers of {size}"
+        if conf.get("pruned"):
+            heads = sum(len(heads) for heads in conf["pruned"]["heads"])
+            ffn = sum(conf["pruned"]["ffn"])
+            upstream += f", pruned to {heads} attention heads and {ffn} inner units"
     elif config.get("frontend") == "spec_cnn":
         layers, size = conf.get("num_layers"), conf.get("hidden_size")
         upstream = f"none; spec_cnn trained from scratch, {layers} layers of {size}"

@@ -4,6 +4,7 @@
 import csv
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from espnet2_distilmos.mos.checkpoint import (
 )
 from espnet2_distilmos.mos.pruning import Units, choose, taylor_importance
 from espnet2_distilmos.predictor import MOSPredictor
-from espnet2_distilmos.tasks.mos import MOSTask
 from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor
 
 
@@ -160,6 +160,10 @@ def test_a_killed_pruning_ends_the_same(pruned, trained, mos_corpus, tmp_path, c
 def test_packed_exported_and_trained_on(pruned, mos_corpus, tmp_path, capsys):
     files = str(pruned / "config.yaml"), str(pruned / "model.pth")
     mos_pack.pack_model(*files, str(tmp_path / "m.zip"))
+    last = rows_of(pruned)[-1]
+    words = f"pruned to {sum(last['heads'])} attention heads and {sum(last['ffn'])}"
+    card = zipfile.ZipFile(tmp_path / "m.zip").read("exp/half/README.md").decode()
+    assert words in " ".join(card.split())
     wave = torch.randn(9000, generator=torch.Generator().manual_seed(0)) * 0.1
     scores = [
         MOSPredictor.from_pretrained(str(path))(wave, 16000).score
@@ -215,9 +219,12 @@ def test_training_on_without_removing(trained, mos_corpus, tmp_path, caplog):
     assert rows[1]["cut_utt_mse"] == pytest.approx(rows[0]["valid_utt_mse"])
     assert rows[1]["valid_utt_mse"] != rows[0]["valid_utt_mse"]
     # Its own losses, the tokens' among them, at half its rate.
-    config = read_config(str(tmp_path / "a" / "config.yaml"))
+    config = read_config(str(tmp_path / "a" / "round1" / "config.yaml"))
     assert set(config["losses"]) == {"mos_l1", "token_ce"}
     assert config["optim_conf"]["lr"] == 5e-4
+    # The next one takes half of the same.
+    config = read_config(str(tmp_path / "a" / "config.yaml"))
+    assert config["optim_conf"]["lr"] == 1e-3
     assert "goes without" not in caplog.text
 
 
