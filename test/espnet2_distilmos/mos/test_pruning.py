@@ -211,6 +211,18 @@ def test_taylor_is_the_slope_of_the_loss(model_type):
         assert float(found[unit]) == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
+def test_a_network_cut_to_its_first_layers():
+    frontend = upstream("wavlm", num_layers=2)
+    units = Units(frontend)
+    assert len(units) == 2 * (HEADS + INNER) and units.kept == 1.0
+    units.remove(some(units, empty=0))
+    conf = frontend.resolved_conf()
+    again = build_frontend("hf", conf, load_pretrained=False).eval()
+    again.load_state_dict(frontend.state_dict(), strict=True)
+    for a, b in zip(states_of(again), states_of(frontend), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_other_importances():
     frontend = upstream("hubert")
     units = Units(frontend)
