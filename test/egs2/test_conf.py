@@ -214,7 +214,9 @@ def test_configuration_trains_a_step(name, tmp_path, no_network):
             for n, p in model.named_parameters()
             if n.startswith(part) and p.requires_grad
         ]
-        assert not trainable or moved & set(trainable), part
+        # Ridge regression is the head's probe as it is fitted: nothing moves.
+        is_trained = args.optim_conf["lr"] > 0
+        assert not trainable or bool(moved & set(trainable)) == is_trained, part
 
     if name in ADAPT:
         # mos.sh takes the model of the least loss.
@@ -386,7 +388,8 @@ def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
         baseline = "lambda0"
     # What trains on the same upstream with the same settings shares the tokens.
     assert runs[baseline].tokens_tag == runs["distilmos"].tokens_tag
-    assert runs["frozen"].tokens_tag == runs["distilmos"].tokens_tag
+    if "frozen" in runs:
+        assert runs["frozen"].tokens_tag == runs["distilmos"].tokens_tag
 
 
 def test_the_papers_comparisons_are_all_there(monkeypatch):

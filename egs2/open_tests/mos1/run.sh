@@ -38,7 +38,9 @@ mapfile -t sets <<< "${words}"
     --expdir "${expdir/"{fold}"/${fold}}" \
     --dumpdir "${dumpdir/"{fold}"/${fold}}" \
     --num_clusters 100 \
-    --train_config conf/train_distilmos.yaml \
+    --use_tokens false \
+    --use_corpora true \
+    --train_config conf/train_ridge.yaml \
     --train_args "${train_args} ${upstream}" \
     --inference_config conf/decode.yaml \
     --inference_tag inference \

@@ -30,7 +30,8 @@ upstream=$(scripts/utils/whisper_option.sh)
     --expdir "exp/${fold}" \
     --dumpdir "dump/${fold}" \
     --num_clusters 100 \
-    --train_config conf/train_distilmos.yaml \
+    --use_tokens false \
+    --train_config conf/train_ridge.yaml \
     --train_args "--use_matplotlib false ${train_args} ${upstream}" \
     --inference_config conf/decode.yaml \
     --inference_tag inference \

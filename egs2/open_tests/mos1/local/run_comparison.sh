@@ -35,4 +35,5 @@ scripts/mos_ablation.sh \
     --metrics utt_mos_srcc,sys_mos_srcc \
     --fold "{fold}" \
     --train_threads 1 \
+    --use_corpora false \
     "${options[@]}"
