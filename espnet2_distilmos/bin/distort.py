@@ -238,11 +238,13 @@ def distort(args: argparse.Namespace) -> Dict[str, str]:
     if (
         min(settings.copies, args.nj) < 1
         or not all(0 <= share <= 1 for share in shares)
-        or not settings.max_seconds >= 1
+        or not 1 <= settings.max_seconds
+        or not np.isfinite(settings.max_seconds * SAMPLE_RATE)
     ):
         raise DataError(
             f"found {settings} and --nj {args.nj}, expected at least one copy, one "
-            "process and one second, and shares from 0 to 1; correct the options."
+            "process and one second, finite seconds, and shares from 0 to 1; correct "
+            "the options."
         )
     sources, failures = find_sources(args.inputs)
     folder = os.path.join(args.output, "data")

@@ -144,4 +144,7 @@ def test_bad_files_get_a_sentence_and_the_rest_goes_on(folder, tmp_path, capsys)
         assert sentence in errors
     assert run(tmp_path / "out", folder, copies=0) == 1
     assert "expected at least one copy" in capsys.readouterr().err
+    for seconds in ("inf", "1e308", "nan"):
+        assert run(tmp_path / "out", folder, max_seconds=seconds) == 1
+        assert "finite seconds" in capsys.readouterr().err
     assert run(tmp_path / "out", folder, clean_share=2) == 1
