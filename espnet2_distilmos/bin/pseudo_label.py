@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
@@ -27,13 +28,14 @@ from espnet2_distilmos.data.datadir import (
 )
 from espnet2_distilmos.data.journal import Journal
 from espnet2_distilmos.evaluation.formats import read_scores, write_scores
-from espnet2_distilmos.evaluation.join import Score, match
+from espnet2_distilmos.evaluation.join import Score, match, shown
 from espnet2_distilmos.evaluation.metrics import lcc, srcc
 from espnet2_distilmos.evaluation.router import (
     Router,
     check_labelled,
     cross_predict,
     fit_router,
+    fittable,
     read_router,
     write_router,
 )
@@ -49,6 +51,8 @@ from espnet2_distilmos.teachers import (
 # What else a data directory says of its utterances.
 TABLES = ("utt2sys", "utt2spk", "utt2src", "utt2domain")
 CHOICES = ("mean", "router")
+# More labels beyond --score_range mean that it is another scale than the scores'.
+CLIPPED_SHARE = 0.05
 # Scores of a set's clips: by utterance by key.
 Scores = Dict[str, Dict[str, float]]
 
@@ -102,8 +106,9 @@ def get_parser() -> argparse.ArgumentParser:
         default="mean",
         metavar="KEY|mean|router",
         help="the label mos: the score of one key, the mean of the teachers' overall "
-        "scores, or a mix of all keys whose weights depend on the scores (default: "
-        "%(default)s)",
+        "scores (a clip that one of them has not scored gets none: a mean of fewer is "
+        "on another scale), or a mix of all keys whose weights depend on the scores "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--labelled",
@@ -129,7 +134,8 @@ def get_parser() -> argparse.ArgumentParser:
         nargs=2,
         default=(1.0, 5.0),
         metavar=("LOW", "UP"),
-        help="labels beyond are brought to its ends (default: 1 5)",
+        help="labels beyond are brought to its ends, at most 5 %% of them (default: "
+        "1 5)",
     )
     parser.add_argument(
         "--nj", type=int, default=1, help="processes (default: %(default)s)"
@@ -169,6 +175,31 @@ def read_set(text: str) -> Set:
     """Read the audio of a data directory, ``[NAME=]DIR``."""
     name, folder = split_name(text)
     return Set(name, folder, read_scp(os.path.join(folder, "wav.scp")), {}, {})
+
+
+def read_labelled_sets(text: str) -> List[Set]:
+    """Read the audio of the labelled sets.
+
+    Raises:
+        DataError: two have one name or are the same, one cannot be read, or its labels
+            are too few to compare with.
+    """
+    sets: List[Set] = []
+    for word in text.split():
+        data = read_set(word)
+        for one in sets:
+            places = (os.path.realpath(of.folder) for of in (one, data))
+            if one.name == data.name or len(set(places)) == 1:
+                raise DataError(
+                    f"--labelled names {one.name} ({one.folder}) a second time with "
+                    f"{word}, expected another set and name for each; write NAME=DIR."
+                )
+        sets.append(data)
+    for data in sets:  # what is wrong with them is not said after hours
+        truth = read_labels(data)
+        labels = [truth[i] for i in data.paths if truth.get(i) is not None]
+        check_labelled(data.name, labels, "a label")
+    return sets
 
 
 @functools.lru_cache(maxsize=None)
@@ -280,7 +311,11 @@ def score_set(
 
 def read_table(data: Set, source: Source) -> None:
     """Take the scores of a file; ``data`` gets what it has of its utterances."""
-    records = read_scores(source.path).records
+    file = read_scores(source.path)
+    records = file.records
+    # What is wrong with a score, by the id as its sentence shows it.
+    found = (re.search(" utterance (.*) has the score ", p) for p in file.problems)
+    faults = {one[1]: one.string for one in found if one}
     pairs, _ = match(
         list(data.paths.items()), [(record.id, record.path) for record in records]
     )
@@ -291,17 +326,33 @@ def read_table(data: Set, source: Source) -> None:
             scores[source.name] = round(float(record.score), 4)
         else:
             reason = f"utterance {utt_id}: {source.path} has no score for it."
+            if record is not None:
+                reason = faults.get(shown(record.id), reason)
             data.faults.setdefault(utt_id, []).append(reason)
 
 
-def add_scores(data: Set, sources: Sequence[Source], args: argparse.Namespace) -> None:
-    """Fill the scores and faults of a set."""
+def add_scores(
+    data: Set, sources: Sequence[Source], main: Sequence[str], args: argparse.Namespace
+) -> None:
+    """Fill the scores and faults of a set; say how many a teacher has not scored.
+
+    Args:
+        main: the overall score of each source.
+    """
     audible = [source for source in sources if not source.is_table]
     if audible:
         score_set(data, audible, args.output, args.nj, args.device)
     for source in sources:
         if source.is_table:
             read_table(data, source)
+    for source, key in zip(sources, main):
+        count = sum(key not in data.scores.get(i, {}) for i in data.paths)
+        if count:
+            print(
+                f"{source.name}: no score for {count} of {len(data.paths)} clips of "
+                f"{data.folder}",
+                file=sys.stderr,
+            )
 
 
 # Choices of the label
@@ -314,12 +365,11 @@ def as_matrix(scores: Iterable[Dict[str, float]], keys: Sequence[str]) -> np.nda
 
 
 def mean_of(matrix: np.ndarray, keys: Sequence[str], main: Sequence[str]) -> np.ndarray:
-    """Mean of the overall scores ``main`` that a clip has, NaN of none: (clips,)."""
-    chosen = matrix[:, [keys.index(key) for key in main]]
-    known = np.isfinite(chosen)
-    total = np.where(known, chosen, 0.0).sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.where(known.any(axis=1), total / known.sum(axis=1), np.nan)
+    """Mean of the overall scores ``main``, (clips,); NaN where one is missing.
+
+    Teachers have scales of their own: a mean of fewer is not comparable with others.
+    """
+    return matrix[:, [keys.index(key) for key in main]].mean(axis=1)
 
 
 def read_labels(data: Set) -> Dict[str, Optional[float]]:
@@ -391,6 +441,9 @@ def choose_balanced(labels: Dict[str, float], bins: int) -> List[str]:
 
     Returns:
         Ids in their order.
+
+    Raises:
+        DataError: a range has no clip.
     """
     values = np.array(list(labels.values()))
     low, high = np.quantile(values, (0.025, 0.975))
@@ -399,12 +452,16 @@ def choose_balanced(labels: Dict[str, float], bins: int) -> List[str]:
         places = np.clip((values - low) / (high - low) * bins, 0, bins - 1).astype(int)
     counts = np.bincount(places, minlength=bins)
     edges = np.linspace(low, high, bins + 1)
-    print(
-        f"balance: {counts.min()} clips of each of {bins} ranges between "
-        f"{', '.join(f'{edge:.2f}' for edge in edges)}, which have "
-        f"{', '.join(map(str, counts))}",
-        file=sys.stderr,
+    ranges = (
+        f"{bins} ranges between {', '.join(f'{edge:.2f}' for edge in edges)}, which "
+        f"have {', '.join(map(str, counts))}"
     )
+    if not counts.min():
+        raise DataError(
+            f"--balance {bins} makes {ranges} clips, expected some in each; give fewer "
+            "ranges, or leave --balance out."
+        )
+    print(f"balance: {counts.min()} clips of each of {ranges}", file=sys.stderr)
     chosen = set()
     ids = np.array(list(labels), dtype=object)
     for place in range(bins):
@@ -460,6 +517,8 @@ def check_options(args: argparse.Namespace) -> None:
     wrong = ""
     if same:
         wrong = f"--output is {args.output}, the data itself, expected another place"
+    elif os.path.exists(args.output) and not os.path.isdir(args.output):
+        wrong = f"--output is {args.output}, a file, expected a directory or a new name"
     elif args.nj < 1 or (args.nj > 1 and args.device != "cpu"):
         wrong = f"--nj is {args.nj}, expected 1, or more on the CPU"
     elif args.balance is not None and args.balance < 2:
@@ -495,6 +554,31 @@ def find_target(
     return matrix[:, keys.index(args.target)]
 
 
+def bring_to_range(target: np.ndarray, score_range: Sequence[float]) -> np.ndarray:
+    """Bring labels (clips,) to the ends of the range; NaN stays.
+
+    Raises:
+        DataError: more than 5 % are beyond it.
+    """
+    low, up = score_range
+    known = target[np.isfinite(target)].round(4)
+    count = int(((known < low) | (known > up)).sum())
+    if count > CLIPPED_SHARE * len(known):
+        raise DataError(
+            f"{count} of {len(known)} labels are beyond --score_range {low:g} {up:g}, "
+            f"found {known.min():g} to {known.max():g}, expected at most "
+            f"{CLIPPED_SHARE:.0%} beyond; give the scale of the scores as "
+            "--score_range, or choose another --target."
+        )
+    if count:
+        print(
+            f"{count} of {len(known)} labels were beyond --score_range {low:g} {up:g} "
+            "and are its ends now",
+            file=sys.stderr,
+        )
+    return np.clip(target, low, up)
+
+
 def pseudo_label(args: argparse.Namespace) -> Dict[str, str]:
     """Do what the options say.
 
@@ -520,36 +604,35 @@ def pseudo_label(args: argparse.Namespace) -> Dict[str, str]:
             f"--target is {args.target}, expected one of {', '.join(keys + [*CHOICES])}"
         )
     data = read_set(args.data_dir)
-    labelled_sets = [read_set(text) for text in args.labelled.split()]
-    for one in labelled_sets:
-        read_labels(one)  # what is wrong with them is not said after hours
+    labelled_sets = read_labelled_sets(args.labelled)
     # First the labelled sets: their table is there long before the labels.
     for one in labelled_sets:
-        add_scores(one, sources, args)
+        add_scores(one, sources, main, args)
     router = None
     if labelled_sets:
         router = compare_and_fit(labelled_sets, keys, main, args)
     elif args.router:
         router = read_router(args.router)
-    add_scores(data, sources, args)
+    add_scores(data, sources, main, args)
 
     ids = list(data.paths)
     matrix = as_matrix((data.scores.get(i, {}) for i in ids), keys)
-    target = np.clip(find_target(args, matrix, keys, main, router), *args.score_range)
+    target = find_target(args, matrix, keys, main, router)
+    target = bring_to_range(target, args.score_range)
     labels = {
         utt_id: round(float(value), 4)
         for utt_id, value in zip(ids, target)
         if np.isfinite(value)
     }
-    os.makedirs(args.output, exist_ok=True)
+    kept = [utt_id for utt_id in ids if data.scores.get(utt_id)]
+    if args.balance is not None and labels:
+        kept = choose_balanced(labels, args.balance)
+    # Nothing of an earlier run is touched before this.
     write_table(data, labels, keys, args.output)
     if not labels:
         raise DataError(
             f"{args.data_dir}: no clip has a label, see {args.output}/scores.csv."
         )
-    kept = [utt_id for utt_id in ids if data.scores.get(utt_id)]
-    if args.balance is not None:
-        kept = choose_balanced(labels, args.balance)
     write_labels(data, labels, kept, args.output)
     print(
         f"{args.output}: {len(kept)} of {len(ids)} clips, label {args.target}, "
@@ -568,17 +651,49 @@ def compare_and_fit(
     keys: Sequence[str],
     main: Sequence[str],
     args: argparse.Namespace,
-) -> Router:
-    """Print how well every choice does, fit the router and keep it."""
+) -> Optional[Router]:
+    """Print how well every choice does, fit the router and keep it.
+
+    Returns:
+        The router; None where no key has scores to fit it to.
+
+    Raises:
+        DataError: a set has too few clips, or the label is to be a router's and a key
+            has no two different scores of the labelled clips.
+    """
     labelled = read_labelled(sets, keys)
     for data in sets:
-        own = labelled.labels[[name == data.name for name in labelled.sets]]
-        check_labelled(own if len(own) else np.zeros(1), [data.name] * max(1, len(own)))
+        own = [
+            v for v, name in zip(labelled.labels, labelled.sets) if name == data.name
+        ]
+        check_labelled(data.name, own, "a label and a teacher's score")
     print(*comparison(labelled, keys, main), sep="\n")
     sys.stdout.flush()
-    given = (labelled.matrix, labelled.labels, labelled.sets, labelled.groups)
-    router = fit_router(*given, keys)
-    weights = router.weights(labelled.matrix)
+    rows, columns = fittable(labelled.matrix)
+    left_out = [key for k, key in enumerate(keys) if k not in columns]
+    if left_out:
+        problem = (
+            f"a router cannot be fitted with {', '.join(left_out)}, expected two "
+            "different scores at least of the clips of the labelled "
+            f"{', '.join(data.folder for data in sets)}"
+        )
+        if args.target == "router":
+            raise DataError(f"{problem}; score these clips or leave the teacher out.")
+        done = "it is left out" if len(columns) else "there is no router"
+        print(f"{problem}; {done}", file=sys.stderr)
+        if not len(columns):
+            return None
+    matrix = labelled.matrix[np.ix_(rows, columns)]
+    names, groups = ([of[i] for i in rows] for of in (labelled.sets, labelled.groups))
+    if len(set(zip(names, groups))) == 1:
+        print(
+            "router: all labelled clips have one source (utt2src), so that there is no "
+            "cross-validation: the penalty is the greatest, and nothing says how well "
+            "the router does on other clips"
+        )
+    keys = [keys[k] for k in columns]
+    router = fit_router(matrix, labelled.labels[rows], names, groups, keys)
+    weights = router.weights(matrix)
     mean = ", ".join(f"{k} {w:.2f}" for k, w in zip(keys, weights.mean(axis=0)))
     print(f"router: penalty {router.penalty:g}, mean weights {mean}")
     write_router(os.path.join(args.output, "router.json"), router)

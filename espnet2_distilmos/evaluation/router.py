@@ -82,7 +82,8 @@ def fit(
     for :math:`|b|^2`.
 
     Args:
-        scores: (n, K), NaN where there is none; every clip has one at least.
+        scores: (n, K), NaN where there is none; every clip has one at least, and every
+            key two different ones (see :func:`fittable`).
         labels: (n,), each test's on a scale of its own.
         sets: name of the test of each clip.
         keys: names of the K scores.
@@ -126,6 +127,22 @@ def fit(
     return Router(tuple(keys), mean, sd, *scale, slopes, biases, penalty)
 
 
+def fittable(scores: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """What of the scores (n, K) a router can be fitted to.
+
+    A key needs two different scores: without them it has no mean, or no spread by which
+    others' scores are brought to one scale.
+
+    Returns:
+        Indices of the clips that have a score of such a key, and of such keys.
+    """
+    known = np.isfinite(scores)
+    low = np.where(known, scores, np.inf).min(axis=0, initial=np.inf)
+    high = np.where(known, scores, -np.inf).max(axis=0, initial=-np.inf)
+    keys = np.flatnonzero(low < high)
+    return np.flatnonzero(known[:, keys].any(axis=1)), keys
+
+
 def fit_router(
     scores: np.ndarray,
     labels: np.ndarray,
@@ -134,6 +151,8 @@ def fit_router(
     keys: Sequence[str],
 ) -> Router:
     """Fit a router, its penalty chosen by cross-validation over groups of clips.
+
+    Of a single group nothing can be left out, and the penalty is the greatest.
 
     Args:
         groups: what is not divided, such as the sentence of each clip.
@@ -160,6 +179,8 @@ def cross_predict(
 ) -> np.ndarray:
     """Mixes (n,), each of a router whose fit and penalty knew nothing of the clip.
 
+    NaN where the other clips, or the clip itself, have none of the scores.
+
     Args:
         leave_sets: leave whole tests out, of which there are two at least; else groups.
         scores, labels, sets, groups, keys: as of :func:`fit_router`.
@@ -169,26 +190,35 @@ def cross_predict(
     mixed = np.full(len(labels), np.nan)
     for fold in np.unique(folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        rows, columns = fittable(scores[train])
+        if not len(rows):
+            continue
+        train = train[rows]
         of_train = ([values[i] for i in train] for values in (sets, groups))
-        router = fit_router(scores[train], labels[train], *of_train, keys)
-        mixed[test] = router(scores[test])
+        given = scores[np.ix_(train, columns)], labels[train], *of_train
+        router = fit_router(*given, [keys[k] for k in columns])
+        mixed[test] = router(scores[np.ix_(test, columns)])
     return mixed
 
 
-def check_labelled(labels: np.ndarray, sets: Sequence[str]) -> None:
-    """Refuse tests that a correlation says nothing of.
+def check_labelled(name: str, labels: Sequence[float], what: str) -> None:
+    """Refuse a test that a correlation says nothing of.
+
+    Args:
+        name: of the test.
+        labels: of its clips.
+        what: its clips have, for the message: "a label".
 
     Raises:
-        DataError: one has less than 10 clips, or labels that are all the same.
+        DataError: it has less than 10 clips, or labels that are all the same.
     """
-    for name in dict.fromkeys(sets):
-        own = labels[[one == name for one in sets]]
-        if len(own) < MINIMUM_CLIPS or own.min() == own.max():
-            raise DataError(
-                f"the labelled set {name} gives {len(own)} clips with labels from "
-                f"{own.min():g} to {own.max():g} to fit a router to, expected at least "
-                f"{MINIMUM_CLIPS} with different ones; leave it out."
-            )
+    if len(labels) < MINIMUM_CLIPS or min(labels) == max(labels):
+        of_labels = f", from {min(labels):g} to {max(labels):g}" if len(labels) else ""
+        raise DataError(
+            f"the labelled set {name} has {len(labels)} clips with {what}{of_labels}, "
+            f"expected at least {MINIMUM_CLIPS} with different labels to compare with; "
+            "leave it out."
+        )
 
 
 def _folds(sets: Sequence[str], groups: Sequence[str]) -> np.ndarray:
@@ -201,23 +231,28 @@ def _folds(sets: Sequence[str], groups: Sequence[str]) -> np.ndarray:
 
 
 def _cross(scores, labels, sets, keys, folds, penalty) -> np.ndarray:
-    predicted = np.zeros(len(labels))
+    predicted = np.full(len(labels), np.nan)
     for fold in np.unique(folds):
-        train = np.flatnonzero(folds != fold)
-        test = folds == fold
-        if len(train):
-            names = [sets[i] for i in train]
-            router = fit(scores[train], labels[train], names, keys, penalty)
-            predicted[test] = router(scores[test])
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        rows, columns = fittable(scores[train])
+        if len(rows):
+            train = train[rows]
+            given = scores[np.ix_(train, columns)], labels[train]
+            given += [sets[i] for i in train], [keys[k] for k in columns]
+            router = fit(*given, penalty)
+            predicted[test] = router(scores[np.ix_(test, columns)])
     return predicted
 
 
 def _lccs(predicted: np.ndarray, labels: np.ndarray, sets: Sequence[str]) -> List:
     names = np.asarray(sets)
-    return [
-        np.nan_to_num(np.corrcoef(predicted[names == n], labels[names == n])[0, 1])
-        for n in dict.fromkeys(sets)
-    ]
+    found = []
+    for name in dict.fromkeys(sets):
+        own = (names == name) & np.isfinite(predicted)
+        pair = predicted[own], labels[own]
+        varied = own.any() and all(np.ptp(values) > 0 for values in pair)
+        found.append(np.nan_to_num(np.corrcoef(*pair)[0, 1]) if varied else 0.0)
+    return found
 
 
 def write_router(path: str, router: Router) -> None:

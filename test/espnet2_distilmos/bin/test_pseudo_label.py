@@ -83,11 +83,15 @@ def write_table(path, scores):
     path.write_text("id,score\n" + "".join(f"{i},{s}\n" for i, s in scores.items()))
 
 
-def test_every_teacher_is_a_key_and_the_mean_is_the_label(place, scorer_dir):
+def test_every_teacher_is_a_key_and_the_mean_is_the_label(place, scorer_dir, capsys):
     wavs = read_scp("data/wav.scp")
     write_table(place / "table.csv", {utt_id: 4.5 for utt_id in list(wavs)[1:]})
     teachers = f"distillmos big={scorer_dir} table.csv"
-    assert run(teachers=teachers) == 0
+    # A mean of fewer teachers is on another scale: u00 has none.
+    assert run(teachers=teachers) == 1
+    errors = capsys.readouterr().err
+    assert "table: no score for 1 of 20 clips of data" in errors
+    assert "1 clips have no label" in errors
     found = read_metrics(place / "out")
     predictor = MOSPredictor.from_pretrained(str(scorer_dir))
     for k, (utt_id, path) in enumerate(wavs.items()):
@@ -96,14 +100,14 @@ def test_every_teacher_is_a_key_and_the_mean_is_the_label(place, scorer_dir):
         if k:
             expected["table"] = 4.5
         scores = dict(found[utt_id])
-        label = scores.pop("mos")
+        label = scores.pop("mos", None)
         assert scores == pytest.approx(expected, abs=1e-5)
-        mean = np.clip(np.mean(list(expected.values())), 1, 5)
-        assert label == pytest.approx(mean, abs=1e-4)
+        mean = np.mean(list(expected.values())) if k else None
+        assert label == (pytest.approx(mean, abs=1e-4) if k else None)
     for name in ("wav.scp", "utt2sys"):
         assert read_scp(f"out/{name}") == read_scp(f"data/{name}")
     records = read_scores("out/scores.csv").records
-    assert "table.csv has no score" in records[0].error
+    assert "table.csv has no score" in records[0].error and not records[0].score
     # Another label costs nothing: no clip is scored again.
     calls = (place / "calls").read_text()
     assert run("--target", "table", teachers=teachers) == 1
@@ -113,10 +117,18 @@ def test_every_teacher_is_a_key_and_the_mean_is_the_label(place, scorer_dir):
     assert {one["mos"] for one in list(found.values())[1:]} == {4.5}
 
 
-def test_labels_are_on_the_scale(place):
-    assert run("--target", "distillmos", "--score_range", 2, 4) == 0
+def test_few_labels_are_brought_to_the_scale_and_many_refused(place, capsys):
+    values = np.append(np.linspace(2, 4, 19), 4.5)
+    write_table(place / "t.csv", {f"u{k:02d}": v for k, v in enumerate(values)})
+    assert run("--score_range", 2, 4, teachers="t.csv") == 0
+    assert "1 of 20 labels were beyond --score_range 2 4" in capsys.readouterr().err
     labels = [one["mos"] for one in read_metrics(place / "out").values()]
-    np.testing.assert_allclose(labels, np.clip(1 + 10 * LEVELS, 2, 4), atol=1e-4)
+    np.testing.assert_allclose(labels, np.clip(values, 2, 4), atol=1e-4)
+    before = contents(place / "out")
+    assert run("--score_range", 2, 3.8, teachers="t.csv") == 1
+    words = "3 of 20 labels are beyond --score_range 2 3.8, found 2 to 4.5"
+    assert words in capsys.readouterr().err
+    assert contents(place / "out") == before
 
 
 def test_a_killed_labelling_goes_on_and_ends_the_same(place):
@@ -149,7 +161,7 @@ def test_a_clip_that_nobody_can_score_says_why_and_the_rest_goes_on(place, capsy
     assert run(teachers="distillmos t.csv") == 1
     errors = capsys.readouterr().err
     assert "u01" in errors and "distillmos cannot score it: too short" in errors
-    assert "2 clips have no label" in errors
+    assert "3 clips have no label" in errors  # t.csv lacks u00, too
     records = {r.id: r for r in read_scores("out/scores.csv").records}
     assert len(records) == 20 and len(read_scp("out/wav.scp")) == 18
     assert records["u01"].score is None and "cannot be read" in records["u01"].error
@@ -176,9 +188,22 @@ def test_equal_counts_of_each_range(place):
     assert (place / "out/wav.scp").read_text() == chosen
 
 
+@pytest.mark.parametrize("values", [np.r_[np.full(19, 2.0), 2.1], np.full(20, 2.0)])
+def test_a_range_without_clips_is_refused_and_the_last_result_stays(
+    place, values, capsys
+):
+    write_table(place / "t.csv", {f"u{k:02d}": v for k, v in enumerate(values)})
+    assert run(teachers="t.csv") == 0
+    before = contents(place / "out")
+    assert run("--balance", 4, teachers="t.csv") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("--balance 4 makes 4 ranges between 2.00") and "0" in last
+    assert contents(place / "out") == before
+
+
 def labelled_set(place, name, scale, seed):
     """Twenty labelled clips; the table good.csv knows them, bad.csv does not."""
-    paths = make_set(place / name, prefix=name)
+    paths = make_set(place / name, prefix=name.replace("/", ""))
     rng = np.random.default_rng(seed)
     labels = rng.uniform(1, 5, 20)
     lines = {i: json.dumps({"mos": scale * v}) for i, v in zip(paths, labels)}
@@ -223,10 +248,87 @@ def test_choices_are_compared_and_the_router_is_kept(place, capsys):
     assert "found none of bad" in capsys.readouterr().err
 
 
+def tables_of(place, **tables):
+    """The labelled set a; good.csv scores all, other tables what is given."""
+    truth, _ = labelled_set(place, "a", 1, 0)
+    rng = np.random.default_rng(3)
+    mine = {f"u{k:02d}": rng.uniform(2, 4) for k in range(20)}
+    good = {i: v + 0.3 * rng.normal() for i, v in truth.items()}
+    write_table(place / "good.csv", {**good, **mine})
+    for table, scores in tables.items():
+        write_table(place / f"{table}.csv", {**mine, **scores(list(truth))})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "scores", [lambda ids: {}, lambda ids: {ids[3]: 3.0}, lambda ids: {ids[3]: "nan"}]
+)
+def test_a_teacher_that_knows_no_labelled_clips_is_not_in_the_router(
+    place, scores, capsys
+):
+    tables_of(place, t2=scores)
+    given = dict(teachers="good.csv t2.csv")
+    assert run("--labelled", "a", "--target", "router", **given) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "a router cannot be fitted with t2" in last and "labelled a;" in last
+    assert not (place / "out/router.json").exists()
+    assert run("--labelled", "a", **given) == 0
+    assert "clips of the labelled a; it is left out" in capsys.readouterr().err
+    assert read_router("out/router.json").keys == ("good",)
+
+
+def test_without_a_teacher_to_fit_there_is_no_router(place, capsys):
+    tables_of(place, t2=lambda ids: {utt_id: 3.0 for utt_id in ids})
+    assert run("--labelled", "a", teachers="t2.csv") == 0
+    assert "clips of the labelled a; there is no router" in capsys.readouterr().err
+    assert not (place / "out/router.json").exists()
+    assert len(read_metrics(place / "out")) == 20
+
+
+@pytest.mark.filterwarnings("error")
+def test_labelled_clips_of_one_source_have_no_cross_validation(place, capsys):
+    tables_of(place)
+    write_scp(place / "a/utt2src", {i: "one" for i in read_scp("a/wav.scp")})
+    assert run("--labelled", "a", teachers="good.csv") == 0
+    lines = capsys.readouterr().out
+    assert "one source (utt2src)" in lines and "- / - (0)" in lines
+    assert read_router("out/router.json").penalty == 1000
+
+
+def test_labelled_sets_are_different_ones_with_labels(place, capsys):
+    truths = [labelled_set(place, name, 1, 0)[0] for name in ("A/test", "B/test")]
+    mine = dict.fromkeys(read_scp("data/wav.scp"), 3.0)
+    write_table(place / "good.csv", {**truths[0], **truths[1], **mine})
+    for sets in ("A/test B/test", "A/test A/test", "x=A/test y=A/test"):
+        assert run("--labelled", sets, teachers="good.csv") == 1
+        error = capsys.readouterr().err
+        assert "a second time" in error and "write NAME=DIR" in error
+    options = ("--labelled", "x=A/test y=B/test")
+    assert run(*options, teachers="good.csv") == 0
+    head = capsys.readouterr().out.splitlines()[0]
+    assert "x SRCC" in head and "y SRCC" in head
+    write_scp(
+        place / "A/test/metric.scp", {i: "{}" for i in read_scp("A/test/wav.scp")}
+    )
+    assert run(*options, teachers="good.csv") == 1
+    assert "set x has 0 clips with a label, expected" in capsys.readouterr().err
+
+
+def test_a_score_that_is_no_number_is_named_as_such(place):
+    write_table(place / "t.csv", {f"u{k:02d}": 3.0 if k else "nan" for k in range(20)})
+    assert run(teachers="t.csv") == 1
+    error = read_scores("out/scores.csv").records[0].error
+    assert error == (
+        "t.csv:2: utterance u00 has the score 'nan', expected a finite number such as "
+        "3.5; correct it."
+    )
+
+
 def test_what_cannot_be_is_refused(place, monkeypatch, capsys):
     write_table(place / "mos.csv", {"u00": 3})
     for options, words in (
         (dict(output="data"), "the data itself"),
+        (dict(output="mos.csv"), "--output is mos.csv, a file, expected a directory"),
         (dict(teachers=""), "--teachers is empty"),
         (dict(teachers="distillmos distillmos"), "a second time"),
         (dict(teachers="mos.csv"), "write NAME=PATH"),

@@ -16,6 +16,7 @@ from espnet2_distilmos.evaluation.router import (
     cross_predict,
     fit,
     fit_router,
+    fittable,
     read_router,
     write_router,
 )
@@ -161,7 +162,34 @@ def test_a_router_is_kept_as_json(tmp_path):
 
 def test_tests_that_say_nothing_are_refused():
     labels = np.arange(20.0)
-    check_labelled(labels, ["s"] * 20)
-    for values, names in ((labels, ["s"] * 12 + ["t"] * 8), (labels * 0, ["s"] * 20)):
-        with pytest.raises(DataError, match="expected at least 10"):
-            check_labelled(values, names)
+    check_labelled("s", labels, "a label")
+    for values in (labels[:8], labels * 0, []):
+        with pytest.raises(DataError, match=f"s has {len(values)} clips with a label"):
+            check_labelled("s", values, "a label")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_key_that_a_fold_or_test_knows_nothing_of_is_left_out_there():
+    scores, truth, sets, groups = clips(60)
+    own = np.array([n == "two" for n in sets])
+    without = scores.copy()
+    without[~own, 2] = np.nan  # c scores only test two
+    found = cross_predict(without, truth, sets, groups, KEYS, leave_sets=True)
+    given = [[of[i] for i in np.flatnonzero(~own)] for of in (sets, groups)]
+    router = fit_router(scores[~own][:, :2], truth[~own], *given, KEYS[:2])
+    np.testing.assert_allclose(found[own], router(scores[own][:, :2]))
+    # c scores only group g3, and all the same.
+    without[:, 2] = np.where([g == "g3" for g in groups], 3.0, np.nan)
+    rows, columns = fittable(without)
+    assert columns.tolist() == [0, 1] and len(rows) == 60
+    found = cross_predict(without, truth, sets, groups, KEYS)
+    of_two = cross_predict(scores[:, :2], truth, sets, groups, KEYS[:2])
+    np.testing.assert_allclose(found, of_two)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_group_has_no_cross_validation():
+    scores, truth, *_ = clips(40)
+    given = scores, truth, ["s"] * 40, ["g"] * 40, KEYS
+    assert fit_router(*given).penalty == max(module.PENALTIES)
+    assert np.isnan(cross_predict(*given)).all()
