@@ -250,8 +250,19 @@ def _create(kind: str, registry: Mapping[str, type], name: str, conf, **fixed):
         raise ValueError(
             f"found {kind} {name!r}, expected one of {', '.join(sorted(registry))}"
         )
+    where = f"losses.{name}" if kind == "losses" else f"{kind}_conf"
+    if not isinstance(conf, Mapping):
+        raise ValueError(f"found {where}={conf!r}, expected a mapping of options")
+    parameters = inspect.signature(registry[name]).parameters.values()
+    known = [p.name for p in parameters if p.name not in fixed]
+    unknown = [key for key in conf if key not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ValueError(
+            f"{kind} {name}: found the option {unknown[0]!r}, expected some of "
+            f"{', '.join(known)} in {where}"
+        )
     try:
         return registry[name](**fixed, **conf)
     except TypeError as error:
-        # A mistyped option of the configuration; say where it stands.
+        # A value of the wrong type; say where it stands.
         raise ValueError(f"{kind} {name}: {error}") from error

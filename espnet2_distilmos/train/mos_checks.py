@@ -18,7 +18,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 import yaml
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
@@ -40,15 +40,17 @@ from espnet2_distilmos.mos.espnet_model import ACCURACIES, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
 from espnet2_distilmos.mos.span_mask import SpanMask
-from espnet2_distilmos.train.mos_sampler import BY_SIZE, MIXED, SINGLE
+from espnet2_distilmos.train.mos_sampler import BY_COUNT, BY_SIZE, MIXED, SINGLE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
 
-# Name of the training data, file of a data directory, and what losses read of it, of
-# each condition.
+# Name of the training data, file of a data directory, what losses read of it, and the
+# option of a recipe that gives it, of each condition.
 CONDITIONS = {
-    "listener": ("votes", "votes.scp", "mos_se"),
-    "corpus": ("corpus", "utt2domain", "corpus"),
+    "listener": ("votes", "votes.scp", "mos_se", "--use_votes"),
+    "corpus": ("corpus", "utt2domain", "corpus", "--use_corpora"),
 }
+# ESPnet's types of batches of up to --batch_size utterances.
+_BY_BATCH_SIZE = (*BY_COUNT, "folded", "catbel")
 
 
 def check_before_training(args: argparse.Namespace) -> None:
@@ -118,7 +120,8 @@ def check_numbers(name: str, value: Any) -> None:
             return
         raise ValueError(
             f"found the text {value!r} for {name}, expected a number: write {number!r} "
-            "(YAML takes a number without a decimal point before the e for text)"
+            "(YAML takes a number without a decimal point before the e, or a sign "
+            "behind it, for text)"
         )
 
 
@@ -184,7 +187,7 @@ def check_conditions(
     Those of the training data are refused where neither an embedding nor a loss reads
     them. By the corpora of a validation, metrics are means over corpora.
     """
-    for kind, (name, file, entry) in CONDITIONS.items():
+    for kind, (name, file, entry, recipe) in CONDITIONS.items():
         wanted = bool(args.model_conf.get(f"{kind}_embedding"))
         path = _files(args, "train").get(name)
         readers = [key for key, loss in losses.items() if entry in loss.uses]
@@ -192,12 +195,17 @@ def check_conditions(
             args.head == "probe" or (args.head_conf or {}).get("probe") is not None
         ):
             readers.append("probe")
+        data = f"--train_data_path_and_name_and_type {file},{name},text"
         _expect(
-            (path or args.collect_stats) if wanted else (readers or not path),
-            f"model_conf.{kind}_embedding={str(wanted).lower()} and the training data "
-            f"{path}",
-            f"both or none: --train_data_path_and_name_and_type {file},{name},text (or "
-            "what reads it: a loss such as bradley_terry, or for corpora a probe)",
+            path or args.collect_stats or not wanted,
+            f"model_conf.{kind}_embedding=true and no {name} in the training data",
+            f"both or none: {data} (in a recipe {recipe} true), or false",
+        )
+        _expect(
+            wanted or readers or not path,
+            f"model_conf.{kind}_embedding=false and the training data {path}",
+            f"both or none: true, or no {data} (in a recipe {recipe} false), or what "
+            "reads it: a loss such as bradley_terry, or for corpora a probe",
         )
         for which in ("valid", "train"):
             path = _files(args, which).get(name)
@@ -230,7 +238,7 @@ def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> 
     Every utterance needs a line in metric.scp, if there is one; where losses read
     labels the validation set needs some, and a system for each labelled utterance
     where system-level metrics are wanted. Further scores that a loss reads must be
-    there for some training utterance.
+    there for some training utterance, and labels from which the losses learn something.
     """
     users = [name for name, loss in losses.items() if "mos" in loss.needs]
     further = {k: n for n, loss in losses.items() for k in getattr(loss, "keys", ())}
@@ -262,8 +270,11 @@ def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> 
                     f"it, or leave it out of losses.{name}.keys",
                     DataError,
                 )
-            continue
         if args.collect_stats:
+            continue
+        if which == "train":
+            known = {i: labels[i] for i in ids if labels[i] is not None}
+            _check_training_labels(args, losses, known)
             continue
         labelled = [i for i in ids if labels[i] is not None]
         _expect(
@@ -275,6 +286,57 @@ def check_labels(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> 
         if args.valid_utt2sys is not None:
             systems = read_scp(args.valid_utt2sys)
             _expect_lines(args.valid_utt2sys, labelled, systems, "its_system")
+
+
+def _check_training_labels(
+    args: argparse.Namespace,
+    losses: Mapping[str, AbsMOSLoss],
+    labels: Mapping[str, float],
+) -> None:
+    """Refuse a training whose losses on labels would all be zero to the end.
+
+    Args:
+        args: of the task.
+        losses: those that train, also such as read no labels.
+        labels: of the labelled training utterances.
+    """
+    readers = {k: loss for k, loss in losses.items() if "mos" in loss.needs}
+    if not readers or args.model_conf.get("listener_embedding"):
+        return  # of the votes, too, each is a label
+    files, names = _files(args, "train"), ", ".join(readers)
+    _expect(
+        labels,
+        f"no labelled training utterance in {files['mos']}, by which {names} could "
+        "train",
+        "some with a score, or losses that need none such as masked_token_ce: add "
+        f"labels, or give {names} a weight of 0",
+        DataError,
+    )
+    least = min(loss.least_rows for loss in readers.values())
+    _expect(
+        args.batch_type not in _BY_BATCH_SIZE or args.batch_size >= least,
+        f"--batch_size {args.batch_size} with no loss on labels but {names}, which "
+        "compare the utterances of a batch",
+        f"a --batch_size of {least} or more, or a loss on single utterances such as "
+        "--losses mos_l1.weight=1",
+    )
+    if any(loss.sets_scale for loss in readers.values()):
+        return
+    corpora: Mapping[str, str] = {}
+    across = any(getattr(loss, "across_corpora", False) for loss in readers.values())
+    if "corpus" in files and not across:
+        corpora = read_scp(files["corpus"])
+    values: Dict[Optional[str], Set[float]] = {}
+    for utt_id, label in labels.items():
+        values.setdefault(corpora.get(utt_id), set()).add(label)
+    _expect(
+        any(len(found) > 1 for found in values.values()),
+        f"no two labels that differ{' within a corpus' if corpora else ''} in "
+        f"{files['mos']}, and no loss on labels but {names}, which compare",
+        "labels that differ, or a loss on single utterances such as --losses "
+        "mos_l1.weight=1",
+        DataError,
+    )
 
 
 def _files(args: argparse.Namespace, which: str) -> Dict[str, str]:
@@ -327,6 +389,7 @@ def check_criteria(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -
     if scored and "mos" in _files(args, "valid"):
         levels = LEVELS[:1] if args.valid_utt2sys is None else LEVELS
         known["valid"] += [f"{level}_{s}" for level in levels for s in STATISTICS]
+    scaled = any("mos" in x.needs and x.sets_scale for x in losses.values())
     criteria = [("best_model_criterion", c) for c in args.best_model_criterion]
     if args.patience is not None:
         criteria.append(("early_stopping_criterion", args.early_stopping_criterion))
@@ -334,6 +397,13 @@ def check_criteria(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -
         # A configuration file may hold anything, also a plain string.
         parts = [criterion] if isinstance(criterion, str) else list(criterion)
         phase, key, mode = parts if len(parts) == 3 else ("", "", "")
+        _expect(
+            scaled or phase != "valid" or key not in [f"{x}_mse" for x in LEVELS],
+            f"--{option} {','.join(map(str, parts))} and no loss on the values of "
+            f"labels ({', '.join(losses)}), so that scores are on no scale",
+            "a correlation such as valid,utt_srcc,max, or a loss such as --losses "
+            "mos_l1.weight=1",
+        )
         _expect(
             mode in ("min", "max") and key in known.get(phase, ()),
             f"--{option} {','.join(map(str, parts))}",

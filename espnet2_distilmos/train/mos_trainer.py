@@ -185,6 +185,16 @@ class MOSTrainer(Trainer):
         resumed = (
             options.resume and (Path(options.output_dir) / "checkpoint.pth").exists()
         )
+        readers = {
+            name: loss.sets_scale
+            for name, loss in kwargs["model"].losses.items()
+            if "mos" in loss.needs
+        }
+        if readers and not any(readers.values()) and _is_first_rank(distributed):
+            logging.warning(
+                f"No loss reads the values of labels ({', '.join(readers)}): scores "
+                "will rank, and are on no scale, also not on that of score_range"
+            )
         if kwargs["model"].probe_to_fit() is not None and not resumed:
             cls.fit_probe(
                 kwargs["model"],

@@ -5,7 +5,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 
@@ -149,6 +149,23 @@ class AbsMOSHead(torch.nn.Module, ABC):
                 f"found a token loss with {type(self).__name__}, which predicts no "
                 "tokens, expected --head distilmos or no token loss"
             )
+
+
+def checked_layers(name: str, layers: Any, num_layers: int) -> List[int]:
+    """Indices of the hidden states that an option names.
+
+    Raises:
+        ValueError: it is no list, or there is none of these indices, or one is named
+            twice.
+    """
+    good = isinstance(layers, (list, tuple)) and layers
+    good = good and all(type(i) is int and 0 <= i <= num_layers for i in layers)
+    if not good or len(set(layers)) < len(layers):
+        raise ValueError(
+            f"found {name}={layers}, expected a list of layers between 0 and "
+            f"{num_layers}, each once"
+        )
+    return list(layers)
 
 
 def checked_layer(layer: Optional[int], num_layers: int) -> int:

@@ -3,12 +3,18 @@
 
 """The DistilMOS head: MOS and tokens of all layers from one fused representation."""
 
+import inspect
 import math
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
 
-from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.abs_head import (
+    AbsMOSHead,
+    MOSPrediction,
+    TokenColumn,
+    checked_layers,
+)
 from espnet2_distilmos.mos.head.condition import ConditionRows
 from espnet2_distilmos.mos.head.layer_mix import LayerMix
 from espnet2_distilmos.mos.head.masked_batch_norm import MaskedBatchNorm1d
@@ -196,19 +202,17 @@ class DistilMOSHead(AbsMOSHead):
         probe: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__(input_size, num_layers, token_columns)
-        layers = list(range(1, num_layers + 1)) if layers is None else list(layers)
-        bad = [layer for layer in layers if not 0 <= layer <= num_layers]
-        if bad or not layers:
-            raise ValueError(
-                f"found head_conf.layers={layers}, expected layers between 0 and "
-                f"{num_layers}"
-            )
+        if layers is None:
+            layers = list(range(1, num_layers + 1))
+        layers = checked_layers("head_conf.layers", layers, num_layers)
         adapter_dim = None
         if layer_adapter is not None:
-            adapter_dim = dict(layer_adapter).get("dim", 0)
-            if set(layer_adapter) != {"dim"} or not adapter_dim >= 1:
+            is_mapping = isinstance(layer_adapter, Mapping)
+            adapter_dim = layer_adapter.get("dim") if is_mapping else None
+            good = type(adapter_dim) is int and adapter_dim >= 1
+            if not good or set(layer_adapter) != {"dim"}:
                 raise ValueError(
-                    f"found head_conf.layer_adapter={dict(layer_adapter)}, expected a "
+                    f"found head_conf.layer_adapter={layer_adapter}, expected a "
                     "bottleneck such as {dim: 64}"
                 )
         self.weighted_sum = WeightedSum(input_size, layers, layer_mix, adapter_dim)
@@ -237,6 +241,12 @@ class DistilMOSHead(AbsMOSHead):
                     f"found a probe with downsample_kernels={kernels} and "
                     f"downsample_strides={strides}, expected odd kernels and strides "
                     "of 1: a probe scores every frame"
+                )
+            known = list(inspect.signature(Probe).parameters)[2:]
+            if not isinstance(probe, Mapping) or not set(probe) <= set(known):
+                raise ValueError(
+                    f"found head_conf.probe={probe}, expected a mapping of none or "
+                    f"some of {', '.join(known)}, such as {{}}"
                 )
             self.probe = Probe(input_size, num_layers, **probe)
             torch.nn.init.zeros_(self.linear.weight)

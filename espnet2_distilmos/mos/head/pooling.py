@@ -23,16 +23,19 @@ class Statistics(torch.nn.Module):
             here; with ``mean`` alone the output has size 0.
 
     Raises:
-        ValueError: for another statistic, or without ``mean``.
+        ValueError: for another statistic, a second time the same, or without ``mean``.
     """
 
     def __init__(self, size: int, pooling: Sequence[str]):
         super().__init__()
         known = {"mean", "sd", "attention"}
-        if isinstance(pooling, str) or not {"mean"} <= set(pooling) <= known:
+        is_list = isinstance(pooling, (list, tuple))
+        # Each once: a copy is no further statistic.
+        good = is_list and len(known.intersection(pooling)) == len(pooling)
+        if not good or "mean" not in pooling:
             raise ValueError(
                 f"found pooling={pooling}, expected a list of mean and, if wanted, sd "
-                "and attention"
+                "and attention, each once"
             )
         self.kinds = tuple(kind for kind in pooling if kind != "mean")
         self.output_size = size * len(self.kinds)

@@ -3,12 +3,18 @@
 
 """A linear probe of hidden states: what ridge regression makes of them."""
 
+from numbers import Real
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
 import torch
 
-from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, TokenColumn
+from espnet2_distilmos.mos.head.abs_head import (
+    AbsMOSHead,
+    MOSPrediction,
+    TokenColumn,
+    checked_layers,
+)
 from espnet2_distilmos.mos.head.pooling import Statistics
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
 
@@ -35,7 +41,7 @@ class Probe(torch.nn.Module):
         penalty: of the ridge regression; None chooses it, see :meth:`fit`.
 
     Raises:
-        ValueError: there is no such layer or statistic.
+        ValueError: there is no such layer or statistic, or it is named twice.
     """
 
     def __init__(
@@ -49,19 +55,15 @@ class Probe(torch.nn.Module):
         super().__init__()
         if layers is None:
             layers = sorted({round(0.75 * num_layers), num_layers})
-        layers = list(layers)
-        if not layers or not all(0 <= layer <= num_layers for layer in layers):
+        self.layers = checked_layers("the probe's layers", layers, num_layers)
+        is_number = isinstance(penalty, Real) and not isinstance(penalty, bool)
+        if penalty is not None and not (is_number and 0 <= penalty < np.inf):
             raise ValueError(
-                f"found the probe's layers={layers}, expected layers between 0 and "
-                f"{num_layers}"
+                f"found the probe's penalty={penalty!r}, expected a number of at least "
+                "0, which YAML writes as 30000.0 or 3.0e+4"
             )
-        if penalty is not None and not 0 <= penalty < np.inf:
-            raise ValueError(
-                f"found the probe's penalty={penalty}, expected a number of at least 0"
-            )
-        self.layers = layers
         self.penalty = penalty
-        size = input_size * len(layers)
+        size = input_size * len(self.layers)
         self.statistics = Statistics(size, pooling)
         self.linear = torch.nn.Linear(size + self.statistics.output_size, 1)
         torch.nn.init.zeros_(self.linear.weight)

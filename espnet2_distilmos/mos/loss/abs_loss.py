@@ -3,8 +3,10 @@
 
 """What every loss must offer."""
 
+import math
 from abc import ABC, abstractmethod
-from typing import Dict, FrozenSet, List, Optional, Sequence
+from numbers import Integral, Real
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence
 
 import torch
 
@@ -26,6 +28,9 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         needs: entries of the target that it reads: ``mos``, ``aux``, ``tokens``,
             ``ema``.
         uses: entries that it reads where they are there: ``corpus``, ``mos_se``.
+        sets_scale: whether the scores, where it reads labels, come onto their scale;
+            those of a training by other losses rank and no more.
+        least_rows: fewest labelled utterances of a batch that it learns anything from.
         view: ``CLEAN`` or ``MASKED``, the pass whose prediction it takes. The model
             runs only the passes that some loss of non-zero weight reads.
         weight: factor in the sum.
@@ -37,15 +42,44 @@ class AbsMOSLoss(torch.nn.Module, ABC):
     view: str = CLEAN
     needs: FrozenSet[str] = frozenset({"mos"})
     uses: FrozenSet[str] = frozenset()
+    sets_scale: bool = True
+    least_rows: int = 1
     learning_rate: Optional[float] = None
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
-        if weight < 0:
+        self.weight = self.checked_number("weight", weight)
+
+    def checked_number(
+        self, option: str, value: Any, positive: bool = False, whole: bool = False
+    ) -> Any:
+        """Return a finite number of 0 or more that an option has.
+
+        Args:
+            option: its name.
+            value: as the configuration has it.
+            positive: 0 is none.
+            whole: it is a number of things.
+
+        Raises:
+            ValueError: it is no such number.
+        """
+        kind = Integral if whole else Real
+        good = isinstance(value, kind) and not isinstance(value, bool)
+        good = (
+            good and math.isfinite(value) and value >= 0 and (value > 0 or not positive)
+        )
+        least = "above 0" if positive else "of 0 or more"
+        expected = f"a {'whole ' if whole else ''}number {least}"
+        self.expect(good, option, value, expected)
+        return value
+
+    def expect(self, good: Any, option: str, value: Any, expected: str) -> None:
+        """Raise a ValueError that names the option, unless its value is good."""
+        if not good:
             raise ValueError(
-                f"found losses.{self.name}.weight={weight}, expected 0 or more"
+                f"found losses.{self.name}.{option}={value!r}, expected {expected}"
             )
-        self.weight = weight
 
     def attach(self, frontend: AbsLayerFrontend, head: AbsMOSHead) -> None:
         """Make modules whose sizes depend on the network; most losses have none."""

@@ -3,6 +3,8 @@
 
 """Regression of further scores, such as those of other predictors."""
 
+import math
+from numbers import Real
 from typing import Sequence
 
 import torch
@@ -34,12 +36,21 @@ class AuxScoresLoss(AbsMOSLoss):
         self, weight: float = 1.0, keys: Sequence[str] = (), init_score: float = 3.0
     ):
         super().__init__(weight)
-        if weight > 0 and (isinstance(keys, str) or not keys):
-            raise ValueError(
-                f"found losses.{self.name}.keys={keys!r}, expected a list of keys of "
-                "metric.scp such as [distillmos, dnsmos]"
-            )
+        is_list = isinstance(keys, (list, tuple))
+        is_list = is_list and all(isinstance(key, str) and key for key in keys)
+        self.expect(
+            not weight or (is_list and keys and "mos" not in keys),
+            "keys",
+            keys,
+            "a list of keys of metric.scp such as [distillmos, dnsmos], beside mos, "
+            "the label, which mos_l1 reads",
+        )
+        self.expect(
+            not weight or len(set(keys)) == len(keys), "keys", keys, "each key once"
+        )
         self.keys = tuple(keys)
+        good = isinstance(init_score, Real) and math.isfinite(init_score)
+        self.expect(good, "init_score", init_score, "a number")
         self.init_score = init_score
 
     def attach(self, frontend: AbsLayerFrontend, head: AbsMOSHead) -> None:

@@ -40,8 +40,8 @@ class BradleyTerryLoss(PairLoss):
         across_corpora: bool = False,
     ):
         super().__init__(weight, across_corpora)
-        self.scale = scale
-        self.margin = margin
+        self.scale = self.checked_number("scale", scale, positive=True)
+        self.margin = self.checked_number("margin", margin)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         better, worse = self.pairs(target)

@@ -29,7 +29,7 @@ class ContrastiveLoss(PairLoss):
         self, weight: float = 1.0, margin: float = 0.1, across_corpora: bool = False
     ):
         super().__init__(weight, across_corpora)
-        self.margin = margin
+        self.margin = self.checked_number("margin", margin)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         first, second = self.pairs(target)

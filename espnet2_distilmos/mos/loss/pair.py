@@ -22,9 +22,17 @@ class PairLoss(AbsMOSLoss):
     """
 
     uses = frozenset({"corpus"})
+    sets_scale = False
+    least_rows = 2
 
     def __init__(self, weight: float = 1.0, across_corpora: bool = False):
         super().__init__(weight)
+        self.expect(
+            isinstance(across_corpora, bool),
+            "across_corpora",
+            across_corpora,
+            "true or false",
+        )
         self.across_corpora = across_corpora
 
     def corpora(self, target: Target) -> torch.Tensor:

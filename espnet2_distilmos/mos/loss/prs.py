@@ -11,8 +11,13 @@ from espnet2_distilmos.mos.head.abs_head import MOSPrediction
 from espnet2_distilmos.mos.loss.abs_loss import Target
 from espnet2_distilmos.mos.loss.pair import PairLoss
 
-# Scores in a smaller range are taken for equal: their positions would be noise.
-_SMALLEST_RANGE = 1e-4
+# Scores in a smaller range than the first are taken for equal, as are labels in one
+# smaller than the second: their positions would be noise. Scores have no scale but what
+# they are trained to, hence a number and not a share of the labels' range, which may be
+# of any test. The gradient is up to 2 / range: with the 1e-4 of labels, scores of a
+# fresh probe, which hardly differ yet, would blow up its first steps. Scores on a scale
+# from 1 to 5 have a range of some units.
+_SMALLEST_RANGES = ((0.1,), (1e-4,))
 
 
 class PartialRankSimilarityLoss(PairLoss):
@@ -48,8 +53,10 @@ class PartialRankSimilarityLoss(PairLoss):
         across_corpora: bool = False,
     ):
         super().__init__(weight, across_corpora)
-        self.queue = queue
-        self.concordant = concordant
+        self.queue = self.checked_number("queue", queue, whole=True)
+        self.concordant = self.checked_number("concordant", concordant)
+        # A single utterance is compared with the past.
+        self.least_rows = 1 if queue else 2
         # Scores and labels (2, Q) by corpus, the latest last.
         self._past: Dict[int, torch.Tensor] = {}
 
@@ -69,7 +76,7 @@ class PartialRankSimilarityLoss(PairLoss):
             everything = torch.cat([values, past], dim=1)
             low, high = everything.aminmax(dim=1, keepdim=True)
             if low[1] < high[1]:
-                span = (high - low).clamp(min=_SMALLEST_RANGE)
+                span = (high - low).clamp(min=low.new_tensor(_SMALLEST_RANGES))
                 positions = (everything - low) / span
                 p, g = positions[:, :count, None] - positions[:, None, :]
                 cost = (g - p).abs()

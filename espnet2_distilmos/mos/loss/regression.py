@@ -52,7 +52,7 @@ class FrameL1Loss(AbsMOSLoss):
 
     def __init__(self, weight: float = 1.0, tau: float = 0.25):
         super().__init__(weight)
-        self.tau = tau
+        self.tau = self.checked_number("tau", tau)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         labels, labelled = _labels(target["mos"])

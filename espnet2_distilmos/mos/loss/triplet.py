@@ -27,12 +27,13 @@ class TripletLoss(PairLoss):
     """
 
     name = "triplet"
+    least_rows = 3
 
     def __init__(
         self, weight: float = 1.0, margin: float = 1.0, across_corpora: bool = False
     ):
         super().__init__(weight, across_corpora)
-        self.margin = margin
+        self.margin = self.checked_number("margin", margin)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         triplets = self._triplets(target)

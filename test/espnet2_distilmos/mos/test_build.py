@@ -71,6 +71,22 @@ def test_same_configuration_same_upstream(config):
         ({"token_info": {"format_version": 2}}, "format version 2"),
         ({"token_info": {"format_version": 1, "columns": [{}]}}, "'stream'"),
         ({"head": "ssl_mos", "head_conf": {}}, "no tokens"),
+        (
+            {"losses": {"bradley_terry": {"foo": 1}}},
+            "bradley_terry: found the option 'foo', .* weight, scale, margin, across",
+        ),
+        ({"losses": {"mos_l1": 5}}, "losses.mos_l1=5, expected a mapping"),
+        ({"head_conf": 5}, "head_conf=5, expected a mapping"),
+        ({"head_conf": {"layer_adapter": 64}}, "layer_adapter=64, .*{dim: 64}"),
+        ({"head_conf": {"layer_adapter": {"dim": "a"}}}, "layer_adapter={'dim': 'a'}"),
+        ({"head_conf": {"layers": 1}}, "head_conf.layers=1, expected a list"),
+        ({"head_conf": {"layers": [1, 1]}}, "head_conf.layers=.*each once"),
+        ({"head_conf": {"pooling": ["mean", "sd", "sd"]}}, "pooling=.*each once"),
+        ({"head_conf": {"probe": True}}, "probe=True, expected a mapping"),
+        ({"head_conf": {"probe": {"foo": 1}}}, "probe={'foo': 1}, .*penalty"),
+        ({"head_conf": {"probe": {"layers": [1, 1]}}}, "probe's layers=.*each once"),
+        ({"head_conf": {"probe": {"layers": 1}}}, "probe's layers=1, expected a list"),
+        ({"head_conf": {"probe": {"penalty": "3.0e4"}}}, "penalty='3.0e4', .*3.0e.4"),
     ],
 )
 def test_refused_configurations(change, words, config):

@@ -132,7 +132,7 @@ def test_training_with_listeners_and_corpora(mos_corpus, tmp_path):
 
 
 def test_listening_tests_of_two_scales_train_by_ranks_alone(
-    mos_corpus, tmp_path, training_log, monkeypatch
+    mos_corpus, tmp_path, training_log, monkeypatch, caplog
 ):
     """From 1 to 5 and from 20 to 100, in batches of one test, without a mapping."""
     scored = []
@@ -170,6 +170,8 @@ def test_listening_tests_of_two_scales_train_by_ranks_alone(
     labels = f"{mos_corpus.root}/train/metric.scp"
     MOSTask.main(cmd=[c.replace(labels, f"{tmp_path}/metric.scp") for c in command])
     log = training_log(tmp_path / "exp")
+    warnings = [r for r in caplog.messages if "on no scale" in r]
+    assert len(warnings) == 1 and "(bradley_terry)" in warnings[0]
     last = log[8]["valid"]
     assert last["utt_srcc"] > 0.8 and last["sys_srcc"] > 0.8, last
     # No pair says that the clips of the one test are better than those of the other.

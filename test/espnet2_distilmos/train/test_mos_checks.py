@@ -76,6 +76,19 @@ def test_accepted_criteria(mos_corpus, tmp_path):
     assert "early" in refusal(mos_corpus, tmp_path, **bad, patience=3)
 
 
+def test_scores_that_only_rank_have_no_error(mos_corpus, tmp_path):
+    ranks = {"bradley_terry": {}, "mos_l1": {"weight": 0}}
+    mse = ["valid", "utt_mse", "min"]
+    changes = {"losses": ranks, "best_model_criterion": [mse]}
+    sentence = refusal(mos_corpus, tmp_path, **changes)
+    assert "valid,utt_mse,min" in sentence and "valid,utt_srcc,max" in sentence
+    assert "bradley_terry" in sentence and "on no scale" in sentence
+    changes = {"early_stopping_criterion": mse, "patience": 3}
+    assert "early" in refusal(mos_corpus, tmp_path, losses=ranks, **changes)
+    values = {"bradley_terry": {}, "mos_l1": {"weight": 0.1}}
+    check(mos_corpus, tmp_path, losses=values, **changes)
+
+
 # --- options --------------------------------------------------------------------------
 
 
@@ -164,6 +177,69 @@ def test_labels_that_a_loss_needs_are_missed(mos_corpus, tmp_path):
         MOSTask.check_required_command_args(args)
 
 
+RANKS = {"bradley_terry": {}, "triplet": {}}
+
+
+def test_a_training_set_without_labels(mos_corpus, tmp_path):
+    args = mos_corpus.args(tmp_path / "exp")
+    metric = tmp_path / "metric.scp"
+    lines = [f"train{k:02d} {{}}\n" for k in range(24)]
+    metric.write_text("".join(lines))
+    data = args.train_data_path_and_name_and_type
+    data[:] = [(str(metric), *e[1:]) if e[1] == "mos" else e for e in data]
+    for losses in (args.losses, RANKS):
+        args.losses = losses
+        with pytest.raises(DataError, match="no labelled training utterance") as error:
+            MOSTask.check_required_command_args(args)
+        assert str(metric) in str(error.value) and "\n" not in str(error.value)
+    # one will do, tokens need none, and a job that collects shapes may have few
+    metric.write_text("".join([*lines[1:], 'train00 {"mos": 3}\n']))
+    args.losses = {"mos_l1": {}}
+    MOSTask.check_required_command_args(args)
+    metric.write_text("".join(lines))
+    args.losses = {"token_ce": {}}
+    MOSTask.check_required_command_args(args)
+    args.losses, args.collect_stats = {"mos_l1": {}}, True
+    MOSTask.check_required_command_args(args)
+
+
+def test_a_batch_without_pairs(mos_corpus, tmp_path):
+    for losses, size in ((("bradley_terry",), 1), (("triplet", "token_ce"), 2)):
+        losses = {"losses": {name: {} for name in losses}}
+        sentence = refusal(mos_corpus, tmp_path, **losses, batch_size=size)
+        assert f"--batch_size {size}" in sentence and "mos_l1.weight=1" in sentence
+        assert f"a --batch_size of {size + 1} or more" in sentence
+        check(mos_corpus, tmp_path, **losses, batch_size=size + 1)
+    for losses in ({"prs": {}}, {**RANKS, "mos_l1": {}}):
+        check(mos_corpus, tmp_path, losses=losses, batch_size=1)
+    prs = {"prs": {"queue": 0}}
+    assert "prs" in refusal(mos_corpus, tmp_path, losses=prs, batch_size=1)
+
+
+def test_labels_that_are_all_equal_rank_nothing(mos_corpus, tmp_path):
+    args = mos_corpus.args(tmp_path / "exp", losses=RANKS)
+    files = {"mos": tmp_path / "metric.scp", "corpus": tmp_path / "utt2domain"}
+    pairs = [(f"train{k:02d}", k % 2) for k in range(24)]
+    score = "".join(f'{i} {{"mos": {2 + k}}}\n' for i, k in pairs)
+    files["mos"].write_text(score.replace("3}", "2}"))
+    files["corpus"].write_text("".join(f"{i} {'ab'[k]}\n" for i, k in pairs))
+    data = args.train_data_path_and_name_and_type
+    data[:] = [(str(files["mos"]), *e[1:]) if e[1] == "mos" else e for e in data]
+    with pytest.raises(DataError, match="no two labels that differ in .*metric.scp"):
+        MOSTask.check_required_command_args(args)
+    files["mos"].write_text(score)
+    MOSTask.check_required_command_args(args)
+    data.append((str(files["corpus"]), "corpus", "text"))
+    with pytest.raises(DataError, match="differ within a corpus in .*metric.scp"):
+        MOSTask.check_required_command_args(args)
+    for losses in (
+        {"bradley_terry": {"across_corpora": True}},
+        {**RANKS, "mos_l1": {}},
+    ):
+        args.losses = losses
+        MOSTask.check_required_command_args(args)
+
+
 # --- listeners and corpora ------------------------------------------------------------
 
 
@@ -218,7 +294,7 @@ def test_a_validation_may_have_corpora_of_its_own(votes, mos_corpus, tmp_path):
 
 
 def test_further_scores_that_are_nowhere(mos_corpus, tmp_path):
-    losses = {"losses": {"aux_scores": {"keys": ["mos", "distillmos"]}}}
+    losses = {"losses": {"aux_scores": {"keys": ["distillmos"]}}}
     sentence = refusal(mos_corpus, tmp_path, **losses)
     for part in ("score distillmos in", "metric.scp", "which aux_scores needs", "keys"):
         assert part in sentence
@@ -226,7 +302,9 @@ def test_further_scores_that_are_nowhere(mos_corpus, tmp_path):
 
 def test_embeddings_need_data_and_data_embeddings(votes, mos_corpus, tmp_path):
     conf = {"listener_embedding": True}
-    assert "votes.scp,votes,text" in refusal(mos_corpus, tmp_path, model_conf=conf)
+    sentence = refusal(mos_corpus, tmp_path, model_conf=conf)
+    assert "votes.scp,votes,text" in sentence and "--use_votes true" in sentence
+    assert "None" not in sentence
     sentence = refusal(mos_corpus, tmp_path, *votes["corpus"])
     assert "corpus_embedding=false" in sentence
 

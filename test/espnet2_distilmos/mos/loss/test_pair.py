@@ -192,3 +192,23 @@ def test_prs_compares_with_the_past_of_the_corpus():
     assert torch.equal(loss.eval()(made, target), alone)
     assert torch.equal(loss.train()(made, target), alone)
     assert not loss.state_dict()
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_prs_of_scores_that_hardly_differ_has_a_bounded_gradient(factor):
+    """Of 3 + noise of 1e-4: each score is in 2 (B - 1) of B (B - 1) pairs."""
+    generator = np.random.default_rng(2)
+    scores = 3 + 1e-4 * generator.uniform(size=8)
+    labels = (factor * generator.uniform(1, 5, 8)).tolist()
+    made = predicted(scores, np.ones((8, 4)))
+    make("prs", concordant=1.0)(made, given(labels, None)).backward()
+    assert 0 < made.utt_mos.grad.abs().sum() <= 2 / 0.1
+
+
+def test_prs_keeps_labels_of_a_small_range():
+    values = []
+    for factor in (1.0, 1e-3):
+        labels = [factor * y for y in (1.0, 4.5, 3.0)]
+        made = predicted(SCORES[:3], EMBEDDING[:3])
+        values.append(make("prs")(made, given(labels, None)).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
