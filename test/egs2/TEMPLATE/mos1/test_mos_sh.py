@@ -333,7 +333,7 @@ def test_several_training_sets_with_listeners_and_corpora(recipe):
     options[options.index("--map_scores")] = "--keep_scores"
     options[options.index("--train_args") + 1] += (
         " --losses mos_l1.weight=0 --losses bradley_terry.weight=1"
-        " --sampling_batches single"
+        " --sampling_batches single --best_model_criterion valid,utt_srcc,max"
     )
     recipe.run(*options, "--tag", "kept", "--stage", 2, "--stop_stage", 7)
     combined = recipe.lines("dump/raw/train+other+unlab/metric.scp")
