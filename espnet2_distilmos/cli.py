@@ -237,9 +237,8 @@ def add_knn_arguments(parser: argparse.ArgumentParser) -> None:
         "--knn-weight",
         "--knn_weight",
         type=float,
-        default=0.5,
         metavar="SHARE",
-        help="share of those labels in the score, from 0 to 1 (default: %(default)s)",
+        help="share of those labels in the score, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
         "--knn-datastore",

@@ -74,6 +74,7 @@ _BATCH_SECONDS, _BATCH_SECONDS_ON_GPU = 2.0, 240.0
 _SORTED_FILES = 1000
 # More channels than this are taken for samples.
 _MAX_CHANNELS = 64
+_KNN_WEIGHT = 0.5
 # Values of each tensor that make the model's fingerprint.
 _FINGERPRINT_VALUES = 256
 # Silence and full scale of integer samples.
@@ -226,7 +227,7 @@ class MOSPredictor:
         listener: of a training with ``listener_embedding``, ``mean`` to score as the
             mean listener, or ``all`` for the mean over all listeners of the training.
         knn: how many neighbours; None for the model's own score.
-        knn_weight: w, the neighbours' share of the score, in [0, 1].
+        knn_weight: w, the neighbours' share of the score, in [0, 1]; None for 0.5.
         knn_datastore: a file of ``distilmos calibrate --datastore``; None for the one
             beside ``train_config``.
 
@@ -249,7 +250,7 @@ class MOSPredictor:
         corpus: Optional[str] = None,
         listener: str = "mean",
         knn: Optional[int] = None,
-        knn_weight: float = 0.5,
+        knn_weight: Optional[float] = None,
         knn_datastore: Optional[str] = None,
     ):
         self.device = _device(device)
@@ -802,22 +803,24 @@ class MOSPredictor:
 
 def _checked_neighbours(
     knn: Any, weight: Any, datastore: Optional[str]
-) -> Tuple[Optional[int], float]:
-    """``knn`` and ``knn_weight``.
+) -> Tuple[Optional[int], Optional[float]]:
+    """``knn`` and ``knn_weight``, both None without neighbours.
 
     Raises:
-        ValueError: one of them is impossible, or the datastore is without a use.
+        ValueError: one of them is impossible, or weight or datastore are of no use.
     """
     knn, weight = _plain(knn), _plain(weight)
     if knn is None:
-        if datastore is not None:
-            raise ValueError(
-                f"found knn_datastore={datastore} without knn, expected both; give "
-                "knn, such as 8"
-            )
-        return None, weight
+        for name, value in (("knn_datastore", datastore), ("knn_weight", weight)):
+            if value is not None:
+                raise ValueError(
+                    f"found {name}={value!s:.80} without knn, expected both; give knn, "
+                    "such as 8"
+                )
+        return None, None
     if not isinstance(knn, int) or isinstance(knn, bool) or knn < 1:
         raise ValueError(f"found knn={knn!r:.80}, expected a number of neighbours")
+    weight = _KNN_WEIGHT if weight is None else weight
     is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
     if not is_number or not 0 <= weight <= 1:
         raise ValueError(

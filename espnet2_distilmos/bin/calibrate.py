@@ -251,7 +251,6 @@ def make_datastore(
     args: argparse.Namespace, predictor, records: Sequence[Score], results: Sequence
 ) -> Tuple[Datastore, List[str]]:
     """Return a datastore and a line that summarizes it."""
-    check_labels(args, predictor, records)
     # An id may be a path: what it tells of this machine goes.
     ids = [os.path.basename(r.id) if os.path.isabs(r.id) else r.id for r in records]
     datastore = Datastore(
@@ -275,7 +274,6 @@ def make_calibration(
     problems: List[str],
 ) -> Tuple[Dict[str, Any], List[str]]:
     """Return a calibration and lines that summarize it; adds to ``problems``."""
-    check_labels(args, predictor, records)
     clusters = None
     source = args.cluster or os.path.join(args.labels, "utt2src")
     if args.cluster or os.path.exists(source):
@@ -361,6 +359,8 @@ def calibrate_model(args: argparse.Namespace) -> int:
     problems: List[str] = []
     labelled = read_labelled(args, problems)
     predictor = load_predictor(args)
+    if not args.fit_scale:
+        check_labels(args, predictor, [record for record, _ in labelled])
     items = [item for _, item in labelled]
     if not args.fit_scale and not args.datastore:
         for sentence in seen_by_model(predictor, items):
@@ -372,6 +372,12 @@ def calibrate_model(args: argparse.Namespace) -> int:
     if not scored:
         raise DataError(
             f"none of the {len(items)} labelled clips could be scored: {problems[-1]}"
+        )
+    if args.datastore and len(scored) < 2:
+        raise DataError(
+            f"{args.labels} has 1 labelled clip that could be scored, expected at "
+            "least 2 in a datastore, one neighbour and a next one; label more. "
+            f"{' '.join(problems[:1])}"
         )
     records, results = zip(*scored)
     if args.fit_scale:

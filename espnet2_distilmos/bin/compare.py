@@ -28,7 +28,8 @@ def get_parser() -> argparse.ArgumentParser:
         "With --output also comparison.json, COMPARISON.md and a figure.",
     )
     add_score_arguments(parser)
-    add_bootstrap_arguments(parser, None, "1000, or 200 a comparison where it is more")
+    text = "1000, or 200 a comparison where it is more; below 100 for no interval"
+    add_bootstrap_arguments(parser, None, text)
     parser.add_argument("--output", metavar="DIR", help="write the results here too")
     parser.add_argument(
         "--metrics",

@@ -261,28 +261,39 @@ class ClipSet:
         self,
         folder: str,
         words: Callable[[str, Dict[str, str]], Optional[Dict[str, str]]],
-        optional: Sequence[str] = (),
+        further: Sequence[str] = (),
     ) -> None:
         """Add the clips of an extract: a folder with tables and the audio they name.
 
         ``ratings.csv`` has the columns utt, wav, system and mos, the paths from the
         folder on. ``votes.csv`` (utt, listener, score) is used if it is there, and
-        held against the means.
+        held against the means. It is a fault that it is not where a number of votes
+        was published.
 
         Args:
             folder: The extract.
             words: From where a row stands and its columns to the speaker, source and
                 domain of ``add``, or None to leave the clip out.
-            optional: Further columns of ``ratings.csv`` that ``words`` reads.
+            further: Columns that ``ratings.csv`` must have besides, for ``words``.
+
+        Raises:
+            DataError: A table cannot be read, or lacks a column, or has one twice.
         """
         path = os.path.join(folder, "ratings.csv")
         columns = ("utt", "wav", "system", "mos")
-        rows = read_table(path, columns, self.faults, optional=optional)
+        rows = read_table(path, (*columns, *further), self.faults)
         listed = os.path.join(folder, "votes.csv")
         votes: Dict[str, List[Row]] = {}
         if os.path.exists(listed):
             for row in read_table(listed, ("utt", "listener", "score"), self.faults):
                 votes.setdefault(row[1]["utt"], []).append(row)
+        elif self.published_votes is not None:
+            self.faults.append(
+                f"{listed} is missing, expected the {self.published_votes} votes that "
+                "were published; get it, or go on with the means alone, without "
+                "votes.scp and so without single listeners and the reliability of the "
+                "labels, with --skip_bad true."
+            )
         means = {}
         for where, row in rows:
             place = words(where, row)

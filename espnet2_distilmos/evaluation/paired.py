@@ -18,7 +18,8 @@ correlation; 15, 30 and 100 items): Williams' t for LCC 0.05, 0.05, 0.05, but fo
 0.11, 0.08, 0.07; the bootstrap for LCC 0.07, 0.08, 0.06, for SRCC and KTAU 0.02, 0.03,
 0.04, for MSE 0.10, 0.08, 0.07. So: Williams for LCC, the bootstrap for SRCC and KTAU,
 and few items (systems!) ask for a smaller p where errors are compared. Below
-``bootstrap.MINIMUM_UNITS`` there is neither.
+``bootstrap.MINIMUM_UNITS`` there is neither, and below ``MINIMUM_RESAMPLES`` no
+bootstrap.
 
 What a test could have found at all is the other half of "not significant": the smallest
 detectable difference is the true difference that is found significant with probability
@@ -64,6 +65,9 @@ from espnet2_distilmos.evaluation.metrics import (
 
 ALPHA = 0.05
 POWER = 0.8
+# Below these the ends of a 95 % interval are all but the extreme resamples, and p is
+# never below 0.02.
+MINIMUM_RESAMPLES = 100
 
 
 class CorrelationTest(NamedTuple):
@@ -133,20 +137,25 @@ def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> Correlati
 
 
 def compare_correlations(
-    pred_a: np.ndarray, pred_b: np.ndarray, true: np.ndarray, metric: str = "lcc"
+    pred_a: np.ndarray,
+    pred_b: np.ndarray,
+    true: np.ndarray,
+    metric: str = "lcc",
+    names: Tuple[str, str] = ("model a", "model b"),
 ) -> CorrelationTest:
     """Test by Williams' t whether two models correlate equally well with the labels.
 
-    Predictions and labels are (n,). With the metric ``srcc`` the ranks take the place
-    of the values, but the variance of a rank correlation is greater than that of a
-    linear one (Fieller, Hartley & Pearson, Biometrika 44, 1957), so the p-values are
-    too small: where the paired bootstrap says otherwise, trust the bootstrap.
+    Predictions and labels are (n,); ``names`` are the models' in reasons. With the
+    metric ``srcc`` the ranks take the place of the values, but the variance of a rank
+    correlation is greater than that of a linear one (Fieller, Hartley & Pearson,
+    Biometrika 44, 1957), so the p-values are too small: where the paired bootstrap says
+    otherwise, trust the bootstrap.
     """
     if metric not in ("lcc", "srcc"):
         return CorrelationTest(reason_correlation="for correlations only")
     pairs = {
-        "model a: ": (pred_a, true),
-        "model b: ": (pred_b, true),
+        f"undefined for {names[0]}: ": (pred_a, true),
+        f"undefined for {names[1]}: ": (pred_b, true),
         "": (pred_a, pred_b),
     }
     found = {name: ALL_METRICS[metric](*pair) for name, pair in pairs.items()}
@@ -269,6 +278,7 @@ def compare_models(
         metrics: Names from ``metrics.ALL_METRICS``.
         baseline: Compare the others with this model only, not all with all.
         num_resamples: Number of resamples R; p-values are multiples of 2 / (R + 1).
+            Below ``MINIMUM_RESAMPLES`` nothing comes from the bootstrap.
             None takes 1000, or 200 a comparison where that is more: Holm multiplies
             the least p-value by the number of comparisons.
         confidence: Coverage of the intervals, not adjusted for their number.
@@ -312,8 +322,13 @@ def compare_models(
         m: evaluate(*s, resampler.systems, metrics, (two_scales or {}).get(m))
         for m, s in items
     }
-    samples = None
-    if not resampler.too_few:
+    samples, not_drawn = None, resampler.too_few
+    if not not_drawn and num_resamples < MINIMUM_RESAMPLES:
+        not_drawn = (
+            f"found {num_resamples} of the at least {MINIMUM_RESAMPLES} resamples that "
+            "the bootstrap's intervals and p-values need; draw more (--bootstrap)"
+        )
+    if not not_drawn:
         samples = resampler.of_models(predictions, true, metrics)
     dependent = clusters is not None and len(set(clusters)) < len(true)
 
@@ -329,7 +344,7 @@ def compare_models(
                 williams = CorrelationTest(reason_correlation=reason)
             else:
                 (pred_a, labels), (pred_b, _) = scores[level][a], scores[level][b]
-                williams = compare_correlations(pred_a, pred_b, labels, metric)
+                williams = compare_correlations(pred_a, pred_b, labels, metric, (a, b))
             missing = [
                 f"undefined for {model}: {values[model]['undefined'][key]}"
                 for model in (a, b)
@@ -338,7 +353,7 @@ def compare_models(
             tested = _bootstrap_test(
                 (values[a][key], values[b][key]),
                 samples and (samples[a][key], samples[b][key]),
-                "; ".join(missing) or resampler.too_few,
+                "; ".join(missing) or not_drawn,
                 confidence,
                 centred=resample == "within_systems",
             )

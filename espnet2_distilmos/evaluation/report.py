@@ -790,12 +790,16 @@ def comparison_lines(rows: Sequence[Row]) -> List[str]:
         for reason in filter(None, reasons):
             missing.setdefault(reason, []).append(f"{row['level']} {row['metric']}")
     sentences = [f"{', '.join(dict.fromkeys(k))}: {r}." for r, k in missing.items()]
-    return [
-        *comparison_table(rows),
-        "",
+    tests = ("detectable_bootstrap", "detectable_correlation")
+    definition = (
         f"detectable: the smallest true difference that the test finds at {ALPHA}, "
         f"two-sided, with a probability of {POWER:.0%}, before Holm's correction: "
-        f"{DETECTABLE}.",
+        f"{DETECTABLE}."
+    )
+    has_value = any(row[test] is not None for row in rows for test in tests)
+    return [
+        *comparison_table(rows),
+        *(["", definition] if has_value else []),
         *_list(sentences, f"Not computed ({DASH}):"),
     ]
 

@@ -364,6 +364,33 @@ def test_an_extract_of_bvrnn(recipes, prepare, tmp_path):
     assert (data / "score_range").read_text() == "0 100\n"
 
 
+def test_an_extract_of_vocal_separation(recipes, prepare, tmp_path):
+    rows, votes = ["utt,wav,system,source,mos"], ["utt,listener,score"]
+    for n, song in enumerate(("vocals-10-SIR", "vocals-47-SAR", "")):
+        utt_id = f"voc_{n}_HUA"
+        corpora.write_tone(
+            tmp_path / "corpus" / "flac" / f"{utt_id}.flac", hertz=99 + n
+        )
+        rows.append(f"{utt_id},flac/{utt_id}.flac,HUA,{song},{20 + n}")
+        votes += [f"{utt_id},a,{19 + n}", f"{utt_id},b,{21 + n}"]
+    corpora.write_lines(tmp_path / "corpus" / "ratings.csv", rows)
+    corpora.write_lines(tmp_path / "corpus" / "votes.csv", votes)
+    said = prepare("vocal_separation", "--skip_bad", "true").stderr
+    clips = read_sets(recipes, "vocal_separation")["test"].values()
+    found = [(c.score, c.source, len(c.votes)) for c in clips]
+    assert found == [(20, "vocals-10-SIR", 2), (21, "vocals-47-SAR", 2)]
+    assert "ratings.csv:4: the clip voc_2_HUA has no source, expected" in said
+    # Votes that were lost are said; songs are needed.
+    (tmp_path / "corpus" / "votes.csv").unlink()
+    options = ("--skip_bad", "false")
+    said = prepare("vocal_separation", *options, code=1).stderr
+    assert "votes.csv is missing, expected the 2520 votes" in said
+    lines = [",".join(row.split(",")[:3] + row.split(",")[4:]) for row in rows]
+    corpora.write_lines(tmp_path / "corpus" / "ratings.csv", lines)
+    said = prepare("vocal_separation", "--skip_bad", "true", code=1).stderr
+    assert "expected also source;" in said and len(said.splitlines()) == 1
+
+
 def test_mixtures_are_kept_by_an_option(recipes, prepare, tmp_path):
     truth = corpora.vocal_separation(tmp_path / "corpus", keep_mixture=True)
     options = ("--skip_bad", "true", "--prepare_opts", "--keep_mixture=true")

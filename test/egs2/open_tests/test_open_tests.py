@@ -187,7 +187,9 @@ def test_a_bad_list_of_sets(text, words, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["distillmos", "dnsmos"])
-def test_released_models_predict_the_sets_of_a_fold(method, tmp_path, monkeypatch):
+def test_released_models_predict_the_sets_of_a_fold(
+    method, tmp_path, monkeypatch, capsys
+):
     predict = load_script("open_tests/mos1/local/predict.py")
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
@@ -200,6 +202,7 @@ def test_released_models_predict_the_sets_of_a_fold(method, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "distillmos", None)
     monkeypatch.setitem(sys.modules, "speechmos", None)
     assert predict.main(options) == 1  # with a sentence, see below
+    capsys.readouterr()
     fake = types.SimpleNamespace(
         run=lambda audio, sr: {
             "ovrl_mos": len(audio) / sr,
@@ -222,6 +225,14 @@ def test_released_models_predict_the_sets_of_a_fold(method, tmp_path, monkeypatc
     assert predict.main([*options[:3], f"data/scores/{method}"]) == 0
     further = folds.further_scores(tmp_path / "data", "two/test")
     assert further == {method: pytest.approx({"u0": 0.1, "u1": 0.2})}
+    # A clip that has no score is named.
+    run = fake.run
+    fake.run = lambda audio, sr: {**run(audio, sr), "ovrl_mos": 1 / (len(audio) < 3000)}
+    fake.ConvTransformerSQAModel = lambda: types.SimpleNamespace(
+        eval=lambda: lambda audio: 1 / (audio.shape[1] < 3000)
+    )
+    assert predict.main([*options, "--fold", "no_one"]) == 1
+    assert capsys.readouterr().err.startswith("predict.py: u1: ")
 
 
 def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys):

@@ -149,6 +149,9 @@ def test_the_released_model_scores_every_clip_alone(tmp_path, monkeypatch, capsy
         for utt_id, path in wavs.items():
             power = np.mean(soundfile.read(path)[0] ** 2)
             assert found[utt_id] == pytest.approx(power, abs=1e-6)
+    monkeypatch.setattr(Peer, "forward", lambda self, x: x.new_tensor([np.nan]))
+    assert run(tmp_path, "distill-mos") == 1
+    assert capsys.readouterr().err.startswith("predict: utt00: ")
     monkeypatch.setitem(sys.modules, "distillmos", None)
     assert run(tmp_path, "distill-mos") == 1
     assert "pip install distillmos" in capsys.readouterr().err

@@ -264,6 +264,17 @@ def test_what_is_no_corpus_is_said_in_a_sentence(prepare, corpora, tmp_path):
     assert "--fold is 'sys3', expected sys0" in said and len(said.splitlines()) == 1
 
 
+def test_an_extract_needs_sources_and_says_that_votes_are_missing(prepare, tmp_path):
+    path = write_extract(tmp_path / "extract") / "ratings.csv"
+    (path.parent / "votes.csv").unlink()
+    said = prepare(path.parent, "--sets", "test", code=1).stderr
+    assert "votes.csv is missing, expected the 6604 votes" in said
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    write_lines(path, [",".join(row[:3] + row[4:]) for row in rows])
+    said = prepare(path.parent, code=1).stderr
+    assert "expected also source;" in said and len(said.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_a_fold_up_to_the_filter(recipes, prepare, corpora):
     options = (

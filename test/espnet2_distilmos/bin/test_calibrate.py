@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from espnet2_distilmos import MOSPredictor
+from espnet2_distilmos.bin import calibrate
 from espnet2_distilmos.bin.calibrate import main, sample_train
 from espnet2_distilmos.bin.mos_inference import main as mos_inference
 from espnet2_distilmos.bin.mos_pack import main as mos_pack
@@ -418,6 +419,21 @@ def test_scores_are_blended_with_labels_of_neighbours(setting, stored, run, tmp_
     assert code == 0 and "59 of the 59 clips are in the datastore" in printed.err
 
 
+@pytest.mark.parametrize("options", [[], ["--datastore"]])
+def test_labels_are_checked_before_anything_is_scored(
+    options, setting, run, tmp_path, monkeypatch
+):
+    def refuse(*_, **__):
+        raise AssertionError("scored")
+
+    monkeypatch.setattr(calibrate, "score_files", refuse)
+    beyond = shutil.copytree(setting.root / "calibration", tmp_path / "beyond")
+    write_labels(beyond, "calibration", [*setting.labels["calibration"][1:], 73])
+    options = [*options, "--labels", beyond, "--output", tmp_path / "c.npz"]
+    code, printed = run(main, setting.exp, *options)
+    assert code == 1 and "73, expected one on the model's scale" in printed.err
+
+
 def test_a_long_file_is_looked_up_once(setting, stored):
     wave = np.tile(soundfile.read(setting.root / "test/wav/test000.wav")[0], 4)
     options = {"max_seconds": 0.4}
@@ -470,6 +486,8 @@ def test_datastores_that_cannot_be_used_are_one_sentence(
         (stored, ["--knn", 0], "found knn=0, expected a number of"),
         (stored, ["--knn", 8, "--knn-weight", 1.5], "expected a share from 0 to 1"),
         (stored, made, "without knn, expected both"),
+        (stored, ["--knn-weight", 0.9], "found knn_weight=0.9 without knn, expected"),
+        (stored, ["--knn-weight", 0], "found knn_weight=0.0 without knn, expected"),
     ):
         code, printed = run(predict, audio, "--model", model, *options)
         assert code == 1 and printed.out == ""
@@ -493,6 +511,12 @@ def test_datastores_that_cannot_be_used_are_one_sentence(
     ):
         code, printed = run(main, stored, *labels, *options)
         assert code == 1 and words in printed.err.splitlines()[-1]
+    one = tmp_path / "one"
+    one.mkdir()
+    (one / "wav.scp").write_text(f"calibration000 {audio}\n")
+    write_labels(one, "calibration", [3])
+    code, printed = run(main, stored, "--labels", one, *labels[2:])
+    assert code == 1 and "has 1 labelled clip that could be scored" in printed.err
     assert not (tmp_path / "d.npz").exists()
     predictor = MOSPredictor.from_pretrained(str(stored), knn=8)
     with pytest.raises(ValueError, match="knn=8, whose neighbours are looked up"):

@@ -121,11 +121,26 @@ def test_a_handful_of_clips_tells_no_models_apart(number, files, capsys):
     rows = [line for line in out.splitlines() if line.startswith(("| utt", "| sys"))]
     assert len(rows) == 6 and all(row.split("|")[-2].strip() == "n.t." for row in rows)
     assert f"found {number} of the at least 6 utterances" in out and "[" not in rows[2]
+    assert "detectable: " not in out  # no value of which it would be the definition
     with open("out/comparison.json") as file:
         document = json.load(file, parse_constant=pytest.fail)
     for row in document["comparisons"]:
         assert row["interval"] is row["p_bootstrap"] is row["p_correlation"] is None
         assert row["reason"]
+
+
+def test_too_few_resamples_and_a_constant_model_are_said_by_name(files, capsys):
+    with open("flat.txt", "w") as file:
+        file.writelines(f"utt{k:02d},3\n" for k in range(60))
+    assert run("--bootstrap", "5", models=("good", "bad", "flat")) == 0
+    out = capsys.readouterr().out
+    rows = [line.split("|") for line in out.splitlines() if line.startswith("| utt")]
+    assert len(rows) == 9 and "[" not in "".join(row[6] for row in rows)
+    assert all(row[-2].strip() == "n.t." for row in rows)
+    assert "found 5 of the at least 100 resamples" in out
+    assert "undefined for flat: the predictions are constant" in out
+    assert "- sys srcc" not in out and "model b:" not in out
+    assert "detectable: " in out  # Williams' test has some
 
 
 def test_a_model_of_another_scale_has_no_difference_of_errors(files, capsys):

@@ -311,7 +311,7 @@ def write_extract(folder, ratings, votes=None):
     clip_set.add_extract(
         str(folder),
         lambda where, row: None if row["kind"] == "no" else place,
-        optional=("kind",),
+        further=("kind",),
     )
     clip_set.check_count()
     return {clip.utt_id: clip for clip in clip_set.clips()}, clip_set.faults
@@ -323,9 +323,10 @@ VOTES = ["a,l1,2", "a,l2,3", "b,l1,3", "c,l1,1", "b,l2,5"]
 
 def test_an_extract_with_votes_and_without(tmp_path):
     clips, faults = write_extract(tmp_path, RATINGS)
-    assert not faults and [(c.score, c.votes) for c in clips.values()] == [
-        *((2.5, ()), (4.0, ()))
-    ]
+    assert [(c.score, c.votes) for c in clips.values()] == [(2.5, ()), (4.0, ())]
+    (sentence,) = faults
+    assert f"{tmp_path}/votes.csv is missing, expected the 4 votes" in sentence
+    assert "without votes.scp" in sentence and "--skip_bad true" in sentence
     clips, faults = write_extract(tmp_path, RATINGS, VOTES)
     assert not faults and set(clips) == {"a", "b"}
     assert clips["a"] == (

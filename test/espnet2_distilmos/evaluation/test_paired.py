@@ -53,7 +53,10 @@ def test_correlations_of_arrays():
         expected = williams_t(r(a, true)[0], r(b, true)[0], r(a, b)[0], 80)
         assert compare_correlations(a, b, true, name)[:3] == pytest.approx(expected[:3])
     constant = compare_correlations([1, 2, 3, 4], [2, 2, 2, 2], [1, 2, 3, 5])
-    assert constant[1::2] == (None, "model b: the predictions are constant")
+    assert constant[1::2] == (
+        None,
+        "undefined for model b: the predictions are constant",
+    )
 
 
 def test_holm():
@@ -143,7 +146,8 @@ def test_undefined_differences_have_a_reason():
     constant = compare_two([3.0] * 6, range(6), [1, 2, 3, 4, 5, 5], "srcc")
     assert constant["difference"] is None and constant["p_bootstrap"] is None
     assert constant["reason"] == "undefined for A: the predictions are constant"
-    same = compare_two([1, 2, 4] * 2, [1, 2, 4] * 2, range(6), "mse", num_resamples=50)
+    assert constant["reason_correlation"] == constant["reason"]
+    same = compare_two([1, 2, 4] * 2, [1, 2, 4] * 2, range(6), "mse", num_resamples=100)
     assert same["interval"] == (0, 0) and same["p_bootstrap"] == 1
     assert same["better"] is same["detectable_bootstrap"] is None
     assert "no smallest difference" in same["reason"]
@@ -175,6 +179,25 @@ def test_below_six_units_no_models_are_told_apart(metric, by_clusters):
     )
 
 
+@pytest.mark.parametrize("number", [1, 99])
+def test_a_handful_of_resamples_is_no_bootstrap(number):
+    """Of one, the interval was a point; Williams' test needs none."""
+    true, a, b = three_normals(0, 0.8, 0.6, 0.5, 60)
+    row = compare_two(a, b, true, "lcc", num_resamples=number)
+    assert row["difference"] is not None
+    assert row["interval"] is row["p_bootstrap"] is row["detectable_bootstrap"] is None
+    assert f"found {number} of the at least 100 resamples" in row["reason"]
+    assert row["p_correlation"] == compare_correlations(a, b, true).p_correlation
+    row = compare_two(a, b, true, "lcc", num_resamples=100)
+    assert None not in (
+        row["interval"],
+        row["p_bootstrap"],
+        row["detectable_bootstrap"],
+    )
+    few = compare_two(a[:5], b[:5], true[:5], "lcc", num_resamples=number)
+    assert "of the at least 6 utterances" in few["reason"]
+
+
 def test_six_units_are_enough():
     true, a, b = three_normals(0, 0.8, 0.6, 0.5, 6)
     row = compare_two(true + 0.01 * a, -b, true, "lcc")
@@ -185,7 +208,7 @@ def test_six_units_are_enough():
 def test_models_of_another_scale_have_no_difference_of_errors():
     true, a, b = three_normals(1, 0.8, 0.6, 0.5, 30)
     models, metrics = {"A": a, "B": b, "C": 50 * b}, ["mse", "srcc"]
-    options = {"metrics": metrics, "num_resamples": 50}
+    options = {"metrics": metrics, "num_resamples": 100}
     rows = compare_models(models, true, two_scales={"C": "C is large"}, **options)
     rows = {(r["metric"], r["model_a"], r["model_b"]): r for r in rows}
     for a, b in (("A", "C"), ("B", "C")):

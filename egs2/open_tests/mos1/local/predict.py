@@ -29,14 +29,14 @@ from espnet2_distilmos.data.datadir import (
 )
 from espnet2_distilmos.teachers import load_teacher, teach
 
-# From audio (N,) at 16 kHz to a score.
-Predictor = Callable[[np.ndarray], float]
+# From audio (N,) at 16 kHz, and the clip's id for messages, to a score.
+Predictor = Callable[[np.ndarray, str], float]
 
 
 def released(name: str) -> Predictor:
     """A released model: its overall score."""
     teacher = load_teacher(name)
-    return lambda audio: teach(teacher, audio, "a clip")[teacher.keys[0]]
+    return lambda audio, utt_id: teach(teacher, audio, utt_id)[teacher.keys[0]]
 
 
 def knn(model_dir: str, train: str, out: str) -> Predictor:
@@ -53,7 +53,14 @@ def knn(model_dir: str, train: str, out: str) -> Predictor:
         raise DataError(f"the datastore of {model} could not be made, see above.")
     config = f"{model_dir}/config.yaml"
     predictor = MOSPredictor(config, model, knn=8, knn_datastore=datastore)
-    return lambda audio: float(predictor(audio, 16000).score)
+
+    def predict(audio: np.ndarray, utt_id: str) -> float:
+        try:
+            return float(predictor(audio, 16000).score)
+        except ValueError as error:
+            raise ValueError(f"{utt_id}: {error}") from error
+
+    return predict
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -84,7 +91,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             path = os.path.join(args.out, name, "metric.scp")
             for utt_id, wav in wavs.items():
                 if utt_id not in known:  # a test part is a part of its set
-                    known[utt_id] = predict(read_audio(wav, utt_id=utt_id))
+                    known[utt_id] = predict(read_audio(wav, utt_id=utt_id), utt_id)
             write_metric_scp(
                 path, {utt_id: known[utt_id] for utt_id in wavs}, decimals=6
             )

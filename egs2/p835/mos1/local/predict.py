@@ -44,13 +44,13 @@ PENALTIES = np.logspace(0, 6, 13)
 Predictor = Callable[[str], Dict[str, float]]
 
 
-def of_clips(folder: str, function: Callable[[torch.Tensor], object]) -> Dict:
-    """Apply a function to every clip alone, (1, N) at 16 kHz, by utterance."""
+def of_clips(folder: str, function: Callable[[torch.Tensor, str], object]) -> Dict:
+    """Apply a function to every clip alone, (1, N) at 16 kHz and its id, by that."""
     found = {}
     for utt_id, path in read_scp(f"{folder}/wav.scp").items():
         speech = torch.from_numpy(read_audio(path, utt_id=utt_id))[None]
         with torch.no_grad():
-            found[utt_id] = function(speech)
+            found[utt_id] = function(speech, utt_id)
     return found
 
 
@@ -78,7 +78,7 @@ def ridge(train: str, upstream: str) -> Predictor:
     """Fit ridge regression on mean-pooled layers of the upstream."""
     frontend = build_frontend("hf", {"upstream": upstream}).eval()
 
-    def features(speech: torch.Tensor) -> np.ndarray:
+    def features(speech: torch.Tensor, _: str) -> np.ndarray:
         """(layers x dimension,), layer 0 first."""
         states, _ = frontend(speech, torch.tensor([speech.size(1)]))
         return np.concatenate([h[0].mean(0).numpy() for h in states])
@@ -106,8 +106,8 @@ def distill_mos() -> Predictor:
     """Predict with the released Distill-MOS."""
     teacher = load_teacher("distillmos")
 
-    def score(speech: torch.Tensor) -> float:
-        return teach(teacher, speech[0].numpy(), "a clip")["distillmos"]
+    def score(speech: torch.Tensor, utt_id: str) -> float:
+        return teach(teacher, speech[0].numpy(), utt_id)["distillmos"]
 
     return lambda folder: of_clips(folder, score)
 

@@ -78,11 +78,17 @@ def read(args: argparse.Namespace) -> List[ClipSet]:
     def words(where: str, row: Dict[str, str]) -> Optional[Dict[str, str]]:
         if row["system"] == MIXTURE and not args.keep_mixture:
             return None
-        song = row.get("source", "")
+        song = row["source"]
+        if not song:
+            clip_set.faults.append(
+                f"{where}: the clip {row['utt']} has no source, expected its song; "
+                "complete or remove the row."
+            )
+            return None
         return dict(speaker=song, source=song, domain="vocal_separation")
 
     if os.path.exists(os.path.join(args.corpus, "ratings.csv")):
-        clip_set.add_extract(args.corpus, words, optional=("source",))
+        clip_set.add_extract(args.corpus, words, further=("source",))
     elif os.path.exists(os.path.join(args.corpus, "data", "ratings.csv")):
         add_ratings(clip_set, args.corpus, args.keep_mixture)
     else:

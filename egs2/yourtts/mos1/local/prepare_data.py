@@ -177,13 +177,13 @@ def read_extract(root: str) -> ClipSet:
     clip_set = ClipSet("test", clips, group=None, published_votes=votes)
 
     def words(where: str, row: Dict[str, str]) -> Optional[Dict[str, str]]:
-        source = row.get("source", "")
+        source = row["source"]
         if not known(clip_set, where, row["utt"], row["system"], source):
             return None
         voice, _ = voices_of(source)
         return dict(speaker=voice, source=source, domain="yourtts")
 
-    clip_set.add_extract(root, words, optional=("source",))
+    clip_set.add_extract(root, words, further=("source",))
     return clip_set
 
 

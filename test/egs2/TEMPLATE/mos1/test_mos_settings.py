@@ -25,7 +25,9 @@ def options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = dict.fromkeys(mos_settings.NUMBERS, "1")
     empty = "train_sets further_sets unlabelled_sets ood known_ood train_config "
-    empty += "train_args tag mos_exp mos_stats_dir tokens_tag import_km inference_config "
+    empty += (
+        "train_args tag mos_exp mos_stats_dir tokens_tag import_km inference_config "
+    )
     empty += "inference_args inference_tag"
     options.update(dict.fromkeys(empty.split(), ""))
     options.update(train_set="train", valid_set="dev", test_sets="a b")
@@ -149,6 +151,16 @@ def test_several_training_sets(options):
         (dict(train_sets="a:2 a:1"), "a twice"),
         (dict(train_sets="a", unlabelled_sets="a"), "a twice"),
         (dict(train_sets="train:2"), "is one set"),
+        (dict(further_sets="a:1"), "a is a training set and in --test_sets"),
+        (dict(further_sets="a/"), "a/ is a training set and in --test_sets"),
+        (dict(train_sets="x b", stage="7"), "b is a training set and in --test_sets"),
+        (dict(train_set="x", ood="x"), "x is a training set and in --test_sets"),
+        (dict(train_sets="x dev"), "dev is a training set and in --valid_set"),
+        (dict(unlabelled_sets="dev"), "dev is a training set and in --valid_set"),
+        (dict(train_sets="x:1 y:0"), "--train_sets has y:0, expected a weight above 0"),
+        (dict(further_sets="x:.0"), "--train_sets has x:.0, expected a weight above"),
+        (dict(train_sets="x /data/y"), "has the path /data/y, expected the name of"),
+        (dict(train_sets="x ../y"), "has the path ../y, expected the name of"),
         (dict(train_set="", unlabelled_sets="u"), "--unlabelled_sets needs a labelled"),
         (dict(train_set="", further_sets="f"), "--further_sets needs a labelled set"),
     ],
@@ -158,6 +170,26 @@ def test_what_cannot_work_is_refused(options, change, words):
     with pytest.raises(mos_settings.OptionError) as error:
         mos_settings.settings_of({**options, **change})
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_set_of_the_own_recipe_has_two_names(options, tmp_path):
+    options.update(further_sets=f"{tmp_path.parent.name}/a:1")
+    with pytest.raises(mos_settings.OptionError, match="/a is a training set and in"):
+        mos_settings.settings_of(options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(valid_set="train"),
+        dict(further_sets="a:1", skip_train="true"),
+        dict(test_sets="train", stage="8"),
+        dict(further_sets="y/a:1"),
+    ],
+)
+def test_sets_that_may_be_two_things(options, change):
+    found = mos_settings.settings_of({**options, **change})
+    assert found["train_parts"][0] == "train"
 
 
 def test_a_shell_reads_every_value_back_unchanged(options, tmp_path):

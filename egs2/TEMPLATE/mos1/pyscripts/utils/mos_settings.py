@@ -23,6 +23,7 @@ NUMBERS = (
     *("stage", "stop_stage", "ngpu", "num_nodes", "nj", "inference_nj"),
     *("num_clusters", "max_frames", "bootstrap"),
 )
+LAST_OF_TRAINING = 7  # stage
 # Options of a frontend that change no token.
 OF_TRAINING = re.compile(
     r"(freeze|lora|gradient_checkpointing|spec_augment|layerdrop|one_by_one"
@@ -87,8 +88,8 @@ def parse_sets(text):
         {name: text of the weight}, which is empty where there is none.
 
     Raises:
-        OptionError: a weight is no number, only some sets have one, or a set occurs
-            twice.
+        OptionError: a weight is no number above 0, only some sets have one, a set
+            occurs twice, or it is a path outside data/.
     """
     weights = {}
     for part in text.split():
@@ -99,6 +100,16 @@ def parse_sets(text):
                 "such as train:0.5."
             )
         name, weight = match.groups("")
+        if os.path.isabs(name) or ".." in name.split("/"):
+            raise OptionError(
+                f"--train_sets has the path {name}, expected the name of a directory "
+                "in data/; copy or link it there."
+            )
+        if weight and float(weight) == 0:
+            raise OptionError(
+                f"--train_sets has {part}, expected a weight above 0; leave the set "
+                "out if it shall not train."
+            )
         if name in weights:
             raise OptionError(f"--train_sets '{text}' names {name} twice.")
         weights[name] = weight
@@ -128,6 +139,37 @@ def training_sets(options):
     if len(parts) == 1:
         raise OptionError(f"--train_sets '{text}' is one set; give it as --train_set.")
     return name_of(parts), parts, list(parse_sets(unlabelled))
+
+
+def plain_name(name):
+    """Return a set's name as it is in data/, without the name of its own recipe.
+
+    >>> plain_name("somos//train/")
+    'somos/train'
+    """
+    return os.path.normpath(name).removeprefix(f"{Path.cwd().parent.name}/")
+
+
+def check_apart(options, parts, test_sets):
+    """Raise OptionError where a set trains and is held out as well.
+
+    A single training set may be the validation set: there is nothing else to choose by.
+    What no longer trains may be scored on its training sets.
+    """
+    if options["skip_train"] == "true" or int(options["stage"]) > LAST_OF_TRAINING:
+        return
+    held_out = {"test_sets": test_sets}
+    if len(parts) > 1:
+        held_out["valid_set"] = [options["valid_set"]]
+    for option, names in held_out.items():
+        names = {plain_name(name) for name in names}
+        both = [part for part in parts if plain_name(part) in names]
+        if both:
+            raise OptionError(
+                f"{both[0]} is a training set and in --{option}, whose scores would "
+                "be of clips that trained; leave it out of one of them, or score a "
+                "trained model with --skip_train true."
+            )
 
 
 def check_options(options):
@@ -180,6 +222,7 @@ def settings_of(options):
     if test_only and not test_sets:
         raise OptionError("--test_sets is missing; give names of directories in data/.")
 
+    check_apart(options, parts, test_sets)
     calibration_set = ""
     share = options["calibration_share"]
     if float(share) > 0 and not test_only:
