@@ -26,7 +26,7 @@ NUMBERS = (
 LAST_OF_TRAINING = 7  # stage
 # Options of a frontend that change no token.
 OF_TRAINING = re.compile(
-    r"(freeze|lora|gradient_checkpointing|spec_augment|layerdrop|one_by_one"
+    r"(freeze|lora|gradient_checkpointing|spec_augment|dropout|layerdrop|one_by_one"
     r"|upstream_config\.\w*drop\w*)[.=]"
 )
 
