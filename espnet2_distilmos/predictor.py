@@ -334,8 +334,9 @@ class MOSPredictor:
 
         Args:
             model: an experiment directory (its best model by the first criterion of
-                training), a model file in one, a packed .zip, or a ``user/name`` of
-                the Hugging Face hub (which needs a network, or an earlier download).
+                training), a model file in one, a packed .zip, a ``user/name`` of the
+                Hugging Face hub, or ``distilmos-wavlm`` or ``distilmos-w2v2``, which
+                the DistilMOS authors released (both need a network at the first use).
             options: as of the constructor, from ``device`` on.
 
         Raises:

@@ -143,7 +143,11 @@ COMMITS: Dict[str, List[Entry]] = {
     "codebooks and teachers": mos("teacher", "loss/masked_ema", "tokens"),
     "the model": mos("espnet_model"),
     "registries": mos("build"),
-    "checkpoints": mos("checkpoint", tests=False),
+    "checkpoints": [
+        *moved("named_models", "mos/named_models"),
+        *mos("checkpoint", tests=False),
+    ],
+    "released models": mos("official", tests=False),
     "preprocessing": [
         (INIT, "test/espnet2/mos/train/__init__.py"),
         *moved("train/mos_collate_fn", "train/mos_collate_fn", "train"),

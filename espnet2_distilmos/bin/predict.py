@@ -31,6 +31,7 @@ from espnet2_distilmos.data.journal import Journal
 from espnet2_distilmos.evaluation.formats import encode_name, read_scores, write_scores
 from espnet2_distilmos.evaluation.join import Score, shown, systems_of
 from espnet2_distilmos.evaluation.trust import OFF_SCALE
+from espnet2_distilmos.named_models import NAMED_MODELS
 
 # How the output is written, by the ending of its name.
 _FORMATS = {
@@ -60,8 +61,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         default=os.environ.get("DISTILMOS_MODEL"),
-        help="experiment directory, model file in one, packed .zip, or user/name of "
-        "the Hugging Face hub (default: $DISTILMOS_MODEL)",
+        help="experiment directory, model file in one, packed .zip, user/name of the "
+        "Hugging Face hub, or a model that the DistilMOS authors released: "
+        f"{' or '.join(NAMED_MODELS)} (default: $DISTILMOS_MODEL)",
     )
     parser.add_argument(
         "--output",

@@ -47,6 +47,7 @@ from espnet2_distilmos.mos.build import (
 from espnet2_distilmos.mos.espnet_model import ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.head.abs_head import TOKEN_PREDICTORS
+from espnet2_distilmos.named_models import NAMED_MODELS, locate
 
 # Folder beside config.yaml: files without which some upstreams cannot be rebuilt.
 UPSTREAM_FILES = "upstream_files"
@@ -70,7 +71,8 @@ def open_trained_model(path: str) -> Iterator[TrainedModel]:
     Args:
         path: One of
 
-            * ``user/name`` of the Hugging Face hub, where no file has that name;
+            * ``user/name`` of the Hugging Face hub, or a name of ``NAMED_MODELS``
+              (fetched the first time), where no file has that name;
             * a packed ``.zip``;
             * a directory that ``unpack`` made, with ``meta.yaml``;
             * a model file (``*.pth``) beside its ``config.yaml``;
@@ -87,6 +89,8 @@ def open_trained_model(path: str) -> Iterator[TrainedModel]:
     # A path whose folder is there is mistyped, not a tag.
     if is_tag and not os.path.isdir(os.path.dirname(path)):
         yield _unpacked(_download(path), path)
+    elif path in NAMED_MODELS and not os.path.exists(path):
+        yield _in_experiment(locate(path, import_official))
     elif zipfile.is_zipfile(path) and not path.endswith(".pth"):
         with tempfile.TemporaryDirectory() as folder:
             yield unpack_zip(path, folder)
@@ -151,7 +155,7 @@ def _in_experiment(path: str) -> TrainedModel:
         found = "no config.yaml" if os.path.exists(path) else "nothing"
         raise DataError(
             f"{path}: found {found}, expected an experiment directory, a model file in "
-            "one, or a .zip of stage 10; correct the path."
+            f"one, a .zip of stage 10, {' or '.join(NAMED_MODELS)}; correct the path."
         )
     if is_file and os.path.basename(path) != "config.yaml":
         return TrainedModel(config, path)
@@ -188,6 +192,49 @@ def _expect_model_file(path: str) -> None:
     raise DataError(
         f"{path} is not there; found {', '.join(names) or 'none'} in {folder}, "
         f"expected a model file that training kept: {mend}"
+    )
+
+
+def import_official(
+    checkpoint: str, config: str, output: str, backbone: Optional[str] = None
+) -> None:
+    """Write an experiment directory that scores as a released DistilMOS model does.
+
+    Args:
+        checkpoint: ``model.pth.tar`` as released (arXiv 2601.13700).
+        config: ``model_cfg.yaml`` as released with it.
+        output: directory; gets ``model.pth``, then ``config.yaml``.
+        backbone: ``wavlm`` or ``w2v2``, instead of the configuration's ``ssl_backbone``
+            as the authors' code has it; None for what the configuration says.
+
+    Raises:
+        DataError, OSError: one sentence on the file that is not what it should be.
+    """
+    # That module loads with load_states of this one.
+    from espnet2_distilmos.mos.official import convert
+
+    target = os.path.join(output, "config.yaml")
+    if os.path.exists(target):
+        raise DataError(
+            f"{target} is there already, expected a directory without an experiment; "
+            "choose another --output or remove it."
+        )
+    given = read_yaml(config, "the model_cfg.yaml that was released; correct --config")
+    if backbone is not None:
+        given["ssl_backbone"] = backbone
+    states = read_states(checkpoint)
+    try:
+        model, converted = convert(given, states)
+    except ValueError as error:
+        raise DataError(f"{checkpoint} with {config}: {error}") from error
+    with atomic_write(os.path.join(output, "model.pth"), "wb") as file:
+        torch.save(model.state_dict(), file)
+    # Last, so that a config.yaml says that everything is there.
+    with atomic_write(target) as file:
+        yaml.safe_dump(converted, file, sort_keys=False)
+    logging.info(
+        f"{output}: {model.frontend.name} of {model.frontend.num_layers} layers, "
+        f"{sum(p.numel() for p in model.parameters())} parameters"
     )
 
 
