@@ -14,8 +14,8 @@ Labels have the steps of a mean of eight votes, and there are 20 systems.
 Example:
 
     % OMP_NUM_THREADS=1 python tools/benchmark_statistics.py
-    % git worktree add /tmp/before main~10
-    % OMP_NUM_THREADS=1 python tools/benchmark_statistics.py . /tmp/before
+    % git worktree add ../before main~10
+    % OMP_NUM_THREADS=1 python tools/benchmark_statistics.py . ../before
 """
 
 import argparse

@@ -323,6 +323,7 @@ def read(entry: Entry, espnet: Path) -> Exported:
 
 
 def write(file: Exported, path: Path) -> None:
+    """Write a file, or the link that it is, with its mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if file.link is not None:
         path.symlink_to(file.link)

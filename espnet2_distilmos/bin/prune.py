@@ -95,7 +95,10 @@ def get_parser() -> argparse.ArgumentParser:
         "1 trains on without removing any"
     )
     add("--keep", type=float, required=True, metavar="SHARE", help=text)
-    text = "wav.scp, metric.scp and, in it or in the model's record, tokens.scp"
+    text = (
+        "set of stage 4 of a recipe: wav.scp (16 kHz, one channel), metric.scp and, in "
+        "it or in the model's record, tokens.scp"
+    )
     add("--train_set", required=True, metavar="DATA_DIR", help=text)
     text = "the same for the validation (default: the training set)"
     add("--valid_set", metavar="DATA_DIR", help=text)
@@ -128,18 +131,28 @@ def write_shapes(folder: str, path: str) -> List[str]:
     """Write the samples of each utterance of a data directory; return the ids.
 
     Raises:
-        DataError: audio cannot be read.
+        DataError: audio cannot be read, or is not as a training reads it.
     """
+    from espnet2_distilmos.train.mos_preprocessor import SAMPLE_RATE
+
     lengths = {}
     for utt_id, file in read_scp(os.path.join(folder, "wav.scp")).items():
         try:
-            lengths[utt_id] = str(soundfile.info(file).frames)
+            info = soundfile.info(file)
         except (RuntimeError, OSError) as error:
             raise DataError(
                 f"{folder}/wav.scp: found no readable audio for utterance {utt_id} "
                 f"({' '.join(str(error).split())}), expected a file; take the set that "
                 "stage 4 of a recipe writes."
             ) from error
+        # A training takes samples as they are, whatever rate the file states.
+        if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
+            raise DataError(
+                f"{folder}/wav.scp: found {info.samplerate} Hz and {info.channels} "
+                f"channels for utterance {utt_id}, expected {SAMPLE_RATE} Hz and one; "
+                "take the set that stage 4 of a recipe writes (dump/raw/...)."
+            )
+        lengths[utt_id] = str(info.frames)
     write_scp(path, lengths)
     return list(lengths)
 
@@ -311,6 +324,7 @@ def describe(number: int, model, target: float) -> Dict[str, Any]:
 
 
 def chosen_metrics(metrics: Mapping[str, float], prefix: str) -> Dict[str, float]:
+    """Those of the trainer's validation metrics that a row has, named PREFIX_METRIC."""
     names = [f"{level}_{s}" for level in ("utt", "sys") for s in ("srcc", "lcc", "mse")]
     return {f"{prefix}_{name}": metrics[name] for name in names if name in metrics}
 
@@ -612,7 +626,9 @@ def cpu_seconds(models: Sequence[Any], seconds: int = 10, rounds: int = 5) -> Li
     """
     import torch
 
-    speech = 0.1 * torch.randn(1, seconds * 16000)
+    from espnet2_distilmos.train.mos_preprocessor import SAMPLE_RATE
+
+    speech = 0.1 * torch.randn(1, seconds * SAMPLE_RATE)
     threads, found = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:

@@ -513,6 +513,11 @@ def write_table(
 
 
 def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that cannot work, before anything is loaded.
+
+    Raises:
+        DataError: one sentence.
+    """
     same = os.path.realpath(args.output) == os.path.realpath(args.data_dir)
     wrong = ""
     if same:

@@ -60,7 +60,7 @@ class SpecCNNFrontend(AbsLayerFrontend):
     Self-Supervised Representation-Based Speech Quality Assessment", arXiv:2502.05356:
     real and imaginary part of windows of 20 ms every 10 ms, magnitudes to the power of
     0.3, are the two channels of an image that 3 x 3 convolutions with leaky ReLU make
-    smaller; a Transformer reads its rowss. Other than there: any length, no windows of
+    smaller; a Transformer reads its rows. Other than there: any length, no windows of
     the whole (positions come from a convolution over the frames, as in wav2vec 2.0),
     far fewer channels, and the frames are halved by the second convolution and not the
     last, which is most of the cost. The layers are pre-norm; the last hidden state has

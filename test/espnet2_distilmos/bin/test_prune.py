@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from espnet2_distilmos.bin import export_upstream, mos_pack
 from espnet2_distilmos.bin.prune import main
-from espnet2_distilmos.data.datadir import lock
+from espnet2_distilmos.data.datadir import lock, write_scp
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.checkpoint import (
     load_model,
@@ -260,6 +260,13 @@ def test_bad_input(trained, scorer_dir, mos_corpus, tmp_path, capsys):
     refuse(["where the model is"], output=trained)
     refuse(["nowhere"], model=tmp_path / "nowhere")
     refuse(["wav.scp"], "--train_set", tmp_path)
+    # A raw set, as README warns: its samples would be taken for others of 16 kHz.
+    for rate, channels in ((48000, 1), (16000, 2)):
+        raw = tmp_path / f"raw{rate}"
+        write_scp(raw / "wav.scp", {"utt1": f"{raw}/a.wav"})
+        soundfile.write(raw / "a.wav", np.zeros((rate, channels)), rate)
+        words = ["utt1", f"{rate} Hz and {channels} channels", "stage 4"]
+        refuse(words, "--train_set", raw)
     # A family without a plan names those that have one.
     config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
     other = tmp_path / "bert"
