@@ -170,6 +170,9 @@ class AbsMOSPredictor:
     Attributes:
         model_fingerprint: identifies the network and its weights.
         fingerprint: the same with the policies; the ``scorer`` of a table of scores.
+        score_range: lowest and highest label of the training; None where unknown.
+        config: of the training; empty where unknown.
+        about: a line that whoever scores with the model should read, or "".
     """
 
     # The library of arrays; how its samples are made; a number in single precision.
@@ -178,6 +181,10 @@ class AbsMOSPredictor:
     _single = staticmethod(np.float32)
 
     model_fingerprint: str
+    fingerprint: str
+    score_range: Optional[Sequence[float]]
+    config: Mapping[str, Any] = {}
+    about = ""
 
     def _set_policies(
         self,

@@ -48,6 +48,7 @@ from espnet2_distilmos.mos.checkpoint import (
     restore_model,
 )
 from espnet2_distilmos.mos.host import own_settings
+from espnet2_distilmos.onnx_predictor import BOX_NAME, load_predictor
 
 __all__ = ["FileResult", "MOSPredictor", "MOSResult"]
 
@@ -208,7 +209,9 @@ class MOSPredictor(AbsMOSPredictor):
         self._settle()
 
     @classmethod
-    def from_pretrained(cls, model: str, **options: Any) -> "MOSPredictor":
+    def from_pretrained(
+        cls, model: Optional[str] = None, **options: Any
+    ) -> AbsMOSPredictor:
         """Load a trained model.
 
         Args:
@@ -216,11 +219,15 @@ class MOSPredictor(AbsMOSPredictor):
                 training), a model file in one, a packed .zip, a ``user/name`` of the
                 Hugging Face hub, or ``distilmos-wavlm`` or ``distilmos-w2v2``, which
                 the DistilMOS authors released (both need a network at the first use).
+                A file of ``distilmos export``, or None for the scorer in the box, gives
+                an :class:`~espnet2_distilmos.onnx_predictor.ONNXPredictor`.
             options: as of the constructor, from ``device`` on.
 
         Raises:
             ValueError, OSError: as the constructor, and when there is no such model.
         """
+        if model is None or model == BOX_NAME or str(model).endswith(".onnx"):
+            return load_predictor(model, **options)
         with open_trained_model(model) as (train_config, model_file):
             return cls(train_config, model_file, **options)
 
