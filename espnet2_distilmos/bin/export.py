@@ -18,6 +18,7 @@ from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.abs_predictor import digest
 from espnet2_distilmos.cli import add_condition_arguments, run
 from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.evaluation.trust import scale_fingerprint
 from espnet2_distilmos.onnx_predictor import OUTPUTS
 
 # Greatest difference of a score between torch and onnxruntime.
@@ -56,6 +57,10 @@ def get_parser() -> argparse.ArgumentParser:
         help="how matrices are stored: fp16 halves the file, int8 (a scale for each "
         "output) quarters it; computed is in fp32 (default: %(default)s)",
     )
+    text = "give the scores on this scale, of `distilmos calibrate --fit-scale linear`"
+    parser.add_argument("--scale", metavar="scale.json", help=text)
+    text = "a line that `distilmos predict` prints before it scores: what it is for"
+    parser.add_argument("--about", default="", metavar="TEXT", help=text)
     add_condition_arguments(parser)
     return parser
 
@@ -159,6 +164,8 @@ def to_onnx(
     opset: int = 17,
     weights: str = "fp32",
     properties: Optional[Mapping[str, Any]] = None,
+    slope: float = 1.0,
+    intercept: float = 0.0,
 ) -> bytes:
     """Export a model in eval mode, on the CPU.
 
@@ -175,6 +182,7 @@ def to_onnx(
         opset: version of ONNX's operators, at least 17.
         weights: how matrices that ``round_weights`` rounded are stored.
         properties: further metadata, ready for JSON.
+        slope, intercept: of a linear map of the scores.
 
     Returns:
         The serialised ``ModelProto``.
@@ -194,7 +202,12 @@ def to_onnx(
             # Made of the input's shape, so that it follows it in the graph.
             lengths = torch.zeros(1, dtype=torch.long) + speech.shape[1]
             prediction = model.inference(speech, lengths)
-            return tuple(getattr(prediction, name) for name in OUTPUTS)
+            utt_mos, frame_mos, embedding = (getattr(prediction, x) for x in OUTPUTS)
+            if (slope, intercept) != (1.0, 0.0):
+                utt_mos, frame_mos = (
+                    intercept + slope * scores for scores in (utt_mos, frame_mos)
+                )
+            return utt_mos, frame_mos, embedding
 
     frontend = model.frontend
     speech = torch.randn(1, frontend.minimum_samples + 16000)
@@ -240,13 +253,20 @@ def to_onnx(
     return proto.SerializeToString()
 
 
-def largest_difference(model, graph: bytes, lengths: Sequence[int]) -> float:
+def largest_difference(
+    model,
+    graph: bytes,
+    lengths: Sequence[int],
+    slope: float = 1.0,
+    intercept: float = 0.0,
+) -> float:
     """Largest difference of an utterance score in onnxruntime from torch's.
 
     Args:
         model: in eval mode on the CPU.
         graph: as ``to_onnx`` returns it.
         lengths: of the noises that are scored, in samples.
+        slope, intercept: the map that the graph holds.
     """
     import onnxruntime
     import torch
@@ -258,7 +278,9 @@ def largest_difference(model, graph: bytes, lengths: Sequence[int]) -> float:
         speech = 0.1 * torch.randn(1, num_samples, generator=generator)
         expected = model.inference(speech, torch.tensor([num_samples])).utt_mos
         found = session.run(["utt_mos"], {"speech": speech.numpy()})[0]
-        differences.append(abs(float(found[0]) - float(expected[0])))
+        differences.append(
+            abs(float(found[0]) - intercept - slope * float(expected[0]))
+        )
     return max(differences)
 
 
@@ -293,7 +315,7 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
     from espnet2_distilmos.predictor import MOSPredictor
 
     # It is what knows the fingerprint that calibrations and datastores name.
-    options = {"corpus": args.corpus, "listener": args.listener}
+    options = {"corpus": args.corpus, "listener": args.listener, "scale": args.scale}
     predictor = MOSPredictor.from_pretrained(args.model, **options)
     if not isinstance(predictor, MOSPredictor):
         raise DataError(f"{args.model} is exported already, expected a trained model.")
@@ -302,10 +324,25 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
     if args.weights != "fp32":
         round_weights(model, args.weights)
         fingerprint = digest({"model": fingerprint, "weights": args.weights})
-    properties = {"fingerprint": fingerprint, "score_range": predictor.score_range}
-    graph = to_onnx(model, args.opset, args.weights, properties)
+    slope, intercept = 1.0, 0.0
+    score_range, scale = predictor.score_range, predictor.confidence.scale
+    if scale is not None:
+        if scale["kind"] != "linear":
+            raise DataError(
+                f"{args.scale} is a {scale['kind']} scale, expected a linear one; fit "
+                "it with --fit-scale linear."
+            )
+        slope, intercept = scale["slope"], scale["intercept"]
+        fingerprint = digest({"model": fingerprint, "scale": scale_fingerprint(scale)})
+        score_range = scale["score_range"]
+    properties = {
+        "fingerprint": fingerprint,
+        "score_range": score_range,
+        "about": " ".join(args.about.split()),
+    }
+    graph = to_onnx(model, args.opset, args.weights, properties, slope, intercept)
     lengths = check_lengths(model.frontend)
-    difference = largest_difference(model, graph, lengths)
+    difference = largest_difference(model, graph, lengths, slope, intercept)
     if not difference <= TOLERANCE:
         raise DataError(
             f"{args.model}: found scores in onnxruntime that differ by "
