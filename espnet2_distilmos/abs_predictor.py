@@ -64,6 +64,7 @@ _SORTED_FILES = 1000
 # More channels than this are taken for samples.
 _MAX_CHANNELS = 64
 _KNN_WEIGHT = 0.5
+PRECISIONS = ("fp32", "bf16")
 # Silence and full scale of integer samples.
 INTEGERS = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (128, 2**7)}
 
@@ -631,6 +632,19 @@ def _checked_neighbours(
             f"found knn_weight={weight!r:.80}, expected a share from 0 to 1"
         )
     return knn, float(weight)
+
+
+def check_precision(precision: str, choices: Sequence[str] = PRECISIONS) -> str:
+    """Refuse another precision than one of ``choices``.
+
+    Raises:
+        ValueError: it says which there are.
+    """
+    if precision not in choices:
+        raise ValueError(
+            f"found precision={precision!s:.80}, expected {' or '.join(choices)}"
+        )
+    return precision
 
 
 def plain(value: Any) -> Any:

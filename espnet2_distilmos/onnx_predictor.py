@@ -56,7 +56,7 @@ class ONNXPredictor(AbsMOSPredictor):
         channel, max_seconds, scale, calibration, knn, knn_weight, knn_datastore: as of
             ``MOSPredictor``; calibration and datastore are looked for beside the file.
         batch_seconds: changes nothing here.
-        corpus, listener: nothing else than what the model was exported with.
+        corpus, listener, precision: nothing else than what the model was exported with.
 
     Raises:
         ValueError: the file is no exported model or of another format version, or an
@@ -78,11 +78,13 @@ class ONNXPredictor(AbsMOSPredictor):
         knn: Optional[int] = None,
         knn_weight: Optional[float] = None,
         knn_datastore: Optional[str] = None,
+        precision: str = "fp32",
     ):
         for name, value, expected in (
             ("device", str(device), "cpu"),
             ("corpus", corpus, None),
             ("listener", listener, "mean"),
+            ("precision", precision, "fp32"),
         ):
             if value != expected:
                 raise ValueError(

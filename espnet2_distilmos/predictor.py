@@ -29,6 +29,7 @@ from espnet2_distilmos.abs_predictor import (
     FileResult,
     MOSResult,
     Scored,
+    check_precision,
     check_shape,
     check_type,
     checked_channels,
@@ -57,6 +58,8 @@ Wave = Union[np.ndarray, torch.Tensor]
 # Padded seconds of a batch. On the CPU only very short clips gain by company: a batch
 # of one needs no mask (tools/benchmark_predict.py).
 _BATCH_SECONDS, _BATCH_SECONDS_ON_GPU = 2.0, 240.0
+# Less than any utterance is long.
+_ONE_AT_A_TIME = 1e-6
 # Values of each tensor that make the model's fingerprint.
 _FINGERPRINT_VALUES = 256
 
@@ -125,6 +128,9 @@ class MOSPredictor(AbsMOSPredictor):
         knn_weight: w, the neighbours' share of the score, in [0, 1]; None for 0.5.
         knn_datastore: a file of ``distilmos calibrate --datastore``; None for the one
             beside ``train_config``.
+        precision: of the upstream, ``fp32`` or ``bf16`` (autocast; the head stays in
+            fp32). With bf16, utterances are computed one at a time: rounding would
+            depend on the batch.
 
     Raises:
         ValueError: for a model that cannot be loaded, an impossible option, or a scale,
@@ -151,8 +157,12 @@ class MOSPredictor(AbsMOSPredictor):
         knn: Optional[int] = None,
         knn_weight: Optional[float] = None,
         knn_datastore: Optional[str] = None,
+        precision: str = "fp32",
     ):
         self.device = _device(device)
+        self.precision = check_precision(precision)
+        if precision == "bf16":
+            batch_seconds = _ONE_AT_A_TIME
         if batch_seconds is None:
             on_cpu = self.device.type == "cpu"
             batch_seconds = _BATCH_SECONDS if on_cpu else _BATCH_SECONDS_ON_GPU
@@ -238,6 +248,8 @@ class MOSPredictor(AbsMOSPredictor):
         12 hexadecimal digits. Device and batch size are not part of it.
         """
         parts = {**self._network(), **self._policies()}
+        if self.precision != "fp32":
+            parts["precision"] = self.precision
         return digest(parts, _float32(self.model.state_dict()))
 
     @cached_property
@@ -318,11 +330,14 @@ class MOSPredictor(AbsMOSPredictor):
         speech = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True)
         # Frontends keep the lengths of the batch at hand: one batch at a time.
         turn = self._turns.setdefault(os.getpid(), threading.Lock())
+        in_bf16 = self.precision == "bf16"
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16)
         with turn, self._own_settings(grad):
             self._settle()
-            found = self.model.inference(
-                speech.to(self.device), lengths.to(self.device), list(columns), grad
-            )
+            with autocast:
+                found = self.model.inference(
+                    speech.to(self.device), lengths.to(self.device), list(columns), grad
+                )
             values = [found.utt_mos, found.frame_mos, found.embedding]
             if columns:
                 values += [logits.float().softmax(-1) for logits in found.token_logits]

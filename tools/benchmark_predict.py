@@ -61,6 +61,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--lengths", type=float, nargs=2, default=(1.0, 12.0), help="seconds"
     )
     parser.add_argument("--rounds", type=int, default=2)
+    text = "of predict; the bare upstream computes in fp32"
+    parser.add_argument("--precision", default="fp32", help=text)
     return parser
 
 
@@ -129,7 +131,9 @@ def cpu_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def throughput(folder: Path, waves: List[np.ndarray], rounds: int) -> Dict[Any, float]:
+def throughput(
+    folder: Path, waves: List[np.ndarray], rounds: int, precision: str = "fp32"
+) -> Dict[Any, float]:
     """Measure ``predict`` on ``folder``/wav, and the bare upstream on ``waves``.
 
     Returns:
@@ -143,7 +147,7 @@ def throughput(folder: Path, waves: List[np.ndarray], rounds: int) -> Dict[Any, 
     from espnet2_distilmos.predictor import MOSPredictor
 
     torch.set_num_threads(1)
-    predictor = MOSPredictor.from_pretrained(str(folder))
+    predictor = MOSPredictor.from_pretrained(str(folder), precision=precision)
     upstream_config = predictor.model.frontend.model.config
     upstream = getattr(transformers, CLASSES[upstream_config.model_type])
     upstream = upstream(upstream_config).eval()
@@ -208,7 +212,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
         make_model(folder, upstream_config)
         waves = make_audio(folder / "wav", args.audio_seconds, args.lengths)
         first = first_score(folder, CLASSES[args.model_type], args.rounds)
-        times = throughput(folder, waves, args.rounds)
+        times = throughput(folder, waves, args.rounds, args.precision)
     seconds = sum(map(len, waves)) / 16000
     predict = times.pop("predict")
     best = min(times, key=times.__getitem__)

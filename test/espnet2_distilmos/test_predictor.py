@@ -85,6 +85,20 @@ def test_result_is_the_models_own(predictor, scorer_dir):
     assert predictor(wave, 16000).token_posteriors is None
 
 
+def test_bf16_is_near_and_the_same_in_any_batch(predictor, scorer_dir):
+    waves = [syllables(0.4 + 0.37 * k, seed=k) for k in range(4)]
+    rounded = MOSPredictor.from_pretrained(str(scorer_dir), precision="bf16")
+    found = rounded(waves, 16000)
+    for wave, whole, result in zip(waves, predictor(waves, 16000), found):
+        assert 0 < abs(result.score - whole.score) < 0.05
+        assert result.score == rounded(wave, 16000).score
+        assert result.frames.dtype == np.float32
+    assert rounded.fingerprint != predictor.fingerprint
+    assert rounded.model_fingerprint == predictor.model_fingerprint
+    with pytest.raises(ValueError, match="fp32 or bf16"):
+        MOSPredictor.from_pretrained(str(scorer_dir), precision="fp16")
+
+
 def test_alone_in_any_batch_in_any_order(predictor):
     waves = [syllables(0.4 + 0.37 * k, seed=k) for k in range(6)]
     single = [predictor(wave, 16000) for wave in waves]
