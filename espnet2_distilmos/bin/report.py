@@ -7,13 +7,16 @@
 import argparse
 import base64
 import hashlib
+import importlib.util
 import json
+import math
 import os
 import re
 import sys
 import urllib.parse
 from importlib import resources
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -39,6 +42,12 @@ _SECONDS = 30.0
 # Points of a track of frame scores.
 _TRACK_POINTS = 500
 _MEGABYTE = 1_000_000
+# Bytes that the last sentences of a page may add to what was measured.
+_MARGIN = 20_000
+# Of a clip to hear, beside its sound and picture.
+_CARD = 1_000
+# More stand on the screen only.
+_MOST_PROBLEMS = 50
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -275,7 +284,7 @@ class _Media:
             self.remarks[clip] = str(error)
             self.problems.append(f"clip {name}: {error}")
             return
-        size = len(media["audio"]) + len(media["image"])
+        size = len(media["audio"]) + len(media["image"]) + _CARD
         if self.size + size > room:
             self.remarks[clip] = "Not embedded, as the page would be too large."
             return
@@ -333,13 +342,14 @@ def _packages() -> Dict[str, Any]:
             f"the package {error.name} is missing, expected it for a report; run 'pip "
             "install espnet2_distilmos[report]'."
         ) from error
-    try:
-        bundle = resources.files("itables").joinpath("html")
-    except ImportError as error:
+    # Not imported: it would look for packages of tables that are not needed.
+    found = importlib.util.find_spec("itables")
+    if found is None or found.origin is None:
         raise DataError(
             "the package itables is missing, expected it for a report; run 'pip "
             "install espnet2_distilmos[report]'."
-        ) from error
+        )
+    bundle = Path(found.origin).parent / "html"
     script = bundle.joinpath("dt_bundle.js").read_text(encoding="utf-8")
     # A module within a page cannot be imported: what it exports becomes global.
     exports = re.search(r"\bexport\s*\{([^}]*)\}", script)
@@ -397,51 +407,34 @@ def _policy(scripts: Sequence[Dict[str, Any]]) -> str:
 def _fit_table(
     clips: page.Clips,
     hrefs: Sequence[Optional[str]],
-    first: Sequence[int],
-    further: Dict[str, Any],
+    lists: Sequence[page.ClipList],
+    cards: Mapping[int, int],
+    apart: Optional[np.ndarray],
     room: int,
-):
-    """The table of clips as JSON, of as many rows as there is room for.
+) -> Dict[str, Any]:
+    """The table of clips, of as many rows as there is room for, those of lists first.
 
-    ``first`` are those that it has in any case; ``further`` is keyed by clip or holds
-    values of all clips.
+    Args:
+        clips, hrefs: All clips, and links to their files.
+        lists, cards: Clips to hear, and the number of the card that each has.
+        apart: Disagreement of the models on each clip, or None.
+        room: Bytes.
     """
     num_rows = len(clips.ids)
     while True:
-        rows = sorted({*first, *range(num_rows)})
+        rows = sorted({*cards, *range(num_rows)})
         place = {clip: row for row, clip in enumerate(rows)}
         data = page.table_data(clips, rows, hrefs)
-        data["residuals"] = further["residuals"]
-        apart = further["apart"]
         data["apart"] = None if apart is None else page.rounded(apart, rows)
-        data["cards"] = {place[clip]: card for clip, card in further["cards"].items()}
-        data["heard"] = further["heard"]
+        data["cards"] = {place[clip]: card for clip, card in cards.items()}
         data["lists"] = [
             {"title": one.title, "rows": [place[clip] for clip in one.clips]}
-            for one in further["lists"]
+            for one in lists
         ]
-        text = _json(data)
-        if len(text) <= room or num_rows == 0:
-            return text, len(rows)
-        num_rows = int(num_rows * min(0.95, room / len(text)))
-
-
-def _metrics_table(scored: Sequence[report.Scored], num_resamples: int):
-    """Head, rows and notes of the table of errors and correlations."""
-    has_systems = any(one.systems for one in scored)
-    levels = ["utt", "sys"] if has_systems else ["utt"]
-    keys = [f"{level}_mos_{name}" for level in levels for name in _METRICS]
-    names = [f"{level} {name.upper()}" for level in levels for name in _METRICS]
-    rows, notes = [], []
-    for one in scored:
-        row = report.score(one, num_resamples, metrics=_METRICS)
-        cells = [report.format_value(row[k], row["intervals"].get(k)) for k in keys]
-        rows.append([one.model, str(len(one.ids)), *cells])
-        if one.no_error:
-            notes.append(f"{shown(one.model)}: {one.no_error}.")
-        reasons = dict.fromkeys(row["undefined_intervals"].values())
-        notes += [f"{shown(one.model)}: no interval, {reason}." for reason in reasons]
-    return {"head": ["model", "clips", *names], "rows": rows, "notes": notes}
+        size = len(_json(data))
+        if size <= room or num_rows == 0:
+            return data
+        num_rows = int(num_rows * min(0.95, room / size))
 
 
 def _clip(clips: page.Clips, i: int, hrefs: Sequence[Optional[str]]) -> Dict[str, Any]:
@@ -463,12 +456,15 @@ def _clip(clips: page.Clips, i: int, hrefs: Sequence[Optional[str]]) -> Dict[str
 
 def make_report(args: argparse.Namespace) -> List[str]:
     """Read, embed and write; return the problems."""
-    for name, found, least in (
-        ("--embed", args.embed, 0),
-        ("--bootstrap", args.bootstrap, 0),
-    ):
-        if found < least:
-            raise DataError(f"{name} is {found}, expected {least} or more.")
+    wrong = ""
+    if args.embed < 0:
+        wrong = f"--embed is {args.embed}, expected a number of clips or 0"
+    elif args.bootstrap < 0:
+        wrong = f"--bootstrap is {args.bootstrap}, expected a number of resamples or 0"
+    elif not 0 < args.max_mb < math.inf:
+        wrong = f"--max_mb is {args.max_mb}, expected a size such as 30"
+    if wrong:
+        raise DataError(f"{wrong}.")
     packages = _packages()
     models = _read_models(args)
     labels, label_range, cluster = None, None, args.cluster
@@ -479,66 +475,72 @@ def make_report(args: argparse.Namespace) -> List[str]:
         if cluster is None and os.path.isfile(utt2src):
             cluster = utt2src
     clips = page.collect(models, labels, args.systems, cluster)
-    content, figures = _describe(args, clips, models, label_range)
-    scripts = _scripts(packages)
-    fixed = sum(len(script["text"].encode()) for script in scripts)
-    fixed += len(packages["css"]) + len(_json(figures)) + 200_000
-    limit = int(args.max_mb * _MEGABYTE)
-    if limit <= fixed:
-        raise DataError(
-            f"--max_mb is {args.max_mb:g}, expected more than the "
-            f"{fixed / _MEGABYTE:.1f} MB of the scripts and figures; raise it."
-        )
-    lists = content["chosen"]
-    problems = clips.problems
     paths = _find_audio(clips, args.labels, args.audio_root)
     hrefs = [_link(path, args.output) for path in paths]
+    content, figures, lists = _describe(args, clips, models, label_range)
     # A clip is shown in the first of its lists.
-    cards: Dict[int, int] = {}
-    for one in lists:
-        for clip in one.clips:
-            cards.setdefault(clip, len(cards) + 1)
-    further = {"cards": cards, "lists": lists, "heard": list(cards.values())}
-    further.update(residuals=content["has_residuals"], apart=content["apart"])
-    table, num_rows = _fit_table(clips, hrefs, list(cards), further, limit - fixed)
-    media = _Media(clips, paths, args.frames)
-    if args.embed > 0:
-        # In turn, so that a full page has the head of every list.
-        turns = [one.clips[k : k + 1] for k in range(args.embed) for one in lists]
-        order = dict.fromkeys(clip for turn in turns for clip in turn)
-        for clip in progress(order, "clips", len(order), "clip"):
-            media.add(clip, limit - fixed - len(table))
-    content["frame_range"] = media.draw_tracks()
-    problems += media.problems
-    # Which of the cards can be heard was not known before.
-    data = json.loads(table)
-    data["heard"] = [cards[clip] for clip in media.of_clip]
-    table = _json(data)
-    content.update(_listening(args, clips, lists, cards, media, hrefs))
+    in_lists = dict.fromkeys(clip for one in lists for clip in one.clips)
+    cards = {clip: number for number, clip in enumerate(in_lists, 1)}
+    scripts = _scripts(packages)
     content.update(
-        residuals=[_clip(clips, i, hrefs) for i in content["residuals"]],
-        disputed=[_clip(clips, i, hrefs) for i in content["disputed"]],
-        problems=list(dict.fromkeys(problems)),
         notes=clips.notes,
         table_css=packages["css"].replace("</style", "<\\/style"),
         policy=_policy(scripts),
         scripts=scripts,
         figures=_json(figures),
-        data=table,
-        table_note=_table_note(num_rows, len(clips.ids), args.max_mb),
-        size_note=f"Scripts and figures {fixed / _MEGABYTE:.1f} MB, table of "
-        f"{num_rows} clips {len(table) / _MEGABYTE:.1f} MB, sound and spectrograms of "
-        f"{len(media.of_clip)} clips {media.size / _MEGABYTE:.1f} MB; limit "
-        f"{args.max_mb:g} MB (--max_mb).",
+        card_of=cards,
+        **{
+            name: [_clip(clips, i, hrefs) for i in content[name]]
+            for name in ("residuals", "disputed")
+        },
     )
-    text = _render(packages["jinja2"], content)
+
+    def render(data: Dict[str, Any], media: _Media, fixed: int = 0) -> bytes:
+        num_rows, num_heard = len(data.get("number", ())), len(media.of_clip)
+        problems = list(dict.fromkeys([*clips.problems, *media.problems]))
+        table = _json(data)
+        content.update(
+            data=table,
+            problems=problems[:_MOST_PROBLEMS],
+            num_further=len(problems[_MOST_PROBLEMS:]),
+            lists=_listening(clips, lists, media, hrefs),
+            num_heard=num_heard,
+            frame_range=media.draw_tracks(),
+            table_note=_table_note(num_rows, len(clips.ids), args.max_mb),
+            size_note=f"Scripts, figures and text {fixed / _MEGABYTE:.1f} MB, table of "
+            f"{num_rows} clips {len(table) / _MEGABYTE:.1f} MB, sound and spectrograms "
+            f"of {num_heard} clips {media.size / _MEGABYTE:.1f} MB; limit "
+            f"{args.max_mb:g} MB (--max_mb).",
+        )
+        return _render(packages["jinja2"], content)
+
+    media = _Media(clips, paths, args.frames)
+    limit = int(args.max_mb * _MEGABYTE)
+    fixed = len(render({}, media)) + _MARGIN
+    if limit <= fixed:
+        raise DataError(
+            f"--max_mb is {args.max_mb:g}, expected more than the "
+            f"{fixed / _MEGABYTE:.2f} MB of scripts, figures and text; raise it."
+        )
+    apart = page.disagreement(clips.scores)
+    data = _fit_table(clips, hrefs, lists, cards, apart and apart.values, limit - fixed)
+    data["residuals"] = content["has_residuals"]
+    if args.embed > 0:
+        room = limit - fixed - len(_json(data))
+        # In turn, so that a full page has the head of every list.
+        turns = [one.clips[k : k + 1] for k in range(args.embed) for one in lists]
+        order = dict.fromkeys(clip for turn in turns for clip in turn)
+        for clip in progress(order, "clips", len(order), "clip"):
+            media.add(clip, room)
+    data["heard"] = [cards[clip] for clip in media.of_clip]
+    text = render(data, media, fixed)
     with atomic_write(args.output, "wb") as file:
         file.write(text)
     print(
-        f"The report is in {args.output}: {len(text) / _MEGABYTE:.1f} MB, {num_rows} "
-        f"clips in the table, {len(media.of_clip)} to hear"
+        f"The report is in {args.output}: {len(text) / _MEGABYTE:.1f} MB, "
+        f"{len(data['number'])} clips in the table, {len(media.of_clip)} to hear"
     )
-    return content["problems"]
+    return [*clips.problems, *media.problems]
 
 
 def _table_note(num_rows: int, num_clips: int, limit: float) -> str:
@@ -556,7 +558,7 @@ def _describe(
     models: Dict[str, ScoreFile],
     label_range: Optional[Sequence[float]],
 ):
-    """What the page says but for the audio, and its figures by their place."""
+    """What the page says but for the audio, its figures by place, the clips to hear."""
     names = list(clips.scores)
     rows = page.system_rows(clips)
     figures = {"figure-systems": page.system_figure(clips, rows)}
@@ -572,7 +574,7 @@ def _describe(
     if args.labels is not None:
         prediction = {name: file.path for name, file in models.items()}
         scored = page.scored_models(clips, prediction, args.labels, label_range)
-        metrics = _metrics_table(scored, args.bootstrap)
+        metrics = page.metrics_table(scored, _METRICS, args.bootstrap)
         has_residuals = bool(scored) and not scored[0].two_scales
         for k, one in enumerate(scored):
             figure = page.scatter_figure(
@@ -594,6 +596,7 @@ def _describe(
                 "names": [names[0], other],
                 "figure": key if figure else None,
                 "num_pairs": found.num_pairs,
+                "num_left_out": found.num_left_out,
                 "num_changed": len(found.pairs),
                 "num_clear": sum(pair.clear for pair in found.pairs),
                 "pairs": found.pairs[: page.MOST_PAIRS],
@@ -634,42 +637,31 @@ def _describe(
         "comparisons": comparisons,
         "residuals": longer.get("errors", []),
         "disputed": longer.get("disputed", []) if comparisons else [],
-        "chosen": lists,
         "has_residuals": has_residuals,
-        "apart": None if apart is None else apart.values,
+        "embed": args.embed,
+        "seconds": f"{_SECONDS:g}",
     }
-    return content, figures
+    return content, figures, lists
 
 
 def _listening(
-    args: argparse.Namespace,
     clips: page.Clips,
     lists: Sequence[page.ClipList],
-    cards: Dict[int, int],
     media: _Media,
     hrefs: Sequence[Optional[str]],
-) -> Dict[str, Any]:
-    """The lists of clips to hear, each clip in the first that has it."""
+) -> List[Dict[str, Any]]:
+    """The lists of clips to hear: ``cards``, and clips that an earlier list has."""
     done: Dict[int, Dict[str, Any]] = {}
     found = []
     for one in lists:
-        new, old = [], []
-        for i in one.clips:
-            if i in done:
-                old.append(done[i])
-                continue
+        new = [i for i in one.clips if i not in done]
+        old = [done[i] for i in one.clips if i in done]
+        for i in new:
             done[i] = _clip(clips, i, hrefs)
             done[i].update(media=media.of_clip.get(i), remark=media.remarks.get(i))
-            new.append(done[i])
-        found.append({**one._asdict(), "cards": new, "elsewhere": old})
-    note = (
-        f"{len(media.of_clip)} clips are within the page, as MP3 of at most "
-        f"{_SECONDS:g} s; of all others there are links to their files, which must lie "
-        "where they lay. Click on a spectrogram to hear from there."
-    )
-    if args.embed == 0:
-        note = "No clip is within the page (--embed 0): the links lead to their files."
-    return {"lists": found, "card_of": cards, "listen_note": note}
+        cards = [done[i] for i in new]
+        found.append({**one._asdict(), "cards": cards, "elsewhere": old})
+    return found
 
 
 def _render(jinja2: Any, content: Dict[str, Any]) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 import scipy
 
 from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.evaluation.bootstrap import Resampler, bootstrap_intervals
 from espnet2_distilmos.evaluation.join import (
     Score,
     ScoreFile,
@@ -26,9 +27,13 @@ from espnet2_distilmos.evaluation.join import (
     shown,
     systems_of,
 )
-from espnet2_distilmos.evaluation.metrics import SYSTEM_DECIMALS, differ_in_scale
+from espnet2_distilmos.evaluation.metrics import (
+    SYSTEM_DECIMALS,
+    differ_in_scale,
+    evaluate,
+)
 from espnet2_distilmos.evaluation.plots import COLOURS
-from espnet2_distilmos.evaluation.report import Scored, two_scales
+from espnet2_distilmos.evaluation.report import Scored, format_value, two_scales
 from espnet2_distilmos.evaluation.systems import mean_interval, significant_pairs
 
 LABELS = "label"
@@ -261,6 +266,35 @@ def scored_models(
     return found
 
 
+def metrics_table(
+    scored: Sequence[Scored], names: Sequence[str], num_resamples: int
+) -> Row:
+    """Errors and correlations with their intervals: ``head``, ``rows``, ``notes``.
+
+    Args:
+        scored: Of ``scored_models``.
+        names: Of the metrics, from ``ALL_METRICS``.
+        num_resamples: Of the bootstrap; 0 for no intervals.
+    """
+    levels = ["utt", "sys"] if any(one.systems for one in scored) else ["utt"]
+    keys = [f"{level}_mos_{name}" for level in levels for name in names]
+    rows, notes = [], []
+    for one in scored:
+        data = (one.pred, one.true, one.systems)
+        values = evaluate(*data, names, one.no_error)
+        intervals: Mapping[str, Any] = {}
+        if num_resamples:
+            options = (one.clusters, num_resamples)
+            intervals = bootstrap_intervals(*data, *options, metrics=names)
+            few = Resampler(len(one.ids), one.systems, one.clusters).too_few
+            notes += [f"{shown(one.model)}: no interval, {few}."] if few else []
+        notes += [f"{shown(one.model)}: {one.no_error}."] if one.no_error else []
+        cells = [format_value(values[key], intervals.get(key)) for key in keys]
+        rows.append([one.model, str(len(one.ids)), *cells])
+    titles = [f"{level} {name.upper()}" for level in levels for name in names]
+    return {"head": ["model", "clips", *titles], "rows": rows, "notes": notes}
+
+
 # Systems
 
 
@@ -320,13 +354,15 @@ class ChangedPairs(NamedTuple):
     """All pairs that two models order differently, the clearest first."""
 
     pairs: List[ChangedPair]
-    num_pairs: int  # of systems that both scored
+    num_pairs: int  # of systems that were compared
+    num_left_out: int  # systems that were not, as there were too many
 
 
 def changed_pairs(clips: Clips, one: str, other: str) -> ChangedPairs:
     """Find the pairs of systems that two models order differently.
 
-    Means are over the clips that both scored. Significant is what Welch's test of the
+    Means are over the clips that both scored; of more than ``MOST_SYSTEMS`` systems
+    those with the most clips are compared. Significant is what Welch's test of the
     clips' scores says with Holm's correction, see ``significant_pairs``; clips of one
     source, which the test takes for independent, make it careful or bold.
     """
@@ -336,6 +372,9 @@ def changed_pairs(clips: Clips, one: str, other: str) -> ChangedPairs:
     for i in np.flatnonzero(both):
         if clips.systems[i] is not None:
             members.setdefault(clips.systems[i], []).append(i)
+    num_systems = len(members)
+    largest = sorted(members, key=lambda system: -len(members[system]))
+    members = {system: members[system] for system in largest[:MOST_SYSTEMS]}
     names = list(members)
     means = np.array(
         [
@@ -372,7 +411,7 @@ def changed_pairs(clips: Clips, one: str, other: str) -> ChangedPairs:
             -min(abs(d) / s for d, s in zip(pair.differences, spread)),
         )
     )
-    return ChangedPairs(found, len(first))
+    return ChangedPairs(found, len(first), num_systems - len(names))
 
 
 # Clips to hear

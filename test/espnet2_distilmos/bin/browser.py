@@ -119,7 +119,9 @@ class Browser:
         self.url = path.resolve().as_uri()
         self.resize(width, height)
         self._events.clear()
-        self.call("Page.navigate", url=self.url)
+        error = self.call("Page.navigate", url=self.url).get("errorText")
+        if error:
+            raise FileNotFoundError(f"{path}: {error}")
         while "Page.loadEventFired" not in self._events:
             self._receive()
         self.wait("document.documentElement.dataset.ready === 'true'")
