@@ -16,7 +16,10 @@ const element = (name, text, attributes = {}) => {
 const figures = Object.entries(read("figures"));
 // No bar of buttons: one of them sends the figure to a server.
 const options = { responsive: true, displayModeBar: false };
-figures.forEach(([id, figure]) => Plotly.newPlot(id, figure.data, figure.layout, options));
+figures.forEach(([id, figure]) => {
+  if (figure.narrow && innerWidth < 640) figure.layout.yaxis.ticktext = figure.narrow;
+  Plotly.newPlot(id, figure.data, figure.layout, options);
+});
 // Paper has another width than the window.
 const fit = (width) =>
   figures.forEach(([id]) => Plotly.relayout(id, width ? { width } : { width: null, autosize: true }));

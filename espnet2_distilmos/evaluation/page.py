@@ -43,8 +43,8 @@ MOST_POINTS = 3000
 MOST_SYSTEMS_DRAWN = 60
 MOST_SYSTEMS = 500
 MOST_PAIRS = 20
-# Names in figures are cut to this.
-_NAME_LENGTH = 28
+# Names in figures are shortened to this, and beside the systems on a narrow screen.
+_NAME_LENGTH, _NARROW_LENGTH = 28, 13
 _MOST_BINS = 50
 _MARKERS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -518,7 +518,7 @@ def table_data(
     """
     systems = list(dict.fromkeys(s for s in clips.systems if s is not None))
     number = {system: k for k, system in enumerate(systems)}
-    ids = [clips.ids[i] for i in rows]
+    ids = [shown(clips.ids[i]) for i in rows]
     folders: Dict[str, int] = {}
     places, names = [], []
     for i, utt_id in zip(rows, ids):
@@ -555,27 +555,30 @@ def rounded(values: np.ndarray, rows: Sequence[int]) -> List[Optional[float]]:
 # Figures
 
 
-def _named(name: Optional[str]) -> str:
+def _named(name: Optional[str], length: int = _NAME_LENGTH) -> str:
     """A name as plotly shows it as text: without markup and not too long."""
     text = shown(name or "all clips")
-    if len(text) > _NAME_LENGTH:
-        text = text[: _NAME_LENGTH - 1] + "…"
+    if len(text) > length:
+        # Names of one set often begin alike.
+        text = f"{text[: length // 2]}…{text[-((length - 1) // 2) :]}"
     return html.escape(text)
 
 
 def _figure(data: List[Row], height: int, x: str, y: str, **layout: Any) -> Row:
+    # Of the container: as paper is narrower, the margins change late.
+    at_top = {"yref": "container", "yanchor": "top", "y": 0.999}
     axis = {"gridcolor": "#dddddd", "zeroline": False, "automargin": True}
     return {
         "data": data,
         "layout": {
             "height": height,
-            "margin": {"l": 50, "r": 15, "t": 10, "b": 45},
+            "margin": {"l": 50, "r": 15, "t": 40 if len(data) > 1 else 10, "b": 45},
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222222"},
             "plot_bgcolor": "#ffffff",
             "paper_bgcolor": "#ffffff",
             "dragmode": False,
             "hovermode": "closest",
-            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0},
+            "legend": {**at_top, "orientation": "h", "x": 0},
             "showlegend": len(data) > 1,
             "xaxis": {**axis, "title": {"text": html.escape(x)}},
             "yaxis": {**axis, "title": {"text": html.escape(y)}},
@@ -602,7 +605,10 @@ def _same_scale(series: Mapping[str, np.ndarray]) -> List[Dict[str, np.ndarray]]
 
 
 def system_figure(clips: Clips, rows: Sequence[Row]) -> Row:
-    """Means with intervals and p5 to p95 of the rows of ``system_rows``."""
+    """Means with intervals and p5 to p95 of the rows of ``system_rows``.
+
+    ``narrow`` of the figure are shorter names for a narrow screen.
+    """
     if len(rows) > MOST_SYSTEMS_DRAWN:
         half = MOST_SYSTEMS_DRAWN // 2
         rows = [*rows[:half], *rows[-half:]]
@@ -664,6 +670,7 @@ def system_figure(clips: Clips, rows: Sequence[Row]) -> Row:
         ticktext=[_named(row["system"]) for row in rows],
         range=[0.6 - len(rows), 0.6],
     )
+    figure["narrow"] = [_named(row["system"], _NARROW_LENGTH) for row in rows]
     return figure
 
 
