@@ -64,7 +64,7 @@ setup(
         # Released predictors that `distilmos pseudo_label` takes as teachers.
         "teachers": ["distillmos==0.9.1", "speechmos", "librosa", "onnxruntime"],
         # `distilmos report`: plotly and itables bring plotly.js and DataTables along.
-        "report": ["plotly>=6", "itables>=2.5,<3", "jinja2", "pillow"],
+        "report": ["plotly>=6", "itables>=2.9,<3", "jinja2", "pillow"],
         # Adapters in the upstream (frontend_conf.lora).
         "lora": ["peft"],
         # ESPnet writes plots and TensorBoard logs by default.

@@ -46,6 +46,10 @@ _MEGABYTE = 1_000_000
 _MARGIN = 20_000
 # Of a clip to hear, beside its sound and picture.
 _CARD = 1_000
+_MISSING = (
+    "the package {} is missing, expected it for a report; run 'pip install "
+    "espnet2_distilmos[report]'."
+)
 # More stand on the screen only.
 _MOST_PROBLEMS = 50
 
@@ -338,17 +342,11 @@ def _packages() -> Dict[str, Any]:
         import PIL  # noqa: F401, of data.media
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise DataError(
-            f"the package {error.name} is missing, expected it for a report; run 'pip "
-            "install espnet2_distilmos[report]'."
-        ) from error
+        raise DataError(_MISSING.format(str(error.name).partition(".")[0])) from error
     # Not imported: it would look for packages of tables that are not needed.
     found = importlib.util.find_spec("itables")
     if found is None or found.origin is None:
-        raise DataError(
-            "the package itables is missing, expected it for a report; run 'pip "
-            "install espnet2_distilmos[report]'."
-        )
+        raise DataError(_MISSING.format("itables"))
     bundle = Path(found.origin).parent / "html"
     script = bundle.joinpath("dt_bundle.js").read_text(encoding="utf-8")
     # A module within a page cannot be imported: what it exports becomes global.
