@@ -64,10 +64,11 @@ const hrefOf = (row) => {
   const file = data.file[row].replace("\n", encodeURIComponent(data.id[row]));
   return file && data.folders[data.folder[row]] + file;
 };
+const heard = new Set(data.heard);
 const audioOf = (row) => {
-  const card = data.cards[row];
-  const href = card === undefined ? hrefOf(row) : `#clip-${card}`;
-  const name = card === undefined ? "file" : data.heard.includes(card) ? "listen" : "see";
+  const isHere = heard.has(data.cards[row]);
+  const href = isHere ? `#clip-${data.cards[row]}` : hrefOf(row);
+  const name = isHere ? "listen" : "file";
   return href ? element("a", name, { href, "aria-label": `${name}: ${data.id[row]}` }) : element("span", "–");
 };
 
@@ -102,7 +103,9 @@ const table = new DataTable("#table-clips", {
   layout: { topStart: "pageLength", topEnd: "search", bottomStart: "info", bottomEnd: "paging" },
 });
 // With the keyboard one scrolls what has the focus.
-document.querySelector("#table-clips").parentElement.tabIndex = 0;
+const region = { tabindex: 0, role: "region", "aria-label": "Table of clips" };
+Object.entries(region).forEach(([key, value]) =>
+  document.querySelector("#table-clips").parentElement.setAttribute(key, value));
 if (document.querySelectorAll("#table-systems tbody tr").length > 1) {
   new DataTable("#table-systems", { paging: false, searching: false, info: false, order: [], autoWidth: false });
 }

@@ -271,6 +271,18 @@ def test_template_and_script_are_installed(tmp_path):
         assert (tmp_path / "espnet2_distilmos" / "evaluation" / name).exists()
 
 
+def test_after_predict(site, scorer_dir, mos_corpus):
+    """Scores as they are, and the frames where `predict` says that they are."""
+    from espnet2_distilmos.bin.predict import main as predict
+
+    files = [str(mos_corpus.root / "valid" / "data"), "--model", str(scorer_dir)]
+    assert predict([*files, "--output", "s.csv", "--frames", "f"]) == 0
+    assert main(["s.csv", "--output", "r.html", "--embed", "2"]) == 0
+    page = Page(site / "r.html")
+    assert page.data["scores"] == [scores_of("s.csv")]
+    assert len(page.all("audio")) == len(page.all("polyline")) == 4
+
+
 # In a browser
 
 INFO = "document.querySelector('#table-clips_info, .dt-info').textContent"
