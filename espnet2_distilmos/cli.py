@@ -197,14 +197,14 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_predictor(args: argparse.Namespace):
     """Load ``args.model`` with the options of ``add_scoring_arguments`` and others."""
-    # Takes seconds.
-    from espnet2_distilmos.predictor import MOSPredictor
+    # Other commands need none.
+    from espnet2_distilmos.onnx_predictor import load_predictor as load
 
     names = ["device", "channel", "max_seconds", "batch_seconds"]
     names += [name for name in ("scale", "calibration") if name in args]
     options = {name: getattr(args, name) for name in names}
     options.update(policy_options(args))
-    return MOSPredictor.from_pretrained(args.model, **options)
+    return load(args.model, **options)
 
 
 def add_condition_arguments(parser: argparse.ArgumentParser) -> None:

@@ -42,6 +42,7 @@ from espnet2_distilmos.evaluation.trust import (
     write_calibration,
     write_scale,
 )
+from espnet2_distilmos.onnx_predictor import BOX_NAME
 
 _SCALE = "scale.json"
 # Levels that the summary names.
@@ -234,7 +235,7 @@ def check_labels(args: argparse.Namespace, predictor, records: Sequence[Score]) 
     Raises:
         DataError: a label is beyond the model's scale, and no other is given.
     """
-    low, high = predictor.config.get("score_range") or (-float("inf"), float("inf"))
+    low, high = predictor.score_range or (-float("inf"), float("inf"))
     for record in records:
         if args.scale is None and not low <= record.score <= high:
             mend = "fit a scale first (--fit-scale) and calibrate other clips with"
@@ -259,7 +260,7 @@ def make_datastore(
         embeddings=np.array([result.embedding for result in results], np.float32),
         labels=np.array([record.score for record in records], np.float32),
         source=_base_name(args.labels),
-        score_range=predictor.config.get("score_range"),
+        score_range=predictor.score_range,
     )
     size = datastore.embeddings.shape[1]
     line = f"datastore: {len(ids)} clips of {datastore.source}, embeddings of {size}"
@@ -322,15 +323,20 @@ def _output(args: argparse.Namespace) -> str:
     """Return where the result goes; there may be no place beside the model."""
     if args.output:
         return args.output
-    from espnet2_distilmos.mos.checkpoint import open_trained_model
+    if args.model == BOX_NAME:
+        folder = ""
+    elif args.model.endswith(".onnx"):
+        folder = os.path.dirname(args.model) or "."
+    else:
+        from espnet2_distilmos.mos.checkpoint import open_trained_model
 
-    with open_trained_model(args.model) as files:
-        folder = os.path.dirname(files.train_config)
+        with open_trained_model(args.model) as files:
+            folder = os.path.dirname(files.train_config)
     # What was unpacked from a .zip is gone, the hub's cache is not ours.
     if args.scale or not os.path.isdir(folder) or not os.path.exists(args.model):
         raise DataError(
-            "--output is missing: a calibration on another scale, or anything of a "
-            f"packed model, has no place beside the model {args.model}; name a file "
+            "--output is missing: a calibration on another scale, or anything of the "
+            f"box or a packed model, has no place beside {args.model}; name a file "
             "for `distilmos predict`, or unpack the model."
         )
     name = _SCALE if args.fit_scale else DATASTORE if args.datastore else CALIBRATION

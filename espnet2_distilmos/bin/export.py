@@ -7,18 +7,26 @@
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import sys
 import warnings
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from espnet2_distilmos import FORMAT_VERSION
+from espnet2_distilmos.abs_predictor import digest
 from espnet2_distilmos.cli import add_condition_arguments, run
 from espnet2_distilmos.data.datadir import DataError, atomic_write
+from espnet2_distilmos.evaluation.trust import scale_fingerprint
+from espnet2_distilmos.onnx_predictor import OUTPUTS
 
 # Greatest difference of a score between torch and onnxruntime.
 TOLERANCE = 1e-4
+# Types that a weight is stored as.
+WEIGHTS = ("fp32", "fp16", "int8")
+# Smaller tensors, and those of fewer outputs, stay in fp32.
+_SMALLEST, _FEWEST_OUTPUTS = 1024, 16
 # What the graph is checked on, beside the shortest utterance that is possible.
 SECONDS = (0.7, 3.1, 11.3)
 
@@ -30,7 +38,10 @@ def get_parser() -> argparse.ArgumentParser:
         "length in (`speech`, 1 x samples, 16 kHz), its score and frame scores out "
         "(`utt_mos`, `frame_mos`). The graph is checked in onnxruntime at several "
         "lengths and is not written if a score differs by more than 1e-4. Its "
-        "metadata have the rate, the shortest and longest input, and the frame shift.",
+        "metadata have the rate, the shortest and longest input, and the frame shift. "
+        "`distilmos predict --model OUTPUT.onnx` scores with it and does not load "
+        "torch; a calibration or datastore of the model may be copied beside it, "
+        "unless --weights rounded it.",
     )
     parser.add_argument(
         "model", metavar="MODEL", help="experiment directory, model file or packed .zip"
@@ -39,6 +50,17 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--opset", type=int, default=17, help="version of ONNX's operators (17)"
     )
+    parser.add_argument(
+        "--weights",
+        choices=list(WEIGHTS),
+        default="fp32",
+        help="how matrices are stored: fp16 halves the file, int8 (a scale for each "
+        "output) quarters it; computed is in fp32 (default: %(default)s)",
+    )
+    text = "give the scores on this scale, of `distilmos calibrate --fit-scale linear`"
+    parser.add_argument("--scale", metavar="scale.json", help=text)
+    text = "a line that `distilmos predict` prints before it scores: what it is for"
+    parser.add_argument("--about", default="", metavar="TEXT", help=text)
     add_condition_arguments(parser)
     return parser
 
@@ -57,19 +79,110 @@ def _no_stdout() -> Iterator[None]:
         os.close(saved)
 
 
-def to_onnx(model, opset: int = 17) -> bytes:
+def round_weights(model, weights: str) -> None:
+    """Round the matrices of a model, in place, to what ``pack_weights`` can store.
+
+    Args:
+        model: any module; its parameters of at least two dimensions are rounded.
+        weights: of ``WEIGHTS``. With ``int8`` a value is one of 255 multiples of a
+            step, which each row (the weights of an output) has for itself.
+    """
+    import torch
+
+    for weight in model.parameters():
+        is_small = weight.numel() < _SMALLEST or len(weight) < _FEWEST_OUTPUTS
+        if weight.dim() < 2 or is_small or weight.dtype != torch.float32:
+            continue
+        with torch.no_grad():
+            if weights == "fp16":
+                weight.copy_(weight.half())
+            elif weights == "int8":
+                inner = tuple(range(1, weight.dim()))
+                step = weight.abs().amax(inner, keepdim=True) / 127
+                weight.copy_((weight / step.clamp(min=1e-12)).round() * step)
+
+
+def pack_weights(proto, weights: str) -> None:
+    """Store what ``round_weights`` rounded in fewer bytes, in place.
+
+    Each initializer that is exactly so in fp16 or int8 is replaced by that, a Cast and
+    for int8 a Mul, which onnxruntime computes once when it loads the graph. Others, as
+    the basis of a Fourier transform, stay as they are: weights are told from them by
+    their values, since the exporter transposes and reorders.
+
+    Args:
+        proto: an onnx ``ModelProto``.
+        weights: of ``WEIGHTS``.
+    """
+    import numpy as np
+    import onnx
+
+    if weights == "fp32":
+        return
+    graph, nodes = proto.graph, []
+    for tensor in list(graph.initializer):
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.ndim < 2 or values.size < _SMALLEST:
+            continue
+        packed = _packed(values, weights)
+        if packed is None:
+            continue
+        name = tensor.name
+        graph.initializer.remove(tensor)
+        parts = [f"{name}_{weights}", f"{name}_step", f"{name}_cast"]
+        for part, array in zip(parts, packed):
+            graph.initializer.append(onnx.numpy_helper.from_array(array, part))
+        cast = name if len(packed) == 1 else parts[2]
+        make = onnx.helper.make_node
+        nodes.append(make("Cast", parts[:1], [cast], to=onnx.TensorProto.FLOAT))
+        if len(packed) == 2:
+            nodes.append(make("Mul", [cast, parts[1]], [name]))
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+
+
+def _packed(values, weights: str) -> Optional[List]:
+    """The array in fp16, or in int8 and its steps; None where it was not rounded."""
+    import numpy as np
+
+    if weights == "fp16":
+        half = values.astype(np.float16)
+        return [half] if (half.astype(np.float32) == values).all() else None
+    axes = range(values.ndim)
+    for size in range(1, values.ndim):
+        for inner in itertools.combinations(axes, size):
+            step = np.abs(values).max(inner, keepdims=True) / np.float32(127)
+            levels = values / np.maximum(step, 1e-12)
+            whole = np.rint(levels)
+            if np.abs(levels - whole).max() < 1e-3:
+                return [whole.astype(np.int8), step]
+    return None
+
+
+def to_onnx(
+    model,
+    opset: int = 17,
+    weights: str = "fp32",
+    properties: Optional[Mapping[str, Any]] = None,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+) -> bytes:
     """Export a model in eval mode, on the CPU.
 
-    The graph takes ``speech``, (1, samples) fp32 in [-1, 1], and gives ``utt_mos`` (1,)
-    and ``frame_mos`` (1, frames). A batch is one utterance: then no mask is needed, and
-    the graph is as exact as a single file. Its metadata say the rest: ``sample_rate``,
-    ``minimum_samples``, ``maximum_samples`` (empty: no limit), ``frame_shift`` (samples
-    from one frame score to the next), ``format_version``.
+    The graph takes ``speech``, (1, samples) fp32 in [-1, 1], and gives ``utt_mos``
+    (1,), ``frame_mos`` (1, frames) and ``embedding`` (1, H). A batch is one utterance:
+    then no mask is needed, and the graph is as exact as a single file. Its metadata say
+    the rest: ``sample_rate``, ``minimum_samples``, ``maximum_samples`` (empty: no
+    limit), ``frame_shift`` (samples from one frame score to the next),
+    ``frame_centre``, ``format_version``.
 
     Args:
         model: an ``ESPnetMOSModel``; check the result at several lengths, for what a
             frontend decides in Python is fixed by the traced utterance.
         opset: version of ONNX's operators, at least 17.
+        weights: how matrices that ``round_weights`` rounded are stored.
+        properties: further metadata, ready for JSON.
+        slope, intercept: of a linear map of the scores.
 
     Returns:
         The serialised ``ModelProto``.
@@ -89,7 +202,12 @@ def to_onnx(model, opset: int = 17) -> bytes:
             # Made of the input's shape, so that it follows it in the graph.
             lengths = torch.zeros(1, dtype=torch.long) + speech.shape[1]
             prediction = model.inference(speech, lengths)
-            return prediction.utt_mos, prediction.frame_mos
+            utt_mos, frame_mos, embedding = (getattr(prediction, x) for x in OUTPUTS)
+            if (slope, intercept) != (1.0, 0.0):
+                utt_mos, frame_mos = (
+                    intercept + slope * scores for scores in (utt_mos, frame_mos)
+                )
+            return utt_mos, frame_mos, embedding
 
     frontend = model.frontend
     speech = torch.randn(1, frontend.minimum_samples + 16000)
@@ -108,7 +226,7 @@ def to_onnx(model, opset: int = 17) -> bytes:
                 dynamo=False,
                 opset_version=opset,
                 input_names=["speech"],
-                output_names=["utt_mos", "frame_mos"],
+                output_names=list(OUTPUTS),
                 dynamic_axes={"speech": {1: "samples"}, "frame_mos": {1: "frames"}},
             )
     except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
@@ -125,20 +243,30 @@ def to_onnx(model, opset: int = 17) -> bytes:
         "minimum_samples": frontend.minimum_samples,
         "maximum_samples": frontend.maximum_samples,
         "frame_shift": frontend.frame_shift * stride,
+        "frame_centre": frontend.frame_centre,
+        **(properties or {}),
     }
+    pack_weights(proto, weights)
     onnx.helper.set_model_props(
         proto, {k: "" if v is None else json.dumps(v) for k, v in metadata.items()}
     )
     return proto.SerializeToString()
 
 
-def largest_difference(model, graph: bytes, lengths: Sequence[int]) -> float:
+def largest_difference(
+    model,
+    graph: bytes,
+    lengths: Sequence[int],
+    slope: float = 1.0,
+    intercept: float = 0.0,
+) -> float:
     """Largest difference of an utterance score in onnxruntime from torch's.
 
     Args:
         model: in eval mode on the CPU.
         graph: as ``to_onnx`` returns it.
         lengths: of the noises that are scored, in samples.
+        slope, intercept: the map that the graph holds.
     """
     import onnxruntime
     import torch
@@ -150,7 +278,9 @@ def largest_difference(model, graph: bytes, lengths: Sequence[int]) -> float:
         speech = 0.1 * torch.randn(1, num_samples, generator=generator)
         expected = model.inference(speech, torch.tensor([num_samples])).utt_mos
         found = session.run(["utt_mos"], {"speech": speech.numpy()})[0]
-        differences.append(abs(float(found[0]) - float(expected[0])))
+        differences.append(
+            abs(float(found[0]) - intercept - slope * float(expected[0]))
+        )
     return max(differences)
 
 
@@ -182,15 +312,37 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
             f"the package {error.name} is missing, expected onnx and onnxruntime; run "
             "'pip install onnx onnxruntime'."
         ) from error
-    from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
+    from espnet2_distilmos.predictor import MOSPredictor
 
-    with open_trained_model(args.model) as files:
-        model, _ = load_model(*files)
-    model.set_corpus(args.corpus)
-    model.set_listener(args.listener)
-    graph = to_onnx(model, args.opset)
+    # It is what knows the fingerprint that calibrations and datastores name.
+    options = {"corpus": args.corpus, "listener": args.listener, "scale": args.scale}
+    predictor = MOSPredictor.from_pretrained(args.model, **options)
+    if not isinstance(predictor, MOSPredictor):
+        raise DataError(f"{args.model} is exported already, expected a trained model.")
+    model = predictor.model
+    fingerprint = predictor.model_fingerprint
+    if args.weights != "fp32":
+        round_weights(model, args.weights)
+        fingerprint = digest({"model": fingerprint, "weights": args.weights})
+    slope, intercept = 1.0, 0.0
+    score_range, scale = predictor.score_range, predictor.confidence.scale
+    if scale is not None:
+        if scale["kind"] != "linear":
+            raise DataError(
+                f"{args.scale} is a {scale['kind']} scale, expected a linear one; fit "
+                "it with --fit-scale linear."
+            )
+        slope, intercept = scale["slope"], scale["intercept"]
+        fingerprint = digest({"model": fingerprint, "scale": scale_fingerprint(scale)})
+        score_range = scale["score_range"]
+    properties = {
+        "fingerprint": fingerprint,
+        "score_range": score_range,
+        "about": " ".join(args.about.split()),
+    }
+    graph = to_onnx(model, args.opset, args.weights, properties, slope, intercept)
     lengths = check_lengths(model.frontend)
-    difference = largest_difference(model, graph, lengths)
+    difference = largest_difference(model, graph, lengths, slope, intercept)
     if not difference <= TOLERANCE:
         raise DataError(
             f"{args.model}: found scores in onnxruntime that differ by "

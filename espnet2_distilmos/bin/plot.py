@@ -104,10 +104,10 @@ def draw(args: argparse.Namespace) -> Tuple["Figure", List[str]]:
 
 def _draw_frames(args: argparse.Namespace) -> "Figure":
     from espnet2_distilmos.data.audio import read_audio
-    from espnet2_distilmos.predictor import MOSPredictor
+    from espnet2_distilmos.onnx_predictor import load_predictor
 
-    predictor = MOSPredictor.from_pretrained(args.model)
-    rate = predictor.model.frontend.sample_rate
+    predictor = load_predictor(args.model)
+    rate = predictor.sample_rate
     speech = read_audio(args.audio, rate)
     result = predictor(speech, rate)
     title = args.title or os.path.basename(args.audio)

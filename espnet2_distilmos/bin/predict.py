@@ -32,6 +32,7 @@ from espnet2_distilmos.evaluation.formats import encode_name, read_scores, write
 from espnet2_distilmos.evaluation.join import Score, shown, systems_of
 from espnet2_distilmos.evaluation.trust import OFF_SCALE
 from espnet2_distilmos.named_models import NAMED_MODELS
+from espnet2_distilmos.onnx_predictor import BOX_NAME
 
 # How the output is written, by the ending of its name.
 _FORMATS = {
@@ -60,10 +61,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model",
-        default=os.environ.get("DISTILMOS_MODEL"),
+        default=os.environ.get("DISTILMOS_MODEL") or BOX_NAME,
         help="experiment directory, model file in one, packed .zip, user/name of the "
-        "Hugging Face hub, or a model that the DistilMOS authors released: "
-        f"{' or '.join(NAMED_MODELS)} (default: $DISTILMOS_MODEL)",
+        "Hugging Face hub, file of `distilmos export`, a model that the DistilMOS "
+        f"authors released, {' or '.join(NAMED_MODELS)}, or {BOX_NAME}, the small one "
+        f"that comes with the package (default: $DISTILMOS_MODEL, else {BOX_NAME})",
     )
     parser.add_argument(
         "--output",
@@ -217,9 +219,7 @@ def summarize(records: Iterable[Score], by_system: bool) -> str:
 def _check_options(args: argparse.Namespace) -> None:
     suffix = os.path.splitext(args.output or "scores.csv")[1]
     wrong = ""
-    if not args.model:
-        wrong = "no --model is given, expected one; add it or set DISTILMOS_MODEL"
-    elif suffix not in _FORMATS or os.path.isdir(args.output or ""):
+    if suffix not in _FORMATS or os.path.isdir(args.output or ""):
         endings = ", ".join(_FORMATS)
         wrong = f"--output is {args.output}, expected a file that ends in {endings}"
     elif suffix == ".scp" and args.interval is not None:
@@ -430,6 +430,8 @@ def predict(args: argparse.Namespace) -> int:
     # Of torch about transformers' WavLM, once a run; nothing a user could mend.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     predictor = load_predictor(args)
+    if predictor.about:
+        print(predictor.about, file=sys.stderr)
     _check_confidence(predictor.confidence, args)
     if predictor.datastore is not None:
         datastore = predictor.datastore

@@ -260,8 +260,9 @@ def fit_novelty(
         # is never active, would divide by zero where nothing was shrunk.
         values = np.maximum(values, values.max() * 1e-10)
         stored["mean"] = fitted.location_
-        # |(e - m) W|^2 = (e - m)^T S^-1 (e - m), never below zero
-        stored["whitening"] = vectors / np.sqrt(values)
+        # |(e - m) W|^2 = (e - m)^T S^-1 (e - m), never below zero. A flag needs no more
+        # digits than the embeddings have.
+        stored["whitening"] = (vectors / np.sqrt(values)).astype(np.float32)
     else:
         stored["neighbours"] = _unit_length(train).astype(np.float32)
         stored["num_neighbours"] = np.array(NUM_NEIGHBOURS)

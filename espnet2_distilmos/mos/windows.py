@@ -1,12 +1,25 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Overlapping windows of long waveforms, and one track of frames out of them."""
+"""Overlapping windows of long waveforms, and one track of frames out of them.
+
+For arrays of NumPy and tensors of torch, which is not imported for arrays.
+"""
 
 from dataclasses import dataclass
-from typing import Iterable, Iterator, Sequence, Tuple
+from typing import Any, Iterable, Iterator, Sequence, Tuple
 
-import torch
+import numpy as np
+
+# np.ndarray or torch.Tensor
+Array = Any
+
+
+def _as(values: np.ndarray, like: Array) -> Array:
+    """Values as what ``like`` is, in its type and on its device."""
+    if isinstance(like, np.ndarray):
+        return values.astype(like.dtype)
+    return like.new_tensor(values)
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,7 @@ class WindowPlan:
         window = min(window, limit - grid) // grid * grid
         return cls(limit, window, max(window // 2 // grid, 1) * grid, grid)
 
-    def split(
-        self, blocks: Iterable[torch.Tensor]
-    ) -> Iterator[Tuple[int, torch.Tensor]]:
+    def split(self, blocks: Iterable[Array]) -> Iterator[Tuple[int, Array]]:
         """Cut a waveform that comes in blocks; about limit + window of it is held.
 
         Args:
@@ -60,9 +71,9 @@ class WindowPlan:
             Start and samples of each window; (0, the waveform) where it is within the
             limit.
         """
-        buffer, start, whole = torch.zeros(0), 0, True
+        buffer, start, whole = np.zeros(0, np.float32), 0, True
         for block in blocks:
-            buffer = torch.cat([buffer.to(block), block])
+            buffer = _joined(buffer, block) if len(buffer) else block
             if whole and len(buffer) > self.limit:
                 whole = False
                 yield 0, buffer[: self.window]
@@ -78,9 +89,15 @@ class WindowPlan:
         yield start + skip, buffer[skip:]
 
 
-def blend(
-    tracks: Sequence[torch.Tensor], starts: Sequence[int]
-) -> Tuple[torch.Tensor, torch.Tensor]:
+def _joined(first: Array, second: Array) -> Array:
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second])
+    import torch  # loaded already, as there is a tensor
+
+    return torch.cat([first, second])
+
+
+def blend(tracks: Sequence[Array], starts: Sequence[int]) -> Tuple[Array, Array]:
     """Join overlapping tracks of frames, fading linearly from one to the next.
 
     The weight of a frame within its window rises by one a frame from either end to the
@@ -95,18 +112,17 @@ def blend(
         The joint track (T, ...), and each window's share in it, (W,), summing to one.
     """
     num_frames = max(start + len(track) for start, track in zip(starts, tracks))
-    sizes = (1,) * (tracks[0].dim() - 1)
-    total = tracks[0].new_zeros((num_frames, *tracks[0].shape[1:]))
-    weights = tracks[0].new_zeros(num_frames)
-    ramps = []
+    weights, ramps = np.zeros(num_frames), []
     for start, track in zip(starts, tracks):
-        rise = torch.arange(1, len(track) + 1, dtype=track.dtype, device=track.device)
-        ramps.append(torch.minimum(rise, rise.flip(0)))
+        rise = np.arange(1.0, len(track) + 1)
+        ramps.append(np.minimum(rise, rise[::-1]))
+        weights[start : start + len(track)] += ramps[-1]
+    total = _as(np.zeros((num_frames, *tracks[0].shape[1:])), tracks[0])
+    shares = np.zeros(len(tracks))
+    for i, (start, track, ramp) in enumerate(zip(starts, tracks, ramps)):
         end = start + len(track)
-        weights[start:end] += ramps[-1]
-        total[start:end] = total[start:end] + ramps[-1].reshape(-1, *sizes) * track
-    shares = [
-        (ramp / weights[start : start + len(ramp)]).sum()
-        for start, ramp in zip(starts, ramps)
-    ]
-    return total / weights.reshape(-1, *sizes), torch.stack(shares) / num_frames
+        fade = ramp / weights[start:end]
+        shares[i] = fade.sum() / num_frames
+        fade = _as(fade, track).reshape(-1, *(1,) * (len(track.shape) - 1))
+        total[start:end] = total[start:end] + fade * track
+    return total, _as(shares, tracks[0])

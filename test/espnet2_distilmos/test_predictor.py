@@ -789,7 +789,7 @@ def test_files_in_the_order_of_completion(predictor, folder):
 
 
 def test_files_may_be_a_generator_without_end(predictor, folder, monkeypatch):
-    monkeypatch.setattr("espnet2_distilmos.predictor._SORTED_FILES", 4)
+    monkeypatch.setattr("espnet2_distilmos.abs_predictor._SORTED_FILES", 4)
     found = predictor.predict_files(itertools.cycle(folder))
     assert isinstance(found, types.GeneratorType)
     first = list(itertools.islice(found, 2 * len(folder)))

@@ -76,7 +76,8 @@ def assert_equal_scores(model, graph):
     for num_samples in (model.frontend.minimum_samples, 4321, 16000, 50001):
         speech = 0.1 * torch.randn(1, num_samples)
         expected = model.inference(speech, torch.tensor([num_samples]))
-        utt_mos, frame_mos = session.run(None, {"speech": speech.numpy()})
+        utt_mos, frame_mos, embedding = session.run(None, {"speech": speech.numpy()})
+        np.testing.assert_allclose(embedding, expected.embedding, atol=1e-4)
         np.testing.assert_allclose(utt_mos, expected.utt_mos, atol=1e-5)
         np.testing.assert_allclose(frame_mos, expected.frame_mos, atol=5e-5)
 
@@ -114,6 +115,7 @@ def test_heads(head, head_conf, stride):
         "minimum_samples": model.frontend.minimum_samples,
         "maximum_samples": None,
         "frame_shift": 320 * stride,
+        "frame_centre": model.frontend.frame_centre,
     }
 
 
@@ -188,8 +190,8 @@ def test_the_command_exports_one_policy(corpora_dir, mos_corpus, tmp_path, capsy
 def test_a_graph_that_differs_is_not_written(scorer_dir, tmp_path, monkeypatch, capsys):
     original = module.to_onnx
 
-    def biased(model, opset):
-        graph = original(model, opset)
+    def biased(model, *options):
+        graph = original(model, *options)
         with torch.no_grad():
             model.head.linear.bias += 0.01
         return graph

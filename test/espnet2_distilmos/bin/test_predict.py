@@ -477,12 +477,17 @@ def test_impossible_options_get_one_sentence(run, folder, options, found):
     assert len(printed.err.splitlines()) == 1
 
 
-def test_without_a_model(folder, capsys, monkeypatch, scorer_dir):
+def test_without_a_model_the_box_scores(folder, capsys, monkeypatch, scorer_dir):
     monkeypatch.delenv("DISTILMOS_MODEL", raising=False)
-    assert main([str(folder)]) == 1
-    assert "no --model is given" in capsys.readouterr().err
+    assert main([str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("box: ")
+    assert main([str(folder), "--model", "box"]) == 0
+    assert capsys.readouterr().out == printed.out
     monkeypatch.setenv("DISTILMOS_MODEL", str(scorer_dir))
     assert main([str(folder)]) == 0
+    other = capsys.readouterr()
+    assert "box: " not in other.err and other.out != printed.out
 
 
 def test_lists_on_standard_input(scorer_dir, folder, tmp_path):

@@ -1,0 +1,189 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+"""MOS of waveforms and files with an exported model, without torch."""
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+
+import numpy as np
+
+from espnet2_distilmos import FORMAT_VERSION
+from espnet2_distilmos.abs_predictor import AbsMOSPredictor, Scored, digest
+from espnet2_distilmos.data.audio import Channel
+
+# The scorer that comes with the package, and the name that --model has for it.
+BOX = os.path.join(os.path.dirname(__file__), "box", "box.onnx")
+BOX_NAME = "box"
+
+OUTPUTS = ("utt_mos", "frame_mos", "embedding")
+
+
+def load_predictor(model: Optional[str] = None, **options: Any) -> AbsMOSPredictor:
+    """Load whatever ``distilmos predict --model`` takes.
+
+    Args:
+        model: None or ``box`` for the scorer in the box, a file ``*.onnx`` of
+            ``distilmos export``, or what ``MOSPredictor.from_pretrained`` takes. Only
+            the last imports torch.
+        options: of :class:`ONNXPredictor` or ``MOSPredictor``.
+
+    Raises:
+        ValueError, OSError: there is no such model, or an option is impossible.
+    """
+    if model is None or model == BOX_NAME:
+        return ONNXPredictor(BOX, **options)
+    if model.endswith(".onnx"):
+        return ONNXPredictor(model, **options)
+    from espnet2_distilmos.predictor import MOSPredictor
+
+    return MOSPredictor.from_pretrained(model, **options)
+
+
+class ONNXPredictor(AbsMOSPredictor):
+    """A model of ``distilmos export`` that scores waveforms and files on the CPU.
+
+    Scores are those of the model in torch (to 1e-4), with the policies of
+    :class:`~espnet2_distilmos.predictor.MOSPredictor`. A batch is always one
+    utterance. It can be copied, pickled and used in forked children.
+
+    Args:
+        model_file: of ``distilmos export``.
+        device: ``cpu``.
+        channel, max_seconds, scale, calibration, knn, knn_weight, knn_datastore: as of
+            ``MOSPredictor``; calibration and datastore are looked for beside the file.
+        batch_seconds: changes nothing here.
+        corpus, listener: nothing else than what the model was exported with.
+
+    Raises:
+        ValueError: the file is no exported model or of another format version, or an
+            option is impossible.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(
+        self,
+        model_file: str,
+        device: str = "cpu",
+        channel: Channel = "mean",
+        max_seconds: float = 30.0,
+        batch_seconds: Optional[float] = None,
+        scale: Union[str, Mapping[str, Any], None] = None,
+        calibration: Optional[str] = None,
+        corpus: Optional[str] = None,
+        listener: str = "mean",
+        knn: Optional[int] = None,
+        knn_weight: Optional[float] = None,
+        knn_datastore: Optional[str] = None,
+    ):
+        for name, value, expected in (
+            ("device", str(device), "cpu"),
+            ("corpus", corpus, None),
+            ("listener", listener, "mean"),
+        ):
+            if value != expected:
+                raise ValueError(
+                    f"found {name}={value!s:.80} for {model_file}, expected "
+                    f"{expected}: an exported model computes on the CPU, as it was "
+                    "exported"
+                )
+        with open(model_file, "rb") as file:
+            self._graph = file.read()
+        self._path = model_file
+        properties = self._read_properties()
+        self.sample_rate: int = properties["sample_rate"]
+        self.minimum_samples: int = properties["minimum_samples"]
+        self.frame_shift: int = properties["frame_shift"]
+        self.frame_centre: float = properties["frame_centre"]
+        self.score_range = properties["score_range"]
+        self.model_fingerprint: str = properties["fingerprint"]
+        self.about = properties.get("about") or ""
+        self._set_policies(
+            os.path.dirname(model_file),
+            channel,
+            max_seconds,
+            properties["maximum_samples"],
+            2.0 if batch_seconds is None else batch_seconds,
+            scale,
+            calibration,
+            knn,
+            knn_weight,
+            knn_datastore,
+        )
+
+    def _read_properties(self) -> Dict[str, Any]:
+        """Metadata of ``distilmos export``.
+
+        Raises:
+            ValueError: there are none, or of another format version.
+        """
+        found = self._session.get_modelmeta().custom_metadata_map
+        try:
+            properties = {k: json.loads(v) if v else None for k, v in found.items()}
+        except ValueError:
+            properties = {}
+        outputs = [output.name for output in self._session.get_outputs()]
+        version = properties.get("format_version")
+        is_ours = "fingerprint" in properties and list(OUTPUTS) == outputs
+        if version != FORMAT_VERSION or not is_ours:
+            raise ValueError(
+                f"{self._path}: found an ONNX graph of format version {version} with "
+                f"the outputs {', '.join(outputs)}, expected one of `distilmos "
+                f"export` of format version {FORMAT_VERSION} with "
+                f"{', '.join(OUTPUTS)}; export the model again"
+            )
+        return properties
+
+    @property
+    def _session(self):
+        """onnxruntime's session, of this process: its threads are not forked."""
+        if self.__dict__.get("_pid") != os.getpid():
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            # As of NumPy and torch; onnxruntime does not look there by itself.
+            options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+            providers = ["CPUExecutionProvider"]
+            try:
+                self._opened = onnxruntime.InferenceSession(
+                    self._graph, options, providers=providers
+                )
+            except Exception as error:  # it has a dozen, all of its own
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(
+                    f"{self._path} is no readable ONNX graph ({reason}), expected a "
+                    "file of `distilmos export`; export the model again"
+                ) from error
+            self._pid = os.getpid()
+        return self._opened
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """All but the session."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pid", "_opened")}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identify what scores: the file, and the policies.
+
+        12 hexadecimal digits.
+        """
+        file = hashlib.sha256(self._graph).hexdigest()
+        return digest({"file": file, **self._policies()})
+
+    def _forward(
+        self, waves: Sequence[np.ndarray], columns: Mapping[int, str], grad: bool
+    ) -> List[Scored]:
+        """Waveforms (n,) to scores, one at a time: a batch of one needs no mask."""
+        scored = []
+        for wave in waves:
+            feed = {"speech": wave[None]}
+            score, frames, embedding = self._session.run(OUTPUTS, feed)
+            is_silent = not wave.any()
+            scored.append(
+                Scored(score[0], frames[0], embedding[0], {}, len(wave), is_silent)
+            )
+        return scored
