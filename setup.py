@@ -25,7 +25,10 @@ setup(
     author="espnet2_distilmos developers",
     license="Apache-2.0",
     packages=find_packages(include=["espnet2_distilmos*"]),
-    package_data={"espnet2_distilmos": ["box/*"]},
+    package_data={
+        "espnet2_distilmos": ["box/*"],
+        "espnet2_distilmos.evaluation": ["page.html", "page.js"],
+    },
     entry_points={
         "console_scripts": ["distilmos=espnet2_distilmos.bin.distilmos:main"]
     },
@@ -64,6 +67,8 @@ setup(
         ],
         # Released predictors that `distilmos pseudo_label` takes as teachers.
         "teachers": ["distillmos==0.9.1", "speechmos", "librosa"],
+        # `distilmos report`: plotly and itables bring plotly.js and DataTables along.
+        "report": ["plotly>=6", "itables>=2.9,<3", "jinja2", "pillow"],
         # Adapters in the upstream (frontend_conf.lora).
         "lora": ["peft"],
         # ESPnet writes plots and TensorBoard logs by default.

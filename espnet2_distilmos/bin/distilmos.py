@@ -21,6 +21,10 @@ COMMANDS = {
     "compare": ("espnet2_distilmos.bin.compare", "models on the same items"),
     "results": ("espnet2_distilmos.bin.results", "one table of many experiments"),
     "plot": ("espnet2_distilmos.bin.plot", "figures"),
+    "report": (
+        "espnet2_distilmos.bin.report",
+        "a page on scores, to look at and to listen to",
+    ),
     "convert": (
         "espnet2_distilmos.bin.convert",
         "labels and predictions from one format to another",

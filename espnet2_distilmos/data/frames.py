@@ -9,12 +9,17 @@ frame_shift) / sample_rate``. Files of version 0.1 may lack ``frame_centre``.
 
 import json
 import os
-from typing import Mapping
+from typing import Mapping, Tuple
 
 import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION
-from espnet2_distilmos.data.datadir import atomic_write, path_of_id, write_scp
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    atomic_write,
+    path_of_id,
+    write_scp,
+)
 
 
 def npy_path(folder: str, utt_id: str) -> str:
@@ -54,3 +59,36 @@ def write_frame_index(folder: str, paths: Mapping[str, str], predictor) -> None:
     with atomic_write(os.path.join(folder, "frames.json")) as file:
         file.write(json.dumps(info) + "\n")
     write_scp(os.path.join(folder, "frames.scp"), paths, sort=False)
+
+
+def read_frames(path: str) -> Tuple[np.ndarray, np.ndarray]:
+    """Read frame scores with their times, as ``frames.json`` beside them says.
+
+    Returns:
+        Scores (T,) and times (T,) in seconds.
+
+    Raises:
+        DataError: One of the files cannot be read or is not of ``write_frames``.
+    """
+    info_path = os.path.join(os.path.dirname(path), "frames.json")
+    try:
+        with open(info_path, encoding="utf-8") as file:
+            info = json.load(file)
+        centre = info.get("frame_centre", info["frame_shift"] / 2)
+        frames = np.load(path, allow_pickle=False)
+        if frames.ndim != 1 or not np.isfinite(frames).all():
+            raise ValueError(f"it holds {frames.dtype} of the shape {frames.shape}")
+        places = centre + np.arange(len(frames)) * info["frame_shift"]
+        return frames.astype(np.float64), places / info["sample_rate"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+    ) as error:
+        raise DataError(
+            f"{path} or frames.json beside it cannot be read ({error}), expected what "
+            "`distilmos predict --frames` writes; write it again."
+        ) from error

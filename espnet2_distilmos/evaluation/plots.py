@@ -20,7 +20,7 @@ from espnet2_distilmos.evaluation.systems import SystemRow
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 _UTTERANCES = {"color": "#56B4E9", "alpha": 0.5, "markersize": 4, "markeredgewidth": 0}
 _MEANS = {"color": "#D55E00", "markeredgecolor": "white"}
@@ -44,7 +44,7 @@ def _finish(axes, legend: Optional[str] = "best", grid: str = "both", **labels) 
 def _style(number: int) -> Mapping[str, Any]:
     """Colour and marker of a series."""
     return {
-        "color": _COLOURS[number % len(_COLOURS)],
+        "color": COLOURS[number % len(COLOURS)],
         "marker": _MARKERS[number % len(_MARKERS)],
     }
 
@@ -211,9 +211,9 @@ def frame_figure(
     peak = image.get_array().max()
     image.set_clim(peak - 80, peak)
     above.set(ylabel="frequency, Hz", title=title)
-    below.plot(times, frame_mos, color=_COLOURS[0], label="frame score")
+    below.plot(times, frame_mos, color=COLOURS[0], label="frame score")
     name = f"utterance score {utt_mos:.2f}"
-    below.axhline(utt_mos, color=_COLOURS[1], linestyle="--", label=name)
+    below.axhline(utt_mos, color=COLOURS[1], linestyle="--", label=name)
     limits = (0, len(speech) / sample_rate)
     _finish(below, xlabel="time, s", ylabel="MOS", xlim=limits)
     return figure

@@ -100,7 +100,7 @@ class Scored:
             or a number where there is no name, and the score.
         num_unlabelled: Utterances of the reference without a label.
         two_scales: Why predictions and labels have no difference, or None, see
-            ``_two_scales``.
+            ``two_scales``.
         problems: A sentence for everything that was wrong.
     """
 
@@ -191,12 +191,12 @@ def read_scored(
             for label, _ in joined.pairs
         ],
         num_unlabelled=len(joined.unlabelled),
-        two_scales=_two_scales(*data, label_range, score_range),
+        two_scales=two_scales(*data, label_range, score_range),
         problems=problems,
     )
 
 
-def _two_scales(
+def two_scales(
     pred: np.ndarray,
     true: np.ndarray,
     label_range: Optional[Sequence[float]],
