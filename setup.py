@@ -69,6 +69,14 @@ setup(
         "teachers": ["distillmos==0.9.1", "speechmos", "librosa"],
         # `distilmos report`: plotly and itables bring plotly.js and DataTables along.
         "report": ["plotly>=6", "itables>=2.9,<3", "jinja2", "pillow"],
+        # `distilmos serve`, and RemoteMOSPredictor, which needs urllib3 alone.
+        "serve": [
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            "python-multipart",
+            "prometheus-client",
+            "urllib3",
+        ],
         # Adapters in the upstream (frontend_conf.lora).
         "lora": ["peft"],
         # ESPnet writes plots and TensorBoard logs by default.

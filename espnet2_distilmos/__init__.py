@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 # codebooks, calibrations, results.json, frames.json, journals, ONNX metadata.
 FORMAT_VERSION = 1
 
-__all__ = ["MOSPredictor", "load_predictor"]
+__all__ = ["MOSPredictor", "RemoteMOSPredictor", "load_predictor"]
 
 
 def __getattr__(name: str):
@@ -22,4 +22,8 @@ def __getattr__(name: str):
         from espnet2_distilmos.onnx_predictor import load_predictor
 
         return load_predictor
+    if name == "RemoteMOSPredictor":
+        from espnet2_distilmos.remote import RemoteMOSPredictor
+
+        return RemoteMOSPredictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,7 @@
 """What the command-line tools share: logging, exit codes, options, progress."""
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -25,6 +26,8 @@ from typing import (
 import yaml
 
 from espnet2_distilmos.data.datadir import DataError
+from espnet2_distilmos.named_models import NAMED_MODELS
+from espnet2_distilmos.onnx_predictor import BOX_NAME
 
 if TYPE_CHECKING:
     from espnet2_distilmos.evaluation.report import Scored
@@ -171,6 +174,48 @@ def add_upstream_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `predict` and `serve` share: the model and what lies beside it."""
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("DISTILMOS_MODEL") or BOX_NAME,
+        help="experiment directory, model file in one, packed .zip, user/name of the "
+        "Hugging Face hub, file of `distilmos export`, a model that the DistilMOS "
+        f"authors released, {' or '.join(NAMED_MODELS)}, or {BOX_NAME}, the small one "
+        f"that comes with the package (default: $DISTILMOS_MODEL, else {BOX_NAME})",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="of `distilmos calibrate` (default: the one beside the model)",
+    )
+    parser.add_argument(
+        "--scale",
+        metavar="scale.json",
+        help="give the scores on the scale of another listening test (`distilmos "
+        "calibrate --fit-scale`)",
+    )
+
+
+@contextlib.contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say which packages are missing.
+
+    Args:
+        name: Of the extra in setup.py that has those which the block imports.
+
+    Raises:
+        DataError: One of them is not there.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(
+            f"a package that this needs cannot be imported ({error}), expected those "
+            f"of the extra {name}: pip install 'espnet2_distilmos[{name}]'."
+        ) from error
+
+
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `predict` and `calibrate` share: how files are read and scored."""
     from espnet2_distilmos.abs_predictor import PRECISIONS
@@ -206,6 +251,8 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_predictor(args: argparse.Namespace):
     """Load ``args.model`` with the options of ``add_scoring_arguments`` and others."""
+    if is_url(args.model):
+        return _load_remote(args)
     # Other commands need none.
     from espnet2_distilmos.onnx_predictor import load_predictor as load
 
@@ -214,6 +261,32 @@ def load_predictor(args: argparse.Namespace):
     options = {name: getattr(args, name) for name in names}
     options.update(policy_options(args))
     return load(args.model, **options)
+
+
+def is_url(model: str) -> bool:
+    """Whether a model is one of `distilmos serve`."""
+    return model.startswith(("http://", "https://"))
+
+
+def _load_remote(args: argparse.Namespace):
+    """As ``load_predictor``, of a URL.
+
+    Raises:
+        DataError: There are options that are the server's.
+    """
+    parser = argparse.ArgumentParser()
+    add_scoring_arguments(parser)
+    usual = {**vars(parser.parse_args([])), "scale": None, "calibration": None}
+    for name, value in usual.items():
+        if name != "jobs" and getattr(args, name, value) != value:
+            raise DataError(
+                f"--{name.replace('_', '-')} is given for {args.model}, expected it "
+                "where `distilmos serve` is started; leave it out here."
+            )
+    with needs_extra("serve"):
+        from espnet2_distilmos.remote import RemoteMOSPredictor
+
+        return RemoteMOSPredictor(args.model)
 
 
 def add_condition_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 
 from espnet2_distilmos.cli import (
+    add_model_arguments,
     add_scoring_arguments,
     call,
     load_predictor,
@@ -31,8 +32,6 @@ from espnet2_distilmos.data.journal import Journal
 from espnet2_distilmos.evaluation.formats import encode_name, read_scores, write_scores
 from espnet2_distilmos.evaluation.join import Score, shown, systems_of
 from espnet2_distilmos.evaluation.trust import OFF_SCALE
-from espnet2_distilmos.named_models import NAMED_MODELS
-from espnet2_distilmos.onnx_predictor import BOX_NAME
 
 # How the output is written, by the ending of its name.
 _FORMATS = {
@@ -50,7 +49,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Predict the MOS of audio files: any rate and channel count, in "
         "the formats of libsndfile (WAV, FLAC, OGG, OPUS, MP3, ...).",
-        epilog="Exit code: 0, or 1 when some file has no score (its row says why).",
+        epilog="--model http://HOST:PORT has a `distilmos serve` score ($DISTILMOS_TOKEN "
+        "is its token). Exit code: 0, or 1 when some file has no score (its row says "
+        "why).",
     )
     parser.add_argument(
         "inputs",
@@ -59,14 +60,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="audio file, directory (searched in depth), pattern, wav.scp, "
         "table.csv:column, or - for a list on standard input",
     )
-    parser.add_argument(
-        "--model",
-        default=os.environ.get("DISTILMOS_MODEL") or BOX_NAME,
-        help="experiment directory, model file in one, packed .zip, user/name of the "
-        "Hugging Face hub, file of `distilmos export`, a model that the DistilMOS "
-        f"authors released, {' or '.join(NAMED_MODELS)}, or {BOX_NAME}, the small one "
-        f"that comes with the package (default: $DISTILMOS_MODEL, else {BOX_NAME})",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--output",
         help="scores.csv, scores.jsonl or scores.scp (default: CSV on the screen)",
@@ -81,17 +75,6 @@ def get_parser() -> argparse.ArgumentParser:
         help="add the interval that holds the label with this probability, such as "
         "0.9, and how unlike the training set the file is (columns lower, upper, "
         "novelty, novel); the model needs a calibration (`distilmos calibrate`)",
-    )
-    parser.add_argument(
-        "--calibration",
-        metavar="FILE",
-        help="of `distilmos calibrate` (default: the one beside the model)",
-    )
-    parser.add_argument(
-        "--scale",
-        metavar="scale.json",
-        help="give the scores on the scale of another listening test (`distilmos "
-        "calibrate --fit-scale`)",
     )
     add_scoring_arguments(parser)
     parser.add_argument(
