@@ -49,8 +49,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Predict the MOS of audio files: any rate and channel count, in "
         "the formats of libsndfile (WAV, FLAC, OGG, OPUS, MP3, ...).",
-        epilog="--model http://HOST:PORT has a `distilmos serve` score ($DISTILMOS_TOKEN "
-        "is its token). Exit code: 0, or 1 when some file has no score (its row says "
+        epilog="--model http://HOST:PORT asks a `distilmos serve` ($DISTILMOS_TOKEN is "
+        "its token). Exit code: 0, or 1 when some file has no score (its row says "
         "why).",
     )
     parser.add_argument(

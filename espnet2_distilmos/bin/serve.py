@@ -104,6 +104,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise DataError(
             f"--model is {args.model}, expected a model of this machine or of the hub."
         )
+    if not 0 <= args.port < 2**16:
+        raise DataError(f"--port is {args.port}, expected one from 0 to 65535.")
     for name in ("max_requests", "max_megabytes", "max_duration", "timeout", "jobs"):
         value = getattr(args, name)
         if not 0 < value < float("inf"):
@@ -117,7 +119,7 @@ def _listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(address, family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise DataError(
             f"{host}, port {port} cannot be listened at "
             f"({getattr(error, 'strerror', None) or error}), expected a free port of "

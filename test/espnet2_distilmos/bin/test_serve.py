@@ -87,7 +87,7 @@ def test_what_cannot_be_served(scorer_dir, tmp_path, capsys, monkeypatch):
             (["--model", "x", "--timeout", "0"], "--timeout is 0, expected a number"),
             (["--model", "x", "--token-file", f"{tmp_path}/empty"], "empty is empty"),
             (["--model", "x", "--port", port], "Address already in use"),
-            (["--model", "x", "--port", "99999"], "99999 cannot be listened at"),
+            (["--model", "x", "--port", "99999"], "--port is 99999, expected one"),
             (["--model", f"{tmp_path}/no", "--port", "0"], "no"),
         ]
         if not _has_uvicorn():
