@@ -68,6 +68,7 @@ class RemoteMOSPredictor:
             MOSPredictor there.
         confidence: intervals of it; novelty comes with the results.
         fingerprint: identifies what scores.
+        about: what there is to know about the model, or "".
 
     Raises:
         ValueError: the URL is none, or what answers is no `distilmos serve`.
@@ -102,6 +103,7 @@ class RemoteMOSPredictor:
             patience = min(patience, _FIRST_PATIENCE)
             model = self._call("GET", "/model", patience=patience)
             self.fingerprint = model["scorer"]
+            self.about = model["about"]
             self.sample_rate = model["sample_rate"]
             self.minimum_samples = model["minimum_samples"]
             self.frame_shift = model["frame_shift"]

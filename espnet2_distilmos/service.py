@@ -511,6 +511,7 @@ def describe_model(predictor, limits: Limits) -> Dict[str, Any]:
     return {
         "version": __version__,
         "scorer": predictor.fingerprint,
+        "about": predictor.about,
         "sample_rate": predictor.sample_rate,
         "minimum_samples": predictor.minimum_samples,
         "frame_shift": predictor.frame_shift,

@@ -13,6 +13,7 @@ from typing import List, Optional
 # imported only when they are called: help comes at once.
 COMMANDS = {
     "predict": ("espnet2_distilmos.bin.predict", "score audio files with a model"),
+    "merge": ("espnet2_distilmos.bin.merge", "the tables of `predict --shard` to one"),
     "serve": ("espnet2_distilmos.bin.serve", "score what is sent over HTTP"),
     "calibrate": (
         "espnet2_distilmos.bin.calibrate",

@@ -8,14 +8,10 @@ import argparse
 import csv
 import hashlib
 import json
-import math
 import os
-import statistics
 import sys
 import warnings
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
-
-import numpy as np
 
 from espnet2_distilmos.cli import (
     add_model_arguments,
@@ -25,24 +21,17 @@ from espnet2_distilmos.cli import (
     one_line,
     progress,
 )
-from espnet2_distilmos.data.datadir import DataError, write_scp
+from espnet2_distilmos.data.datadir import DataError
 from espnet2_distilmos.data.frames import npy_path, write_frame_index, write_frames
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.data.journal import Journal
-from espnet2_distilmos.evaluation.formats import encode_name, read_scores, write_scores
-from espnet2_distilmos.evaluation.join import Score, shown, systems_of
-from espnet2_distilmos.evaluation.trust import OFF_SCALE
+from espnet2_distilmos.data.shards import Shard
+from espnet2_distilmos.evaluation.formats import encode_name, read_scores
+from espnet2_distilmos.evaluation.join import Score, systems_of
+from espnet2_distilmos.evaluation.predictions import check_output, report, write
 
-# How the output is written, by the ending of its name.
-_FORMATS = {
-    ".csv": "distilmos-csv",
-    ".jsonl": "distilmos-jsonl",
-    ".scp": "metric-scp",
-}
 # Of a Score, in every row; what else there is stands in its ``extra``.
 _FIELDS = ("id", "path", "score", "error")
-# More failures and groups than this stand in the output only.
-_MOST_PRINTED = 50
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -81,6 +70,13 @@ def get_parser() -> argparse.ArgumentParser:
         "--resume",
         action="store_true",
         help="keep the scores of an interrupted run, and those in the output",
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="N/OF",
+        help="score the part N of OF parts of the files, such as 3/16, into "
+        "OUTPUT.3of16.csv; for several processes or machines, `distilmos merge` joins "
+        "their tables",
     )
     parser.add_argument(
         "--systems",
@@ -148,65 +144,16 @@ def _from_row(row: Mapping[str, Any]) -> Score:
     return Score(**fields, extra=extra)
 
 
-def is_off_scale(record: Score) -> bool:
-    """Whether the note says that the score is outside the scale."""
-    return OFF_SCALE in (record.extra.get("note") or "")
-
-
-def summarize(records: Iterable[Score], by_system: bool) -> str:
-    """A table of the scores per system or directory: how many, where, how spread.
-
-    Files, failures, files whose score is outside the scale (their note says which),
-    mean, SD, median, 5 % and 95 % quantile.
-
-    Args:
-        records: of all files.
-        by_system: else by directory.
-
-    Returns:
-        Lines; the best mean first.
-    """
-    groups: Dict[str, List[Score]] = {}
-    for record in records:
-        name = record.system or "(none)"
-        if not by_system:
-            name = os.path.dirname(record.path) or "."
-        groups.setdefault(shown(name), []).append(record)
-    rows = []
-    for name, group in groups.items():
-        scores = [record.score for record in group if record.score is not None]
-        mean = statistics.fmean(scores) if scores else -math.inf
-        counts = (len(group), len(group) - len(scores), sum(map(is_off_scale, group)))
-        cells = [name, *map(str, counts)]
-        cells.append(f"{mean:.3f}" if scores else "-")
-        cells.append(f"{statistics.stdev(scores):.3f}" if len(scores) > 1 else "-")
-        for q in (50, 5, 95):
-            cells.append(f"{np.percentile(scores, q):.3f}" if scores else "-")
-        rows.append((-mean, cells))
-    head = ["files", "failed", "outside", "mean", "SD", "median", "p5", "p95"]
-    table = [["system" if by_system else "directory", *head]]
-    table += [cells for _, cells in sorted(rows)[:_MOST_PRINTED]]
-    width = max(len(cells[0]) for cells in table)
-    lines = [
-        f"{name:{width}}" + "".join(f"{cell:>8}" for cell in cells)
-        for name, *cells in table
-    ]
-    if len(rows) > _MOST_PRINTED:
-        lines.append(f"and {len(rows) - _MOST_PRINTED} more")
-    return "\n".join(lines)
-
-
 # The command
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    suffix = os.path.splitext(args.output or "scores.csv")[1]
+    is_scp = check_output(args.output or "scores.csv") == "metric-scp"
     wrong = ""
-    if suffix not in _FORMATS or os.path.isdir(args.output or ""):
-        endings = ", ".join(_FORMATS)
-        wrong = f"--output is {args.output}, expected a file that ends in {endings}"
-    elif suffix == ".scp" and args.interval is not None:
+    if is_scp and args.interval is not None:
         wrong = f"{args.output} is .scp, expected .csv or .jsonl for --interval"
+    elif args.shard and (is_scp or not args.output):
+        wrong = f"--output is {args.output}, expected .csv or .jsonl for --shard"
     elif args.interval is not None and not 0 < args.interval < 1:
         wrong = f"--interval is {args.interval:g}, expected a level such as 0.9"
     elif args.resume and not args.output:
@@ -236,7 +183,7 @@ def _read_earlier(output: str, scorer: str) -> List[Score]:
     """The records of the output that is there, refused if something else made them."""
     if not os.path.isfile(output) or os.path.getsize(output) == 0:
         return []
-    file = read_scores(output, _FORMATS[os.path.splitext(output)[1]])
+    file = read_scores(output, check_output(output))
     scorers = {record.extra.get("scorer") for record in file.records}
     others = scorers - {None, scorer}
     if file.problems or others:
@@ -282,8 +229,9 @@ def predict_to_file(
     items: Sequence[InputFile],
     args: argparse.Namespace,
     systems: Sequence[Optional[str]],
+    columns: Mapping[str, Mapping[str, Any]],
 ) -> List[Score]:
-    """Score files into ``args.output``, through a journal."""
+    """Score files into ``args.output``, through a journal; ``columns`` are added."""
     # Not where the model lies: one that was moved or packed is the same model.
     scorer = scorer_of(predictor, args.interval)
     # Before the journal: what is refused leaves nothing behind.
@@ -311,27 +259,16 @@ def predict_to_file(
             journal.add(_to_row(record))
             records[record.id] = record
         ordered = [records[item.id] for item in items]
-        for record, system in zip(ordered, systems):
+        for item, record, system in zip(items, ordered, systems):
             record.system = system
-        _write(args.output, ordered)
+            record.extra.update(columns[item.id] if columns else {})
+        write(args.output, ordered)
         finished = True
         return ordered
     finally:
         journal.close(remove=finished)
         if not finished:
             print(f"{journal.path}: --resume goes on from here", file=sys.stderr)
-
-
-def _write(output: str, records: Sequence[Score]) -> None:
-    output_format = _FORMATS[os.path.splitext(output)[1]]
-    if output_format == "metric-scp":
-        # As stage 8 of the recipe writes it: scores and nothing else.
-        records = [Score(r.id, r.score) for r in records if r.score is not None]
-        if not records:
-            # write_scores refuses a metric.scp without a score.
-            write_scp(output, {})
-            return
-    write_scores(output, records, output_format)
 
 
 def predict_to_screen(
@@ -410,6 +347,13 @@ def predict(args: argparse.Namespace) -> int:
     if args.systems:
         systems, notes = systems_of([item.id for item in items], args.systems)
         print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    columns: Dict[str, Dict[str, Any]] = {}
+    if args.shard:
+        shard = Shard.parse(args.shard)
+        args.output = shard.path(args.output)
+        places, all_columns = shard.places(items, args.jobs), shard.columns(items)
+        items, systems = [items[p] for p in places], [systems[p] for p in places]
+        columns = {item.id: all_columns[p] for item, p in zip(items, places)}
     # Of torch about transformers' WavLM, once a run; nothing a user could mend.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     predictor = load_predictor(args)
@@ -426,45 +370,22 @@ def predict(args: argparse.Namespace) -> int:
             sep="\n",
             file=sys.stderr,
         )
-    work = predict_to_file if args.output else predict_to_screen
-    records = work(predictor, items, args, systems)
+    if args.output:
+        records = predict_to_file(predictor, items, args, systems, columns)
+    else:
+        records = predict_to_screen(predictor, items, args, systems)
     if args.frames:
         paths = {
             encode_name(record.id, "metric-scp"): npy_path(args.frames, record.id)
             for record in records
             if record.score is not None
         }
-        write_frame_index(args.frames, paths, predictor)
+        # Of all shards at the end.
+        write_frame_index(args.frames, None if args.shard else paths, predictor)
 
     # The screen's standard output has the scores, a file's has none.
-    print(
-        summarize(records, bool(args.systems)),
-        file=sys.stdout if args.output else sys.stderr,
-    )
-    novel = sum(record.extra.get("novel") == 1 for record in records)
-    if novel:
-        print(
-            f"{novel} of {len(records)} files are unlike the training set (novel = 1): "
-            "their scores and intervals are not to be trusted",
-            file=sys.stderr,
-        )
-    outside = sum(map(is_off_scale, records))
-    if outside:
-        print(
-            f"{outside} of {len(records)} files have a score outside the scale of the "
-            "labels (see their note): the model extrapolates",
-            file=sys.stderr,
-        )
-    failed = [record.error for record in records if record.score is None]
-    for sentence in failed[:_MOST_PRINTED]:
-        print(sentence, file=sys.stderr)
-    if failed:
-        print(
-            f"{len(failed)} of {len(records)} files have no score, see "
-            f"{args.output or 'above'}",
-            file=sys.stderr,
-        )
-    return 1 if failed else 0
+    out = sys.stdout if args.output else sys.stderr
+    return report(records, bool(args.systems), args.output, out)
 
 
 def main(cmd: Optional[List[str]] = None) -> int:

@@ -10,6 +10,7 @@ frame_shift) / sample_rate``. Files of version 0.1 may lack ``frame_centre``.
 import json
 import os
 from typing import Mapping, Tuple
+from typing import Mapping, Optional
 
 import numpy as np
 
@@ -39,12 +40,14 @@ def write_frames(folder: str, utt_id: str, frames: np.ndarray) -> str:
     return path
 
 
-def write_frame_index(folder: str, paths: Mapping[str, str], predictor) -> None:
+def write_frame_index(
+    folder: str, paths: Optional[Mapping[str, str]], predictor
+) -> None:
     """Write ``frames.scp`` and ``frames.json``.
 
     Args:
         folder: Where they go.
-        paths: Files of ``write_frames`` by id.
+        paths: Files of ``write_frames`` by id; None for ``frames.json`` alone.
         predictor: The MOSPredictor that made the scores.
 
     Raises:
@@ -92,3 +95,5 @@ def read_frames(path: str) -> Tuple[np.ndarray, np.ndarray]:
             f"{path} or frames.json beside it cannot be read ({error}), expected what "
             "`distilmos predict --frames` writes; write it again."
         ) from error
+    if paths is not None:
+        write_scp(os.path.join(folder, "frames.scp"), paths, sort=False)

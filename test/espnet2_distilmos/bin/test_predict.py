@@ -18,12 +18,13 @@ import torch
 import yaml
 
 from espnet2_distilmos import MOSPredictor
-from espnet2_distilmos.bin.predict import get_parser, main, summarize
+from espnet2_distilmos.bin.predict import get_parser, main
 from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
 from espnet2_distilmos.data.frames import npy_path
 from espnet2_distilmos.evaluation.formats import read_scores
 from espnet2_distilmos.evaluation.join import Score, decode_name
+from espnet2_distilmos.evaluation.predictions import summarize
 from espnet2_distilmos.evaluation.trust import fit_scale
 
 COLUMNS = ["id", "path", "score", "error", "seconds", "note", "scorer"]
