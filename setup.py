@@ -77,6 +77,8 @@ setup(
             "prometheus-client",
             "urllib3",
         ],
+        # `distilmos predict --ray`.
+        "ray": ["ray[data]>=2.40,<2.64"],
         # Adapters in the upstream (frontend_conf.lora).
         "lora": ["peft"],
         # ESPnet writes plots and TensorBoard logs by default.

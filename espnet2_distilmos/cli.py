@@ -256,11 +256,25 @@ def load_predictor(args: argparse.Namespace):
     # Other commands need none.
     from espnet2_distilmos.onnx_predictor import load_predictor as load
 
+    options = predictor_options(args)
+    if getattr(args, "ray", None) is None:
+        return load(args.model, **options)
+    with needs_extra("ray"):
+        from espnet2_distilmos.on_ray import RayPredictor
+
+        # The GPUs are the workers'.
+        here = load(args.model, **{**options, "device": "cpu"})
+        where = args.ray, args.workers, bool(args.frames)
+        return RayPredictor(here, args.model, options, *where)
+
+
+def predictor_options(args: argparse.Namespace) -> Dict[str, Any]:
+    """Options of ``load_predictor`` from those of ``add_scoring_arguments``."""
     names = ["device", "channel", "max_seconds", "batch_seconds", "precision"]
     names += [name for name in ("scale", "calibration") if name in args]
     options = {name: getattr(args, name) for name in names}
     options.update(policy_options(args))
-    return load(args.model, **options)
+    return options
 
 
 def is_url(model: str) -> bool:

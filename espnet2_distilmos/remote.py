@@ -46,6 +46,25 @@ class RemoteResult(MOSResult):
     novelty: Optional[float] = None
 
 
+def to_result(row: Dict[str, Any], confidence: Confidence) -> RemoteResult:
+    """The result that the service made a row of, ``service.to_row``."""
+
+    def array(name: str, dtype) -> Optional[np.ndarray]:
+        return np.array(row[name], dtype) if name in row else None
+
+    return RemoteResult(
+        score=row["score"],
+        frames=array("frames", np.float32),
+        times=array("times", np.float64),
+        embedding=array("embedding", np.float32),
+        seconds=row["seconds"],
+        note=row["note"],
+        raw_score=row["raw_score"],
+        confidence=confidence,
+        novelty=row.get("novelty"),
+    )
+
+
 class RemoteMOSPredictor:
     """Scores by `distilmos serve`, as :class:`MOSPredictor` gives them.
 
@@ -121,7 +140,7 @@ class RemoteMOSPredictor:
         import urllib3
 
         # As many connections as there are threads.
-        self._pool = urllib3.PoolManager(maxsize=64, retries=False)
+        self._pool = urllib3.PoolManager(maxsize=256, retries=False)
 
     def __getstate__(self) -> Dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_pool"}
@@ -174,7 +193,8 @@ class RemoteMOSPredictor:
                 pause = int(asked) * random.uniform(1.0, 1.2)
             wait = min(2 * wait, longest)
             if time.monotonic() + pause > until:
-                raise OSError(
+                kind = _Busy if found.startswith("status 503") else OSError
+                raise kind(
                     f"{self.url} gave no answer within {patience:g} s ({found}), "
                     "expected `distilmos serve` there; start it, or correct the URL"
                 )
@@ -246,21 +266,7 @@ class RemoteMOSPredictor:
             )
         wanted = {"frames": self.frames, "embedding": self.frames}
         row = self._call("POST", "/score", {**query, **wanted}, body)
-
-        def array(name: str, dtype) -> Optional[np.ndarray]:
-            return np.array(row[name], dtype) if name in row else None
-
-        return RemoteResult(
-            score=row["score"],
-            frames=array("frames", np.float32),
-            times=array("times", np.float64),
-            embedding=array("embedding", np.float32),
-            seconds=row["seconds"],
-            note=row["note"],
-            raw_score=row["raw_score"],
-            confidence=self.confidence,
-            novelty=row.get("novelty"),
-        )
+        return to_result(row, self.confidence)
 
     # Files
 
@@ -316,6 +322,14 @@ class RemoteMOSPredictor:
             return FileResult(index, path, None, sentence)
         except AudioError as error:
             return FileResult(index, path, None, str(error))
+        except _Busy as error:
+            # It may be this file that takes too long; the next may not.
+            error = f"{describe(path, utt_id)} has no score ({error})"
+            return FileResult(index, path, None, error)
+
+
+class _Busy(OSError):
+    """The server says again and again that it was not done in time."""
 
 
 class _NoScore(ValueError):

@@ -17,6 +17,7 @@ from espnet2_distilmos.cli import (
     add_model_arguments,
     add_scoring_arguments,
     call,
+    is_url,
     load_predictor,
     one_line,
     progress,
@@ -77,6 +78,19 @@ def get_parser() -> argparse.ArgumentParser:
         help="score the part N of OF parts of the files, such as 3/16, into "
         "OUTPUT.3of16.csv; for several processes or machines, `distilmos merge` joins "
         "their tables",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="score on a Ray cluster (auto, HOST:PORT), whose machines all see files "
+        "and model, or by several processes here; with --device cuda each worker "
+        "takes a GPU",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of --ray (default: one a GPU, or one a CPU)",
     )
     parser.add_argument(
         "--systems",
@@ -158,6 +172,10 @@ def _check_options(args: argparse.Namespace) -> None:
         wrong = f"--interval is {args.interval:g}, expected a level such as 0.9"
     elif args.resume and not args.output:
         wrong = "--resume needs an --output to resume"
+    elif args.ray and is_url(args.model):
+        wrong = f"--model is {args.model}, expected one that workers of --ray can load"
+    elif args.workers is not None and (args.workers < 1 or not args.ray):
+        wrong = f"--workers is {args.workers}, expected at least 1, and --ray"
     elif args.jobs < 1:
         wrong = f"--jobs is {args.jobs}, expected at least 1"
     if wrong:
@@ -229,7 +247,7 @@ def predict_to_file(
     items: Sequence[InputFile],
     args: argparse.Namespace,
     systems: Sequence[Optional[str]],
-    columns: Mapping[str, Mapping[str, Any]],
+    columns: Optional[Mapping[str, Mapping[str, Any]]] = None,
 ) -> List[Score]:
     """Score files into ``args.output``, through a journal; ``columns`` are added."""
     # Not where the model lies: one that was moved or packed is the same model.

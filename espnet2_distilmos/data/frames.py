@@ -9,8 +9,7 @@ frame_shift) / sample_rate``. Files of version 0.1 may lack ``frame_centre``.
 
 import json
 import os
-from typing import Mapping, Tuple
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -61,7 +60,8 @@ def write_frame_index(
     }
     with atomic_write(os.path.join(folder, "frames.json")) as file:
         file.write(json.dumps(info) + "\n")
-    write_scp(os.path.join(folder, "frames.scp"), paths, sort=False)
+    if paths is not None:
+        write_scp(os.path.join(folder, "frames.scp"), paths, sort=False)
 
 
 def read_frames(path: str) -> Tuple[np.ndarray, np.ndarray]:
@@ -95,5 +95,3 @@ def read_frames(path: str) -> Tuple[np.ndarray, np.ndarray]:
             f"{path} or frames.json beside it cannot be read ({error}), expected what "
             "`distilmos predict --frames` writes; write it again."
         ) from error
-    if paths is not None:
-        write_scp(os.path.join(folder, "frames.scp"), paths, sort=False)

@@ -305,12 +305,16 @@ def test_a_server_that_is_full_says_when_to_come_back(predictor):
             assert metric(url, 'distilmos_answers_total{status="429"}') == 2
 
 
-def test_time_outs_of_body_and_score(predictor):
+def test_time_outs_of_body_and_score(predictor, tmp_path):
     held = Held(predictor)
     body = noise(0, 0.3).tobytes()
     with serving(held, timeout=0.5) as url:
         status, content, headers = ask(f"{url}/score?rate=16000", body)
         assert status == 503 and "no score within 0.5 s" in content["error"]
+        soundfile.write(tmp_path / "a.wav", noise(0, 0.3), RATE)
+        remote = RemoteMOSPredictor(url, patience=0)
+        (found,) = remote.predict_files([str(tmp_path / "a.wav")])
+        assert found.error.startswith(f"{tmp_path}/a.wav has no score (http")
         assert int(headers["Retry-After"]) >= 1
         held.may_score.set()
         host, port = url.removeprefix("http://").split(":")
