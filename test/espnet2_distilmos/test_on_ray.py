@@ -4,17 +4,20 @@
 """`predict --ray`: a local cluster of two workers, of which one is killed."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from espnet2_distilmos import on_ray
 from espnet2_distilmos.bin import predict
 
 NUM_FILES = 120
@@ -51,6 +54,48 @@ def workers_of(process):
         return pid == process
 
     return [p for p, name in names.items() if b"MapWorker" in name and descends(p)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_block_that_ends_every_worker_costs_itself(monkeypatch, in_order):
+    pytest.importorskip("ray.data")
+
+    class Worker:  # local, so that Ray sends it as it is
+        def __init__(self, **options):
+            pass
+
+        def __call__(self, batch):
+            rows = []
+            for index, path in zip(batch["index"], batch["path"]):
+                if b"poison" in path:
+                    os._exit(1)
+                score = float(path[-3:])
+                row = {"index": int(index), "score": score, "raw_score": score}
+                row.update(seconds=1.0, note="", error="")
+                if index == 30:
+                    row = {"index": 30, "error": f"{os.fsdecode(path)} is bad"}
+                rows.append(json.dumps(row).encode())
+            return {"row": np.array(rows, dtype=object)}
+
+    monkeypatch.setattr(on_ray, "_Worker", Worker)
+    here = types.SimpleNamespace(fingerprint="0", confidence=None, frame_shift=320)
+    predictor = on_ray.RayPredictor(here, "model", {"device": "cpu"}, "local", 2)
+    assert predictor.frame_shift == 320
+    paths = [f"sub/clip{k:03d}" for k in range(40)]
+    paths[5] = "poison"
+    found = list(predictor.predict_files(paths, in_order=in_order))
+    if in_order:
+        assert [one.index for one in found] == list(range(40))
+    found.sort()
+    assert [one.path for one in found] == paths
+    lost = {one.index for one in found if "was given to 3 workers" in one.error}
+    assert 5 in lost and len(lost) < 10
+    assert max(lost) - min(lost) == len(lost) - 1  # one block
+    assert found[30].error == "sub/clip030 is bad"
+    for one in found:
+        if one.index not in lost | {30}:
+            assert one.result.score == one.index and one.error == ""
 
 
 @pytest.mark.slow
