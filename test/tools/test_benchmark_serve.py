@@ -14,10 +14,10 @@ spec.loader.exec_module(tool)
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_when_the_server_is_killed(scorer_dir, capsys):
+def test_nothing_is_lost_when_the_server_is_killed(capsys):
     for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         pytest.importorskip(package)
-    options = ["--model", str(scorer_dir), "--requests", "160", "--clients", "16"]
+    options = ["--model", "box", "--requests", "160", "--clients", "16"]
     assert tool.main([*options, "--lengths", "0.2", "0.8"]) == 0
     head, here, there, killed, end = capsys.readouterr().out.splitlines()
     assert head == "160 files, 8 of them bad, 152 different scores; 16 clients"
