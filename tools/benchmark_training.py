@@ -86,6 +86,7 @@ class Step:
         from espnet2_distilmos.mos.build import build_frontend, build_model
 
         self.torch, self.args = torch, args
+        torch.manual_seed(0)
         conf = {"upstream_config": {"model_type": args.model_type}}
         conf["upstream_config"].update(args.upstream_config)
         frontend = build_frontend("hf", conf)
@@ -119,13 +120,18 @@ class Step:
             }
             self.network = build_model(config, load_pretrained=True)
             batch["speech_lengths"] = lengths
+            numbers = {
+                "num_samples": lengths.tolist(),
+                "utt_id": list(map(str, lengths)),
+            }
             batch["mos"] = 1 + 4 * torch.rand(len(lengths), generator=generator)
             size = len(lengths), frontend.num_frames(int(lengths.max())), len(columns)
             batch["tokens"] = torch.randint(clusters, size, generator=generator)
             self.loss = lambda network, **batch: network(**batch)["loss"]
         self.batch = {name: value.to(args.device) for name, value in batch.items()}
         if what != BARE:
-            self.batch["utt_id"] = [str(i) for i in range(len(lengths))]
+            # as the trainer gives them
+            self.batch.update(numbers)
         self.network.to(args.device).train()
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5)
