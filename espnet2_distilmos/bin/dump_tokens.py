@@ -5,20 +5,17 @@
 """Write the k-means token of every frame and layer, one forward pass for all."""
 
 import argparse
-import glob
-import json
 import logging
 import os
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
 import numpy as np
 
-from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.cli import add_upstream_arguments, get_device, progress, run
 from espnet2_distilmos.data.batches import AudioBatches
 from espnet2_distilmos.data.datadir import DataError, atomic_write, write_scp
-from espnet2_distilmos.data.frames import npy_path
+from espnet2_distilmos.data.frames import npy_path, prepare_tokens
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -48,43 +45,6 @@ def is_whole(path: str, audio: str, frames: int, num_columns: int) -> bool:
     return tokens.dtype == np.int16 and tokens.shape == (frames, num_columns)
 
 
-def prepare(output_dir: str, info: Dict[str, Any], overwrite: bool) -> bool:
-    """Write tokens.json before any token, so that all tokens beside it are of its kind.
-
-    Args:
-        output_dir: Directory of the tokens.
-        info: Contents of tokens.json.
-        overwrite: Remove the tokens that are there.
-
-    Returns:
-        Whether tokens that are there can be kept.
-
-    Raises:
-        DataError: The directory has tokens of another kind or cannot be written.
-    """
-    path = os.path.join(output_dir, "tokens.json")
-    keep = os.path.exists(path) and not overwrite
-    if keep:
-        try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
-        except (OSError, ValueError) as error:
-            found = str(error)
-        if found != info:
-            raise DataError(
-                f"{path} is not of this codebook and upstream (found {found}), "
-                f"expected codebook {info['codebook_fingerprint']}; use another "
-                "directory or --overwrite."
-            )
-    else:
-        pattern = os.path.join(glob.escape(output_dir), "data", "*.npy")
-        for stale in glob.glob(pattern):
-            os.remove(stale)
-        with atomic_write(path) as file:
-            file.write(json.dumps(info, indent=2) + "\n")
-    return keep
-
-
 def dump(args: argparse.Namespace) -> Dict[str, str]:
     """Write the tokens; returns an error message for each utterance that has none.
 
@@ -107,19 +67,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
             f"{frontend.name}, fingerprint {upstream}; rerun stage 5 from the "
             "codebooks on (learn_codebooks --overwrite, then dump_tokens)."
         )
-    info = {
-        "format_version": FORMAT_VERSION,
-        "columns": codebooks.columns(),
-        "frame_shift": codebooks.frame_shift,
-        "minimum_samples": frontend.minimum_samples,
-        "frame_offset": 0,
-        "sample_rate": codebooks.sample_rate,
-        "codebook_fingerprint": codebooks.fingerprint(),
-        "upstream_fingerprint": codebooks.upstream_fingerprint,
-    }
-    if frontend.frame_centre != (frontend.minimum_samples - 1) / 2:
-        # Networks that pad their input.
-        info["frame_centre"] = frontend.frame_centre
+    info = codebooks.token_info(frontend)
     batches = AudioBatches(
         args.wav_scp,
         args.batch_seconds,
@@ -129,7 +77,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
     folder = os.path.join(args.output_dir, "data")
     paths = {utt_id: npy_path(folder, utt_id) for utt_id in batches.wav_scp}
     done = set()
-    if prepare(args.output_dir, info, args.overwrite):
+    if prepare_tokens(args.output_dir, info, args.overwrite):
         for utt_id, num_samples in batches.num_samples.items():
             shape = frontend.num_frames(num_samples), len(codebooks.layers)
             if is_whole(paths[utt_id], batches.wav_scp[utt_id], *shape):

@@ -22,15 +22,21 @@ from espnet2_distilmos.cli import (
 )
 from espnet2_distilmos.data.audio import AudioError, read_header
 from espnet2_distilmos.data.batches import AudioBatches, read_num_samples
-from espnet2_distilmos.data.datadir import DataError, atomic_write, read_scp
+from espnet2_distilmos.data.datadir import (
+    DataError,
+    atomic_write,
+    read_scp,
+    write_scp,
+)
+from espnet2_distilmos.data.frames import npy_path, prepare_tokens
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Fit k-means codebooks to the hidden states of an upstream: one "
         "forward pass over a seeded sample of the training set for all layers at once. "
-        "The features of the sample (layers x max_frames x dimension x 4 bytes) are "
-        "held in memory and nothing is dumped.",
+        "The features of the sample (layers x max_frames x dimension x 2 bytes) are "
+        "held in memory, on the GPU if there is one, and nothing is dumped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_upstream_arguments(parser)
@@ -47,6 +53,12 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max_frames", type=int, default=100000, help="frames to fit to"
+    )
+    parser.add_argument(
+        "--tokens_dir",
+        help="write the tokens of the training set there, as dump_tokens does, if all "
+        "of it fits into --max_frames: the network runs once. They are of states "
+        "rounded to fp16",
     )
     parser.add_argument("--nj", type=int, default=1, help="layers fitted at once")
     parser.add_argument("--seed", type=int, default=0, help="of sample and clustering")
@@ -119,38 +131,77 @@ def collect_features(
     frames: Dict[str, int],
     max_frames: int,
     device,
-) -> np.ndarray:
+    dtype,
+):
     """Run the frontend over the sample and keep the states of the chosen layers.
 
     Returns:
-        Features (L, M, D) float32 of at most ``max_frames`` frames M, in the order of
-        ``frames`` whatever the batches.
+        Features (L, M, D) of at most ``max_frames`` frames M, in the order of
+        ``frames`` whatever the batches; and which of these frames were filled, (M,)
+        bool: some utterance may have failed, or been shorter than its header said.
     """
     import torch
 
     total = min(sum(frames.values()), max_frames)
     shape = (len(layers), total, frontend.output_size())
+    size = np.prod(shape) * dtype.itemsize / 1e6
     logging.info(
         f"Sample: {len(frames)} utterances, {total} frames of {len(layers)} layers, "
-        f"{np.prod(shape) * 4 / 1e6:.0f} MB in memory"
+        f"{size:.0f} MB in memory"
     )
-    features = np.empty(shape, dtype=np.float32)
-    filled = np.zeros(total, dtype=bool)
-    starts = dict(zip(frames, np.cumsum([0] + list(frames.values()))))
+    features = torch.zeros(shape, dtype=dtype, device=device)
+    filled = torch.zeros(total, dtype=torch.bool)
+    starts = dict(zip(frames, np.cumsum([0] + list(frames.values())).tolist()))
     for batch in progress(batches, "upstream"):
         speech = torch.from_numpy(batch.speech).to(device)
-        lengths = torch.from_numpy(batch.speech_lengths).to(device)
         with torch.inference_mode():
-            hidden_states, num_frames = frontend(speech, lengths)
-        for b, utt_id in enumerate(batch.utt_ids):
+            hidden_states, lengths = frontend(
+                speech, torch.from_numpy(batch.speech_lengths).to(device)
+            )
+        for b, (utt_id, count) in enumerate(zip(batch.utt_ids, lengths.tolist())):
             start = starts[utt_id]
-            count = min(int(num_frames[b]), frames[utt_id], max(total - start, 0))
+            count = min(count, frames[utt_id], max(total - start, 0))
             rows = slice(start, start + count)
             for i, layer in enumerate(layers):
-                features[i, rows] = hidden_states[layer][b, :count].float().cpu()
+                features[i, rows] = hidden_states[layer][b, :count]
             filled[rows] = True
-    # Some utterance may have failed, or been shorter than its header said.
-    return features if filled.all() else np.ascontiguousarray(features[:, filled])
+    return features, filled
+
+
+def write_tokens(
+    folder: str,
+    codebooks,
+    frontend,
+    features,
+    frames: Dict[str, int],
+) -> None:
+    """Write the tokens of a sample that is the whole training set.
+
+    Args:
+        folder: As the output directory of dump_tokens.
+        codebooks: Fitted to the features.
+        frontend: It gave them.
+        features: (L, M, D), all frames of all utterances.
+        frames: Frames of each utterance, in their order.
+
+    Raises:
+        DataError: Nothing can be written.
+    """
+    import torch
+
+    prepare_tokens(folder, codebooks.token_info(frontend), overwrite=True)
+    columns = []
+    for i, layer in enumerate(features):
+        columns.append(torch.cat([codebooks.nearest(i, x) for x in layer.split(4096)]))
+    tokens = torch.stack(columns, dim=1).cpu().numpy().astype(np.int16)
+    ends = np.cumsum(list(frames.values()))[:-1]
+    paths = {i: npy_path(os.path.join(folder, "data"), i) for i in sorted(frames)}
+    for utt_id, rows in zip(frames, np.split(tokens, ends)):
+        with atomic_write(paths[utt_id], "wb") as file:
+            np.save(file, rows)
+    # Last, and newer than the codebooks: dump_tokens.sh takes it for done.
+    write_scp(os.path.join(folder, "tokens.scp"), paths)
+    logging.info(f"{folder}/tokens.scp: {len(paths)} utterances")
 
 
 def import_km(specs: Sequence[str], frontend) -> Tuple[Tuple[int, ...], np.ndarray]:
@@ -226,6 +277,8 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
     Raises:
         ValueError, OSError: Nothing could be made.
     """
+    import torch
+
     from espnet2_distilmos.mos.checkpoint import initial_frontend
     from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
 
@@ -271,10 +324,17 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
             minimum_samples=frontend.minimum_samples,
             utt_ids=list(frames),
         )
-        features = collect_features(
-            batches, frontend, layers, frames, args.max_frames, device
-        )
+        for dtype in (torch.float16, torch.float32):
+            features, filled = collect_features(
+                batches, frontend, layers, frames, args.max_frames, device, dtype
+            )
+            if torch.isfinite(features).all():
+                break
+            logging.info(f"Some states are beyond {dtype}")
         failures.update(batches.sorted_failures())
+        is_whole = bool(filled.all())
+        if not is_whole:
+            features = features[:, filled.to(device)]
         num_frames = features.shape[1]
         logging.info(
             f"Fit {args.num_clusters} clusters to each of {len(layers)} layers"
@@ -301,6 +361,12 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
     )
     with atomic_write(args.output, "wb") as file:
         codebooks.save(file)
+    if args.tokens_dir and not args.import_km:
+        # Anything that failed is left to dump_tokens, which says so.
+        if is_whole and not failures and num_frames == sum(frames.values()):
+            write_tokens(args.tokens_dir, codebooks, frontend, features, frames)
+        else:
+            logging.info("The tokens of the training set are left to dump_tokens")
     for layer, value in zip(layers, inertia):
         logging.info(f"Layer {layer}: mean squared distance {value / num_frames:.4g}")
     logging.info(f"{args.output}: fingerprint {codebooks.fingerprint()}")

@@ -7,9 +7,10 @@
 frame_shift) / sample_rate``. Files of version 0.1 may lack ``frame_centre``.
 """
 
+import glob
 import json
 import os
-from typing import Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -95,3 +96,40 @@ def read_frames(path: str) -> Tuple[np.ndarray, np.ndarray]:
             f"{path} or frames.json beside it cannot be read ({error}), expected what "
             "`distilmos predict --frames` writes; write it again."
         ) from error
+
+
+def prepare_tokens(output_dir: str, info: Dict[str, Any], overwrite: bool) -> bool:
+    """Write tokens.json before any token, so that all tokens beside it are of its kind.
+
+    Args:
+        output_dir: Directory of the tokens.
+        info: Contents of tokens.json.
+        overwrite: Remove the tokens that are there.
+
+    Returns:
+        Whether tokens that are there can be kept.
+
+    Raises:
+        DataError: The directory has tokens of another kind or cannot be written.
+    """
+    path = os.path.join(output_dir, "tokens.json")
+    keep = os.path.exists(path) and not overwrite
+    if keep:
+        try:
+            with open(path, encoding="utf-8") as file:
+                found = json.load(file)
+        except (OSError, ValueError) as error:
+            found = str(error)
+        if found != info:
+            raise DataError(
+                f"{path} is not of this codebook and upstream (found {found}), "
+                f"expected codebook {info['codebook_fingerprint']}; use another "
+                "directory or --overwrite."
+            )
+    else:
+        pattern = os.path.join(glob.escape(output_dir), "data", "*.npy")
+        for stale in glob.glob(pattern):
+            os.remove(stale)
+        with atomic_write(path) as file:
+            file.write(json.dumps(info, indent=2) + "\n")
+    return keep

@@ -130,6 +130,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         corpus: Optional[torch.Tensor] = None,
         mos_se: Optional[torch.Tensor] = None,
         aux: Optional[torch.Tensor] = None,
+        num_samples: Optional[Sequence[int]] = None,
         **kwargs,
     ) -> Dict[str, object]:
         """Compute the weighted sum of the losses.
@@ -149,6 +150,8 @@ class ESPnetMOSModel(AbsESPnetModel):
                 is that of the mean.
             mos_se: standard errors of the labels, (B,) or (B, 1); NaN is not known.
             aux: further scores, (B, K); NaN where an utterance has none.
+            num_samples: ``speech_lengths`` as numbers, which a device need not be
+                waited for.
             kwargs: lengths that are not needed.
 
         Returns:
@@ -160,6 +163,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         Raises:
             ValueError: when a loss needs what the batch does not hold.
         """
+        if num_samples is not None:
+            speech_lengths = torch.tensor(num_samples)
         # A collated batch can be longer than its longest item.
         speech = speech[:, : speech_lengths.max()]
         given = {"mos": mos, "mos_se": mos_se, "corpus": corpus}
@@ -192,7 +197,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         return dict(
             loss=loss,
             stats=_log_values(stats, loss.device),
-            weight=torch.tensor([float(len(speech))], device=loss.device),
+            weight=loss.new_full((1,), len(speech), dtype=torch.float32),
             counts=_log_values(counts, loss.device),
             utt_mos=None if utt_mos is None else utt_mos.detach(),
         )
@@ -240,7 +245,7 @@ class ESPnetMOSModel(AbsESPnetModel):
         # ESPnet seeds the generator anew for each epoch, with --seed and its number;
         # a validation hides the same frames in every epoch.
         seed = torch.initial_seed() if self.training else 0
-        mask = self.span_mask(frames, utt_ids, seed).to(speech_lengths.device)
+        mask = self.span_mask(frames, utt_ids, seed).to(speech.device)
         target = dict(target, mask=mask)
         for ema in self.ema_targets():
             target["ema"] = ema.hidden_states(self.frontend, speech, speech_lengths)
@@ -464,7 +469,8 @@ def _log_values(
 def _without_autocast(hidden_states: List[torch.Tensor]):
     """Hidden states for the head, which runs in fp32: bfloat16 is too coarse for it."""
     device = hidden_states[0].device.type
-    if not torch.is_autocast_enabled(device):
+    able = torch.amp.is_autocast_available(device)
+    if not (able and torch.is_autocast_enabled(device)):
         yield hidden_states
         return
     with torch.autocast(device, enabled=False):

@@ -23,6 +23,17 @@ def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
     return frames[None, :] < lengths[:, None]
 
 
+def all_marked(mask: torch.Tensor, wait: bool = False) -> bool:
+    """Whether a mask marks everything.
+
+    Args:
+        mask: bool.
+        wait: also for a device other than the CPU, which has to finish all that it was
+            given before; otherwise the answer is then False.
+    """
+    return (wait or mask.device.type == "cpu") and bool(mask.all())
+
+
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, dim: int = 1) -> torch.Tensor:
     """Average over what a mask marks; zero where it marks nothing.
 

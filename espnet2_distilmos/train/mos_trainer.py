@@ -87,26 +87,49 @@ class MOSTrainerOptions(TrainerOptions):
     valid_utt2sys: Optional[str] = None
 
 
+class _WithNumSamples:
+    """Batches with the lengths as numbers, too, before they go to a device."""
+
+    def __init__(self, batches: Iterable[Tuple[List[str], Dict[str, torch.Tensor]]]):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tuple[List[str], Dict[str, Any]]]:
+        for utt_id, batch in self.batches:
+            lengths = batch["speech_lengths"].tolist()
+            yield utt_id, {**batch, "num_samples": lengths}
+
+
 class EpochRecorder(torch.nn.Module):
     """Wrap a model for one epoch, to keep what ESPnet's loop does not.
 
     ESPnet averages what batches report, weighted by their utterances. A loss is a mean
     over those with a label only, or over frames, and a rank correlation is of the
-    whole set.
+    whole set. And it reads each number of a step by itself, from the device, before
+    the backward pass, and gathers each by itself from the other processes: in training
+    they are kept in one tensor, and :meth:`report` reads it when the step is done.
 
     Args:
         model: to wrap.
         use_amp: run in bfloat16 what autocast does so, on the CPU. ESPnet's own
             autocast is for GPUs alone.
+        distributed: average the statistics of a training step over the processes.
 
     Attributes:
         scores, labels, corpora: by utterance; of a validation only.
     """
 
-    def __init__(self, model: torch.nn.Module, use_amp: bool = False):
+    def __init__(
+        self, model: torch.nn.Module, use_amp: bool = False, distributed: bool = False
+    ):
         super().__init__()
         self.model = model
         self.use_amp = use_amp
+        self.distributed = distributed
+        # Names, and weighted sums and weights of the step at hand, (names, 2).
+        self._step: Optional[Tuple[List[str], torch.Tensor]] = None
         self.scores: Dict[str, float] = {}
         self.labels: Dict[str, float] = {}
         self.corpora: Dict[str, int] = {}
@@ -129,7 +152,30 @@ class EpochRecorder(torch.nn.Module):
                 self.labels.update(zip(ids, labels.reshape(-1).tolist()))
                 if "corpus" in batch:
                     self.corpora.update(zip(ids, batch["corpus"].reshape(-1).tolist()))
+        if self.training:
+            self._keep(result["stats"], result["weight"])
+            result = {**result, "stats": {}}
         return result
+
+    def _keep(self, stats: Dict[str, torch.Tensor], weight: torch.Tensor) -> None:
+        # A row a statistic; DataParallel gives one number for each device.
+        values = torch.stack(list(stats.values())).double()
+        defined = ~values.isnan()
+        weights = torch.where(defined, weight, 0.0)
+        sums = torch.where(defined, values, 0.0) * weights
+        sums = torch.stack([sums.sum(dim=1), weights.sum(dim=1)], dim=1)
+        if self.distributed:
+            torch.distributed.all_reduce(sums)
+        self._step = list(stats), sums
+
+    def report(self, reporter: SubReporter) -> None:
+        """Register the statistics of the last step of a training."""
+        if self._step is not None:
+            names, sums = self._step
+            self._step = None
+            for name, (total, weight) in zip(names, sums.tolist()):
+                mean = total / weight if weight > 0 else math.nan
+                reporter.register({name: mean}, weight)
 
     def _add(self, name: str, total: torch.Tensor, count: torch.Tensor) -> None:
         # DataParallel gives one number for each device.
@@ -288,7 +334,19 @@ class MOSTrainer(Trainer):
         **kwargs,
     ) -> bool:
         """Train as ESPnet does, with exact means of the losses."""
-        recorder = EpochRecorder(model, options.use_amp)
+        distributed = distributed_option.distributed
+        recorder = EpochRecorder(model, options.use_amp, distributed)
+        # The last that ESPnet's loop does in a step.
+        end_step = reporter.next
+
+        def report_and_end_step() -> None:
+            recorder.report(reporter)
+            end_step()
+
+        reporter.next = report_and_end_step
+        # DataParallel would give all numbers to each device.
+        if options.ngpu == 1:
+            kwargs["iterator"] = _WithNumSamples(kwargs["iterator"])
         if options.ngpu == 0:
             # It is for GPUs; here it would only take the step that ESPnet leaves out
             # when a gradient is not finite.
@@ -300,7 +358,8 @@ class MOSTrainer(Trainer):
             options=options,
             **kwargs,
         )
-        totals = recorder.totals(distributed_option.distributed)
+        del reporter.next
+        totals = recorder.totals(distributed)
         labelled, utterances = totals.pop("labelled", (0, 0))
         _set_averages(reporter, totals)
         if _is_first_rank(distributed_option):

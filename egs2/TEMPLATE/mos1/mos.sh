@@ -355,7 +355,8 @@ if in_stage 5 && ${use_tokens} && ! ${test_only}; then
     ${cmd} "${tokens_dir}/learn_codebooks.log" \
         "${python}" -m espnet2_distilmos.bin.learn_codebooks \
             --config "${train_config}" --train_args="${train_args}" --wav_scp "${train_dir}/wav.scp" \
-            --output "${tokens_dir}/codebooks.npz" --nj "${nj}" --ngpu "${gpu}" "${opts[@]}"
+            --output "${tokens_dir}/codebooks.npz" --tokens_dir "${tokens_dir}/${train_set}" \
+            --nj "${nj}" --ngpu "${gpu}" "${opts[@]}"
 
     log "Stage 5b: Dump the tokens of ${train_set} and ${valid_set}"
     bad_sets=()

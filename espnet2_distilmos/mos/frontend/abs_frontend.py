@@ -68,13 +68,15 @@ class AbsLayerFrontend(AbsFrontend):
 
         Args:
             speech: waveforms in [-1, 1] at ``sample_rate``, (B, N), padded right.
-            speech_lengths: valid samples of each item, (B,).
+            speech_lengths: valid samples of each item, (B,); best on the CPU, wherever
+                ``speech`` is, since they are read.
             mask_time_indices: (B, T) bool, True where the input of the first layer
                 is replaced by the upstream's mask embedding (masked prediction).
 
         Returns:
             ``num_layers + 1`` tensors (B, T, D): what enters the first transformer
-            layer, then what each layer puts out; and the valid frames, (B,).
+            layer, then what each layer puts out; and the valid frames, (B,), where
+            ``speech`` is.
             Padded frames hold arbitrary finite values.
 
         Raises:

@@ -311,12 +311,14 @@ class HFFrontend(AbsLayerFrontend):
         """See :meth:`AbsLayerFrontend.forward`."""
         self._check_inputs(speech_lengths, mask_time_indices)
         if self.normalize_waveform:
-            speech = normalize_waveform(speech, speech_lengths)
+            lengths = speech_lengths.to(speech.device)
+            speech = normalize_waveform(speech, lengths)
         with torch.set_grad_enabled(self._needs_graph(speech)):
             hidden_states = self.family.hidden_states(
                 self.model, speech, speech_lengths, mask_time_indices
             )
-        return hidden_states, self.family.num_frames(speech_lengths)
+        frames = self.family.num_frames(speech_lengths)
+        return hidden_states, frames.to(speech.device)
 
 
 def prunable_families() -> List[str]:

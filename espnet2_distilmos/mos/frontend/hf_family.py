@@ -106,6 +106,7 @@ class HFFamily(torch.nn.Module, ABC):
     ) -> List[torch.Tensor]:
         """As :meth:`AbsLayerFrontend.forward`: (B, N) and (B,) to L + 1 of (B, T, D).
 
+        ``lengths`` may be on the CPU wherever ``speech`` is.
         ``mask_time_indices`` is not None only where the network has a mask embedding,
         or ``masks_with_zeros``.
         """

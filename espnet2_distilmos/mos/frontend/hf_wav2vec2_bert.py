@@ -84,11 +84,12 @@ class Wav2Vec2BertFamily(HFFamily):
 
     def hidden_states(self, model, speech, lengths, mask_time_indices):
         with torch.autocast(speech.device.type, enabled=False):
-            features = self.features(speech, lengths)
+            features = self.features(speech, lengths.to(speech.device))
         frames = self.num_frames(lengths)
         attention_mask = None
         if not full_length(frames, features.size(1)):
-            attention_mask = frame_mask(frames, features.size(1)).long()
+            valid = frame_mask(frames.to(speech.device), features.size(1))
+            attention_mask = valid.long()
         positions = model.encoder.embed_positions
         if hasattr(positions, "cached_sequence_length"):
             # Rotary angles are kept from the last batch, which may have been on

@@ -42,6 +42,9 @@ class WaveformFamily(HFFamily):
             first = model.feature_extractor.conv_layers[0]
             first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
             self._masked.append((first.layer_norm, 1))
+        # transformers lets the waveform require a gradient in training, which nobody
+        # reads; one that does require it keeps it.
+        model.feature_extractor._requires_grad = False
         if self._is_stable:
             # It follows the last hidden state.
             model.encoder.layer_norm.requires_grad_(False)
@@ -91,7 +94,8 @@ class WaveformFamily(HFFamily):
         # A forked child may find those of a batch that another thread was at.
         self._set_lengths(None)
         if not full_length(lengths, speech.size(1)):
-            attention_mask = frame_mask(lengths, speech.size(1)).long()
+            valid = frame_mask(lengths.to(speech.device), speech.size(1))
+            attention_mask = valid.long()
             self._set_lengths(lengths)
         try:
             output = model(
@@ -158,5 +162,5 @@ class ZeroPadding:
         if self.lengths is None:
             return None
         (x,) = args
-        valid = frame_mask(self.lengths, x.size(-1)).unsqueeze(1)
+        valid = frame_mask(self.lengths.to(x.device), x.size(-1)).unsqueeze(1)
         return (x.masked_fill(~valid, 0.0),)

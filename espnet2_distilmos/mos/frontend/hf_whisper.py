@@ -151,8 +151,8 @@ class WhisperFamily(HFFamily):
         # No position is there for more padding than the longest item has.
         speech = speech[:, : lengths.max()]
         with torch.autocast(speech.device.type, enabled=False):
-            log_mel = self.log_mel(speech, lengths)
-        windows = torch.div(lengths, HOP, rounding_mode="floor")
+            log_mel = self.log_mel(speech, lengths.to(speech.device))
+        windows = torch.div(lengths.to(speech.device), HOP, rounding_mode="floor")
         x = F.gelu(model.conv1(log_mel.to(model.conv1.weight.dtype)))
         # The next convolution reads zeros behind the end, as for a single file.
         x = x.masked_fill(~frame_mask(windows, x.size(-1)).unsqueeze(1), 0.0)
@@ -166,7 +166,7 @@ class WhisperFamily(HFFamily):
         frames = self.num_frames(lengths)
         key_mask = None
         if not full_length(frames, x.size(1)):
-            valid = frame_mask(frames, x.size(1))[:, None, None, :]
+            valid = frame_mask(frames.to(x.device), x.size(1))[:, None, None, :]
             # Added to the attention scores, (B, 1, 1, T).
             key_mask = x.new_zeros(valid.shape).masked_fill(
                 ~valid, torch.finfo(x.dtype).min

@@ -3,11 +3,60 @@
 
 """Group norm over time that leaves padding out of its statistics."""
 
-from typing import Optional
+from typing import Optional, Sequence
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from espnet2_distilmos.mos.masking import frame_mask
+
+
+class _ByItem(torch.autograd.Function):
+    """Group norm with one group a channel, of the valid frames of each item.
+
+    torch's own kernels, an item at a time: what a single file gives, to the last bit.
+    Of the forward pass the input alone is kept, where a formula in tensors keeps two
+    of its size.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, lengths: Sequence[int], eps: float):
+        output, statistics = torch.empty_like(x), []
+        channels = x.size(1)
+        for i, frames in enumerate(lengths):
+            y, mean, rstd = torch.native_group_norm(
+                x[i : i + 1, :, :frames].contiguous(),
+                *(weight, bias, 1, channels, frames, channels, eps),
+            )
+            output[i, :, :frames] = y[0]
+            output[i, :, frames:] = 0.0
+            statistics += [mean, rstd]
+        ctx.save_for_backward(x, weight, *statistics)
+        ctx.lengths = lengths
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, *statistics = ctx.saved_tensors
+        wanted, channels = ctx.needs_input_grad[:3], x.size(1)
+        grad_x = torch.zeros_like(x) if wanted[0] else None
+        sums = []
+        for i, frames in enumerate(ctx.lengths):
+            of_x, *others = torch.ops.aten.native_group_norm_backward(
+                grad[i : i + 1, :, :frames].contiguous(),
+                x[i : i + 1, :, :frames].contiguous(),
+                *statistics[2 * i : 2 * i + 2],
+                *(weight, 1, channels, frames, channels, wanted),
+            )
+            if of_x is not None:
+                grad_x[i, :, :frames] = of_x[0]
+            sums.append(others)
+        of_weight, of_bias = (
+            torch.stack(parts).sum(dim=0) if needed else None
+            for parts, needed in zip(zip(*sums), wanted[1:])
+        )
+        return grad_x, of_weight, of_bias, None, None
 
 
 class MaskedGroupNorm(torch.nn.GroupNorm):
@@ -15,10 +64,12 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
 
     The first convolution of base-size wav2vec 2.0, HuBERT and WavLM models
     normalises each channel over time, so zeros appended to a batch change every
-    frame. With the valid lengths known the statistics are those of the single file.
+    frame. With the valid lengths known the statistics are those of the single file,
+    and padding is zero.
     """
 
-    # Valid frames of the batch at hand, (B,); None when all frames are valid.
+    # Valid frames of the batch at hand, (B,), best on the CPU, where they are read;
+    # None when all frames are valid.
     lengths: Optional[torch.Tensor] = None
 
     @classmethod
@@ -34,13 +85,8 @@ class MaskedGroupNorm(torch.nn.GroupNorm):
             return super().forward(input)
         # At least in fp32: in half precision the sum over seconds loses digits.
         x = input.to(torch.promote_types(input.dtype, torch.float32))
-        valid = frame_mask(self.lengths, x.size(-1)).unsqueeze(1).to(x.dtype)
-        count = self.lengths.to(x.dtype)[:, None, None]
-        mean = (x * valid).sum(dim=-1, keepdim=True) / count
-        centred = x - mean
-        var = (centred.square() * valid).sum(dim=-1, keepdim=True) / count
-        y = centred * torch.rsqrt(var + self.eps)
-        y = torch.addcmul(self.bias[:, None], y, self.weight[:, None])
+        lengths = self.lengths.tolist()
+        y = _ByItem.apply(x, self.weight, self.bias, lengths, self.eps)
         return y.to(input.dtype)
 
 

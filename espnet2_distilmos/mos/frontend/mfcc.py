@@ -87,13 +87,14 @@ class MFCCFrontend(AbsLayerFrontend):
         """See :meth:`AbsLayerFrontend.forward`: one tensor (B, T, 39)."""
         self._check_inputs(speech_lengths, mask_time_indices)
         if self.normalize_waveform:
-            speech = normalize_waveform(speech, speech_lengths)
+            on_device = speech_lengths.to(speech.device)
+            speech = normalize_waveform(speech, on_device)
         # One by one: no padding may enter the windows and differences at an item's end.
         lengths = speech_lengths.tolist()
         features = [self._mfcc(item[:n]) for item, n in zip(speech, lengths)]
         num_frames = [len(item) for item in features]
         padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
-        return [padded], torch.tensor(num_frames, device=speech_lengths.device)
+        return [padded], torch.tensor(num_frames, device=speech.device)
 
     def _mfcc(self, speech: torch.Tensor) -> torch.Tensor:
         """(N,) to (T, 39)."""

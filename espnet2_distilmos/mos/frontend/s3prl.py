@@ -398,7 +398,7 @@ class S3PRLFrontend(AbsLayerFrontend):
             else:
                 hidden_states = self._states(speech, lengths, mask_time_indices)
                 hidden_states = [h[:, : max(frames)] for h in hidden_states]
-        return hidden_states, torch.tensor(frames, device=speech_lengths.device)
+        return hidden_states, torch.tensor(frames, device=speech.device)
 
     def _states(
         self,
@@ -418,7 +418,7 @@ class S3PRLFrontend(AbsLayerFrontend):
             for norm in self._norms:
                 kernel, stride = self._first_conv
                 convolved = [(n - kernel) // stride + 1 for n in lengths]
-                norm.lengths = torch.tensor(convolved, device=speech.device)
+                norm.lengths = torch.tensor(convolved)
         try:
             waveforms = [wave[:n] for wave, n in zip(speech, lengths)]
             return list(self.model(waveforms)["hidden_states"])

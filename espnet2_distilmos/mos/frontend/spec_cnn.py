@@ -246,6 +246,7 @@ class SpecCNN(torch.nn.Module):
     ) -> List[torch.Tensor]:
         """As the frontend's: (B, N) and (B,) to L + 1 tensors (B, T, D)."""
         is_padded = not full_length(lengths, speech.size(1))
+        lengths = lengths.to(speech.device)
         windows = torch.div(lengths - WINDOW, HOP, rounding_mode="floor") + 1
         frames = _num_frames(lengths)
         with torch.autocast(speech.device.type, enabled=False):

@@ -8,6 +8,8 @@ import contextlib
 import torch
 import torch.nn.functional as F
 
+from espnet2_distilmos.mos.masking import all_marked
+
 
 class MaskedBatchNorm1d(torch.nn.BatchNorm1d):
     """``BatchNorm1d`` whose statistics leave padded frames out.
@@ -29,12 +31,32 @@ class MaskedBatchNorm1d(torch.nn.BatchNorm1d):
         Returns:
             (B, C, T); padded frames hold finite values without meaning.
         """
-        if not self.training or bool(mask.all()):
+        if not self.training or all_marked(mask):
             return self._normalize(input)
+        if mask.device.type != "cpu":
+            return self._normalize_marked(input, mask)
         frames = input.transpose(1, 2)
         output = torch.zeros_like(frames)
         output[mask] = self._normalize(frames[mask]).to(output.dtype)
         return output.transpose(1, 2)
+
+    def _normalize_marked(
+        self, values: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """The same in products: how many frames there are need not be known."""
+        valid = mask.unsqueeze(1).to(values.dtype)
+        count = valid.sum()
+        mean = (values * valid).sum(dim=(0, 2)) / count
+        centred = values - mean[:, None]
+        var = (centred.square() * valid).sum(dim=(0, 2)) / count
+        if self.updates_statistics:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                unbiased = var * count / (count - 1)
+                self.running_var.lerp_(unbiased, self.momentum)
+        y = centred * torch.rsqrt(var + self.eps)[:, None]
+        return torch.addcmul(self.bias[:, None], y, self.weight[:, None])
 
     def _normalize(self, values: torch.Tensor) -> torch.Tensor:
         if self.updates_statistics or not self.training:

@@ -53,6 +53,16 @@ def all_zero(gradient):
     return gradient is None or not gradient.any()
 
 
+def test_lengths_as_numbers_change_nothing(mos_corpus):
+    model, data = make(mos_corpus), batch()
+    expected = gradients(model, data)
+    lengths = data["speech_lengths"].tolist()
+    # and the tensor is then not read
+    data["speech_lengths"] = torch.zeros(3, dtype=torch.long)
+    for name, gradient in gradients(model, data | {"num_samples": lengths}).items():
+        assert gradient is None or torch.equal(gradient, expected[name])
+
+
 def test_loss_is_the_weighted_sum(mos_corpus):
     model, data = make(mos_corpus), batch()
     result = model(**data, tokens_lengths=None)

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import MiniBatchKMeans
+from sklearn.cluster import KMeans
 
+import espnet2_distilmos.mos.tokens as tokens_module
 from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
 
 
@@ -61,26 +62,52 @@ def test_upstream_that_does_not_fit():
             make().assign(states(**change), torch.tensor([1, 1, 1]))
 
 
-def test_fit_equals_plain_scikit_learn_whatever_the_jobs():
+def test_fit_does_as_well_as_scikit_learn_whatever_the_jobs():
     features = np.random.default_rng(3).normal(size=(3, 700, 6)).astype(np.float32)
     centroids, inertia = fit_codebooks(features, 12, seed=4, n_jobs=1)
     assert centroids.shape == (3, 12, 6) and centroids.dtype == np.float32
     for layer in range(3):
-        plain = MiniBatchKMeans(
-            12,
-            n_init=3,
-            batch_size=10000,
-            max_iter=100,
-            reassignment_ratio=0.0,
-            random_state=4,
-        ).fit(features[layer])
-        np.testing.assert_allclose(centroids[layer], plain.cluster_centers_, rtol=1e-5)
+        plain = KMeans(12, n_init=3, random_state=4).fit(features[layer])
+        assert inertia[layer] < 1.05 * plain.inertia_
         # The inertia is the sum of squared distances to the nearest centroid.
         distance = ((features[layer][:, None] - centroids[layer]) ** 2).sum(-1).min(1)
         assert inertia[layer] == pytest.approx(distance.sum(), rel=1e-4)
     again = fit_codebooks(features, 12, seed=4, n_jobs=2)
     assert again[0].tobytes() == centroids.tobytes()
     assert not np.allclose(fit_codebooks(features, 12, seed=5)[0], centroids)
+    half, _ = fit_codebooks(torch.from_numpy(features).half(), 12, seed=4)
+    assert np.abs(half - centroids).max() < 0.5 and not (half == centroids).all()
+
+
+def test_an_iteration_equals_scikit_learn(monkeypatch):
+    monkeypatch.setattr(tokens_module, "CHUNK", 64)
+    generator = np.random.default_rng(0)
+    x, start = (generator.normal(size=(n, 5)).astype(np.float32) for n in (300, 7))
+    plain = KMeans(7, init=start, n_init=1, max_iter=1).fit(x)
+    x, start = torch.from_numpy(x), torch.from_numpy(start)
+    moved = tokens_module._moved(x, x.square().sum(1), start)
+    np.testing.assert_allclose(moved, plain.cluster_centers_, atol=1e-5)
+
+
+def test_clusters_far_apart_are_found_each():
+    """Also the rare ones: one frame in a hundred, around large numbers."""
+    generator = np.random.default_rng(1)
+    sizes = [3000] + [30] * 9
+    means = 1000 + 1000 * generator.permutation(np.eye(10, 16, dtype=np.float32))
+    labels = generator.permutation(np.repeat(np.arange(10), sizes))
+    x = means[labels] + generator.normal(size=(len(labels), 16)).astype(np.float32)
+    centroids, _ = fit_codebooks(x[None], 10, seed=0)
+    expected = np.stack([x[labels == k].mean(0) for k in range(10)])
+    distance = ((centroids[0][:, None] - expected) ** 2).sum(-1)
+    assert (
+        sorted(distance.argmin(1)) == list(range(10)) and distance.min(1).max() < 1e-2
+    )
+
+
+def test_fewer_different_frames_than_clusters():
+    x = np.repeat(np.eye(3, dtype=np.float32), 20, axis=0)
+    centroids, inertia = fit_codebooks(x[None], 6)
+    assert np.isfinite(centroids).all() and inertia[0] == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("clusters", [0, 11])

@@ -1,6 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import copy
 import datetime
 import io
 import json
@@ -19,19 +20,23 @@ import pytest
 import scipy.stats
 import soundfile
 import torch
+from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.distributed_utils import DistributedOption, resolve_distributed_mode
-from espnet2.train.reporter import Reporter
+from espnet2.train.reporter import Reporter, SubReporter, WeightedAverage
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from espnet2_distilmos.data.datadir import write_scp
-from espnet2_distilmos.mos.build import build_frontend
+from espnet2_distilmos.mos.build import build_frontend, build_model
 from espnet2_distilmos.mos.checkpoint import load_model
 from espnet2_distilmos.mos.head.probe import PENALTIES, Probe
 from espnet2_distilmos.train.mos_trainer import (
+    EpochRecorder,
     MOSTrainer,
     MOSTrainerOptions,
+    _WithNumSamples,
     only_training,
     read_checkpoint,
     read_history,
@@ -79,6 +84,81 @@ def expected_metrics(corpus, output_dir, model_file):
         lengths = torch.tensor([speech.size(1)])
         scores[utt] = model.inference(speech, lengths).utt_mos.item()
     return scipy_metrics(scores, corpus.labels, {i: corpus.systems[i] for i in scores})
+
+
+# --- waiting for the device -----------------------------------------------------------
+
+
+class Reads(TorchDispatchMode):
+    """Counts what the host reads of tensors on the device "meta", which have no values.
+
+    Anything else whose result depends on values (nonzero, a mask as an index, a copy to
+    the host) is refused there.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        is_read = function.overloadpacket is torch.ops.aten._local_scalar_dense
+        if is_read and args[0].is_meta:
+            self.count += 1
+            return False if args[0].dtype == torch.bool else 1
+        return function(*args, **(kwargs or {}))
+
+
+# The one is transformers' own: does its attention need a mask?
+@pytest.mark.parametrize("model_type, reads", [("wavlm", 0), ("hubert", 1)])
+def test_a_step_waits_for_nothing(mos_corpus, model_type, reads):
+    conf = copy.deepcopy(mos_corpus.frontend_conf)
+    conf["upstream_config"]["model_type"] = model_type
+    losses = {name: {"weight": 1.0} for name in ("mos_l1", "frame_mse", "token_ce")}
+    config = mos_corpus.config(
+        frontend_conf=conf, losses=losses, token_info=mos_corpus.token_info
+    )
+    model = build_model(config, load_pretrained=True).to("meta")
+    samples = [4000, 3500, 3000]
+    batch = {
+        "speech": torch.zeros(3, 4000, device="meta"),
+        "speech_lengths": torch.tensor(samples, device="meta"),
+        "mos": torch.zeros(3, 1, device="meta"),
+        "tokens": torch.zeros(3, 12, 2, device="meta", dtype=torch.long),
+    }
+    (batch,) = _WithNumSamples(
+        [(["a", "b", "c"], batch | {"speech_lengths": torch.tensor(samples)})]
+    )
+    batch = to_device(batch[1], "meta") | {"utt_id": batch[0]}
+    assert batch["speech_lengths"].is_meta and batch["num_samples"] == samples
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    recorder = EpochRecorder(model).train()
+    reporter = SubReporter("train", 1, 0)
+    with Reads() as found:
+        result = recorder(**batch)
+        reporter.register(result["stats"], result["weight"])
+        result["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    assert found.count == reads
+    with pytest.raises(RuntimeError, match="meta"):
+        recorder.report(reporter)
+
+
+def test_statistics_of_a_step_are_read_at_its_end():
+    model = torch.nn.Module()
+    stats = {"a": torch.tensor([2.0]), "b": torch.tensor([math.nan])}
+    counts = {"a": torch.tensor([3.0])}
+    result = {"stats": stats, "counts": counts, "weight": torch.tensor([4.0])}
+    model.forward = lambda **batch: dict(result, utt_mos=None)
+    recorder = EpochRecorder(model).train()
+    reporter = SubReporter("train", 1, 0)
+    assert recorder(speech=torch.zeros(4, 2), utt_id=list("abcd"))["stats"] == {}
+    recorder.report(reporter)
+    reporter.next()
+    assert reporter.stats["a"] == [WeightedAverage(2.0, 4.0)]
+    assert math.isnan(reporter.stats["b"][0].value)
+    recorder.report(reporter)  # nothing is left
+    assert recorder.totals(False) == {"a": [6.0, 3.0]}
 
 
 # --- what is validated ----------------------------------------------------------------

@@ -33,6 +33,21 @@ def test_valid_frames_as_if_there_were_no_padding(training):
     assert torch.isfinite(y).all()
 
 
+def test_as_a_device_normalises_that_is_not_waited_for():
+    torch.manual_seed(0)
+    norms = MaskedBatchNorm1d(3), MaskedBatchNorm1d(3)
+    mask = frame_mask(torch.tensor([9, 5]), 9)
+    x = (torch.randn(2, 3, 9) * 4 + 1).requires_grad_()
+    upstream = torch.randn(2, 3, 9) * mask.unsqueeze(1)
+    found = []
+    for norm, y in zip(norms, (norms[0](x, mask), norms[1]._normalize_marked(x, mask))):
+        wanted = [x, norm.weight, norm.bias]
+        gradients = torch.autograd.grad(y, wanted, upstream)
+        found.append([y * mask.unsqueeze(1), *gradients, *norm.buffers()])
+    for expected, value in zip(*found):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_frozen_statistics_normalise_by_the_batch_and_keep_the_running_ones():
     masked = MaskedBatchNorm1d(3).train()
     x = torch.randn(2, 3, 9) * 3
