@@ -76,7 +76,7 @@ def to_numpy(values: Array) -> np.ndarray:
     return np.asarray(values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MOSResult:
     """What the model says of one waveform.
 
@@ -523,6 +523,12 @@ class AbsMOSPredictor:
             A result a path.
         """
         columns = self._token_columns(token_posteriors)
+        if isinstance(paths, (str, bytes, os.PathLike)):
+            raise ValueError(
+                f"found the path {paths!s:.80}, expected an iterable of paths; give "
+                "[path]"
+            )
+        paths = map(os.fsdecode, paths)
         files = zip(paths, itertools.repeat("") if utt_ids is None else utt_ids)
         for start in itertools.count(0, _SORTED_FILES):
             block = list(itertools.islice(files, _SORTED_FILES))

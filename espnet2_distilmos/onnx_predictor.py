@@ -3,9 +3,11 @@
 
 """MOS of waveforms and files with an exported model, without torch."""
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 from functools import cached_property
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
@@ -22,6 +24,14 @@ BOX_NAME = "box"
 OUTPUTS = ("utt_mos", "frame_mos", "embedding")
 
 
+def is_exported(model: Optional[str]) -> bool:
+    """Whether a model is the scorer in the box or a file of ``distilmos export``."""
+    if model is None or model == BOX_NAME:
+        return True
+    name = os.fspath(model)
+    return name.lower().endswith(".onnx") and not os.path.isdir(name)
+
+
 def load_predictor(model: Optional[str] = None, **options: Any) -> AbsMOSPredictor:
     """Load whatever ``distilmos predict --model`` takes.
 
@@ -34,10 +44,9 @@ def load_predictor(model: Optional[str] = None, **options: Any) -> AbsMOSPredict
     Raises:
         ValueError, OSError: there is no such model, or an option is impossible.
     """
-    if model is None or model == BOX_NAME:
-        return ONNXPredictor(BOX, **options)
-    if model.endswith(".onnx"):
-        return ONNXPredictor(model, **options)
+    if is_exported(model):
+        path = BOX if model is None or model == BOX_NAME else os.fspath(model)
+        return ONNXPredictor(path, **options)
     from espnet2_distilmos.predictor import MOSPredictor
 
     return MOSPredictor.from_pretrained(model, **options)
@@ -46,7 +55,8 @@ def load_predictor(model: Optional[str] = None, **options: Any) -> AbsMOSPredict
 class ONNXPredictor(AbsMOSPredictor):
     """A model of ``distilmos export`` that scores waveforms and files on the CPU.
 
-    Scores are those of the model in torch (to 1e-4), with the policies of
+    Scores are those of the model in torch (to 1e-4), unless its weights were rounded
+    (``--weights``), with the policies of
     :class:`~espnet2_distilmos.predictor.MOSPredictor`. A batch is always one
     utterance. It can be copied, pickled and used in forked children.
 
@@ -80,8 +90,12 @@ class ONNXPredictor(AbsMOSPredictor):
         knn_datastore: Optional[str] = None,
         precision: str = "fp32",
     ):
+        if str(device) not in ("cpu", "cpu:0", "None"):
+            raise ValueError(
+                f"found device={device!s:.80} for {model_file}, expected cpu: an "
+                "exported model computes on the CPU"
+            )
         for name, value, expected in (
-            ("device", str(device), "cpu"),
             ("corpus", corpus, None),
             ("listener", listener, "mean"),
             ("precision", precision, "fp32"),
@@ -89,9 +103,15 @@ class ONNXPredictor(AbsMOSPredictor):
             if value != expected:
                 raise ValueError(
                     f"found {name}={value!s:.80} for {model_file}, expected "
-                    f"{expected}: an exported model computes on the CPU, as it was "
-                    "exported"
+                    f"{expected}: an exported model is as it was exported; give {name} "
+                    "with the trained model"
                 )
+        model_file = os.fspath(model_file)
+        if not os.path.isfile(model_file):
+            raise FileNotFoundError(
+                f"{model_file} is not there, expected a file of `distilmos export`; "
+                "correct the model's path"
+            )
         with open(model_file, "rb") as file:
             self._graph = file.read()
         self._path = model_file
@@ -100,14 +120,14 @@ class ONNXPredictor(AbsMOSPredictor):
         self.minimum_samples: int = properties["minimum_samples"]
         self.frame_shift: int = properties["frame_shift"]
         self.frame_centre: float = properties["frame_centre"]
-        self.score_range = properties["score_range"]
+        self.score_range = properties.get("score_range")
         self.model_fingerprint: str = properties["fingerprint"]
         self.about = properties.get("about") or ""
         self._set_policies(
             os.path.dirname(model_file),
             channel,
             max_seconds,
-            properties["maximum_samples"],
+            properties.get("maximum_samples"),
             2.0 if batch_seconds is None else batch_seconds,
             scale,
             calibration,
@@ -122,20 +142,23 @@ class ONNXPredictor(AbsMOSPredictor):
         Raises:
             ValueError: there are none, or of another format version.
         """
-        found = self._session.get_modelmeta().custom_metadata_map
-        try:
-            properties = {k: json.loads(v) if v else None for k, v in found.items()}
-        except ValueError:
-            properties = {}
+        properties: Dict[str, Any] = {}
+        for key, value in self._session.get_modelmeta().custom_metadata_map.items():
+            with contextlib.suppress(ValueError):  # somebody's note
+                properties[key] = json.loads(value) if value else None
         outputs = [output.name for output in self._session.get_outputs()]
         version = properties.get("format_version")
-        is_ours = "fingerprint" in properties and list(OUTPUTS) == outputs
-        if version != FORMAT_VERSION or not is_ours:
+        is_ours = isinstance(properties.get("fingerprint"), str)
+        for name in ("sample_rate", "minimum_samples", "frame_shift"):
+            value = properties.get(name)
+            is_ours &= isinstance(value, int) and value > 0
+        is_ours &= isinstance(properties.get("frame_centre"), (int, float))
+        if version != FORMAT_VERSION or not is_ours or list(OUTPUTS) != outputs:
             raise ValueError(
                 f"{self._path}: found an ONNX graph of format version {version} with "
-                f"the outputs {', '.join(outputs)}, expected one of `distilmos "
-                f"export` of format version {FORMAT_VERSION} with "
-                f"{', '.join(OUTPUTS)}; export the model again"
+                f"the outputs {', '.join(outputs)}, expected one of `distilmos export` "
+                f"of format version {FORMAT_VERSION} with {', '.join(OUTPUTS)} and its "
+                "metadata; export the model again"
             )
         return properties
 
@@ -148,7 +171,8 @@ class ONNXPredictor(AbsMOSPredictor):
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             # As of NumPy and torch; onnxruntime does not look there by itself.
-            options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+            threads = re.match(r"\d+", os.environ.get("OMP_NUM_THREADS", ""))
+            options.intra_op_num_threads = int(threads[0]) if threads else 0
             providers = ["CPUExecutionProvider"]
             try:
                 self._opened = onnxruntime.InferenceSession(

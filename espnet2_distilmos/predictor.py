@@ -49,7 +49,7 @@ from espnet2_distilmos.mos.checkpoint import (
     restore_model,
 )
 from espnet2_distilmos.mos.host import own_settings
-from espnet2_distilmos.onnx_predictor import BOX_NAME, load_predictor
+from espnet2_distilmos.onnx_predictor import is_exported, load_predictor
 
 __all__ = ["FileResult", "MOSPredictor", "MOSResult"]
 
@@ -236,9 +236,9 @@ class MOSPredictor(AbsMOSPredictor):
         Raises:
             ValueError, OSError: as the constructor, and when there is no such model.
         """
-        if model is None or model == BOX_NAME or str(model).endswith(".onnx"):
+        if is_exported(model):
             return load_predictor(model, **options)
-        with open_trained_model(model) as (train_config, model_file):
+        with open_trained_model(os.fspath(model)) as (train_config, model_file):
             return cls(train_config, model_file, **options)
 
     @cached_property

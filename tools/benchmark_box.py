@@ -64,6 +64,8 @@ def summary(values: Sequence[float]) -> str:
 def main(cmd: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
     files = sorted(str(path) for path in Path(args.folder).rglob("*.wav"))
+    if not files:
+        get_parser().error(f"{args.folder} has no .wav, expected some")
     seconds = {path: soundfile.info(path).duration for path in files}
     shortest, total = min(files, key=seconds.get), sum(seconds.values())
     commands: Dict[str, List[str]] = {

@@ -42,7 +42,7 @@ from espnet2_distilmos.evaluation.trust import (
     write_calibration,
     write_scale,
 )
-from espnet2_distilmos.onnx_predictor import BOX_NAME
+from espnet2_distilmos.onnx_predictor import BOX_NAME, is_exported
 
 _SCALE = "scale.json"
 # Levels that the summary names.
@@ -325,7 +325,7 @@ def _output(args: argparse.Namespace) -> str:
         return args.output
     if args.model == BOX_NAME:
         folder = ""
-    elif args.model.endswith(".onnx"):
+    elif is_exported(args.model):
         folder = os.path.dirname(args.model) or "."
     else:
         from espnet2_distilmos.mos.checkpoint import open_trained_model

@@ -333,7 +333,8 @@ def _check_confidence(confidence, args: argparse.Namespace) -> None:
     except ValueError as error:
         raise DataError(
             f"{args.model} cannot give intervals: {error} See `distilmos calibrate "
-            f"{args.model} --labels DATA_DIR --train WAV_SCP`."
+            f"{args.model} --labels DATA_DIR --train WAV_SCP --output FILE` and here "
+            "--calibration FILE."
         ) from error
     if not confidence.coverage_is_known:
         print(

@@ -154,8 +154,9 @@ def _in_experiment(path: str) -> TrainedModel:
     if not os.path.isfile(config):
         found = "no config.yaml" if os.path.exists(path) else "nothing"
         raise DataError(
-            f"{path}: found {found}, expected an experiment directory, a model file in "
-            f"one, a .zip of stage 10, {' or '.join(NAMED_MODELS)}; correct the path."
+            f"{path!r}: found {found}, expected an experiment directory, a model file "
+            f"in one, a .zip of stage 10, a .onnx of `distilmos export`, box, "
+            f"{' or '.join(NAMED_MODELS)}; correct the path."
         )
     if is_file and os.path.basename(path) != "config.yaml":
         return TrainedModel(config, path)

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,31 @@ def test_files_and_waves_get_the_scores_of_torch(exported, scorer_dir, files):
     for one, other in zip(ours(waves, 22050), theirs(waves, 22050)):
         assert one.score == pytest.approx(other.score, abs=1e-5)
         assert one.note == other.note
+
+
+def test_names_of_any_kind_and_notes_of_others(exported, scorer_dir, tmp_path):
+    wave = 0.1 * np.sin(np.arange(20000) / 7)
+    score = load_predictor(exported)(wave, 16000).score
+    proto = onnx.load(exported)
+    onnx.helper.set_model_props(
+        proto, {p.key: p.value for p in proto.metadata_props} | {"note": "free text"}
+    )
+    path = tmp_path / "UP.ONNX"
+    onnx.save(proto, str(path))
+    folder = tmp_path / "exp.onnx"
+    folder.symlink_to(scorer_dir)
+    for model in (path, Path(exported), folder, Path(scorer_dir)):
+        for load in (load_predictor, MOSPredictor.from_pretrained):
+            assert load(model)(wave, 16000).score == pytest.approx(score, abs=1e-5)
+
+
+def test_threads_are_those_of_openmp(exported, monkeypatch):
+    wave = 0.1 * np.sin(np.arange(20000) / 7)
+    scores = []
+    for value in ("2", "1,2", "nonsense", "-3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        scores.append(load_predictor(exported)(wave, 16000).score)
+    np.testing.assert_allclose(scores, scores[0], atol=1e-5)
 
 
 def test_it_can_be_copied_pickled_and_forked(exported):
@@ -168,8 +194,10 @@ def test_what_cannot_be_is_one_sentence(exported, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             load_predictor(exported, **options)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="distilmos export"):
         load_predictor(str(tmp_path / "none.onnx"))
+    with pytest.raises(ValueError, match="an iterable of paths"):
+        next(load_predictor(exported).predict_files("a.wav"))
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
     with pytest.raises(ValueError, match="broken.onnx is no readable ONNX graph"):
@@ -179,6 +207,13 @@ def test_what_cannot_be_is_one_sentence(exported, tmp_path):
     onnx.save(proto, str(broken))
     with pytest.raises(ValueError, match="export the model again"):
         load_predictor(str(broken))
+    for key, value in (("sample_rate", "abc"), ("frame_shift", "0")):
+        proto = onnx.load(exported)
+        for entry in proto.metadata_props:
+            entry.value = value if entry.key == key else entry.value
+        onnx.save(proto, str(broken))
+        with pytest.raises(ValueError, match="export the model again"):
+            load_predictor(str(broken))
     predictor = load_predictor(exported)
     with pytest.raises(ValueError, match="gradients"):
         predictor(np.zeros(16000), 16000, grad=True)

@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "service": {"data"},
     "remote": {"abs_predictor", "data", "evaluation"},
     "on_ray": {"abs_predictor", "onnx_predictor", "remote", "service", "data"},
-    "cli": {"data", "evaluation", "named_models", "onnx_predictor", "remote"}
-    | {"on_ray"},
+    "cli": {"data", "evaluation", "named_models", "abs_predictor"}
+    | {"onnx_predictor", "remote", "on_ray"},
     "bin": {"cli", "tasks", "predictor", "train", "mos", "data", "evaluation"}
     | {"distortion", "teachers", "named_models", "onnx_predictor", "abs_predictor"}
     | {"service"},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "tools"
 
 
 def load(name):

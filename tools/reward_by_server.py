@@ -13,7 +13,7 @@ Python. A clip that is not scored ends nothing: its advantage is 0.
 Example:
 
     % distilmos serve --model exp/mos_train_distilmos_raw &
-    % python examples/reward_by_server.py clip.wav --url http://127.0.0.1:8476
+    % python tools/reward_by_server.py clip.wav --url http://127.0.0.1:8476
 """
 
 import argparse

@@ -11,7 +11,7 @@ a generator honest (here the second term) is part of the loss.
 
 Example:
 
-    % python examples/reward_by_gradient.py clip.wav --model exp/mos_train_distilmos_raw
+    % python tools/reward_by_gradient.py clip.wav --model exp/mos_train_distilmos_raw
 """
 
 import argparse
