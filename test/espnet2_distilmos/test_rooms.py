@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "remote": {"abs_predictor", "data", "evaluation"},
     "on_ray": {"abs_predictor", "onnx_predictor", "remote", "service", "data"},
     "cli": {"data", "evaluation", "named_models", "onnx_predictor", "remote"}
-    | {"on_ray"},
+    | {"abs_predictor", "on_ray"},
     "bin": {"cli", "tasks", "predictor", "train", "mos", "data", "evaluation"}
     | {"distortion", "teachers", "named_models", "onnx_predictor", "abs_predictor"}
     | {"service"},
