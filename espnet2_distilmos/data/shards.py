@@ -9,8 +9,6 @@ import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
-from espnet2_distilmos.data.audio import AudioError, read_header
-from espnet2_distilmos.data.batches import map_ahead
 from espnet2_distilmos.data.datadir import DataError
 from espnet2_distilmos.data.inputs import InputFile
 
@@ -74,6 +72,8 @@ class Shard(NamedTuple):
                 f"found {self.count} shards of {len(items)} files, expected at most as "
                 "many shards as files; take fewer."
             )
+        from espnet2_distilmos.data.batches import map_ahead  # merging reads no audio
+
         lengths = map_ahead(_seconds, items, num_threads, depth=100)
         seconds = {item.id: length for item, length in zip(items, lengths)}
         numbers = split(seconds, self.count)
@@ -93,6 +93,8 @@ class Shard(NamedTuple):
 
 
 def _seconds(item: InputFile) -> float:
+    from espnet2_distilmos.data.audio import AudioError, read_header
+
     try:
         length, rate, _ = read_header(item.path)
     except AudioError:

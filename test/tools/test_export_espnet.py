@@ -225,4 +225,4 @@ def test_a_table_that_espnet_would_not_take_is_refused(refused, tool, monkeypatc
     refuse("expected at most 20 files and 1000 lines")
     serving = [("espnet2_distilmos/predictor.py", "espnet2/mos/predictor.py")]
     monkeypatch.setitem(tool.COMMITS, "many", serving)
-    refuse("espnet2_distilmos/predictor.py needs espnet2_distilmos.data.audio")
+    refuse("espnet2_distilmos/predictor.py needs espnet2_distilmos.abs_predictor")
