@@ -34,7 +34,13 @@ from espnet2_distilmos.data.inputs import collect_inputs
 from espnet2_distilmos.data.media import encode_mp3, read_start, spectrogram_jpeg
 from espnet2_distilmos.evaluation import page, report
 from espnet2_distilmos.evaluation.formats import FORMATS, read_scores
-from espnet2_distilmos.evaluation.join import ScoreFile, decode_name, match, shown
+from espnet2_distilmos.evaluation.join import (
+    ScoreFile,
+    count,
+    decode_name,
+    match,
+    shown,
+)
 
 _METRICS = ("lcc", "srcc", "mse")
 # Of a clip, what is embedded.
@@ -162,23 +168,39 @@ def _read_models(args: argparse.Namespace) -> Dict[str, ScoreFile]:
     return models
 
 
+def _of_labels(
+    clips: page.Clips, labels: Optional[str], name: str
+) -> List[Optional[str]]:
+    """What a file of the labels' data directory says of each clip, labelled or not."""
+    path = os.path.join(labels or "", name)
+    if not labels or not os.path.isfile(path):
+        return [None] * len(clips.ids)
+    lines, _ = scan_scp(path)
+    known = {decode_name(utt_id): value for utt_id, value in lines.items()}
+    pairs, _ = match([(i, None) for i in clips.ids], [(name, None) for name in known])
+    values = list(known.values())
+    return [values[pairs[i]] if i in pairs else None for i in range(len(clips.ids))]
+
+
+def _find_systems(clips: page.Clips, labels: Optional[str]) -> None:
+    """Add the systems that utt2sys has, and say which clips have none."""
+    found = [
+        name and decode_name(name) for name in _of_labels(clips, labels, "utt2sys")
+    ]
+    clips.systems = [a or b for a, b in zip(clips.systems, found)]
+    lost = [i for i, system in zip(clips.ids, clips.systems) if system is None]
+    if 0 < len(lost) < len(clips.ids):
+        clips.problems.append(
+            f"no file names the system of {count(lost)}, expected one for each; the "
+            "systems are shown without them, name them with --systems."
+        )
+
+
 def _find_audio(
     clips: page.Clips, labels: Optional[str], root: Optional[str]
 ) -> List[Optional[str]]:
     """Return the path of each clip's file, None where nothing says it."""
-    paths = list(clips.paths)
-    wav_scp = os.path.join(labels or "", "wav.scp")
-    if labels and os.path.isfile(wav_scp):
-        lines, _ = scan_scp(wav_scp)
-        known = {decode_name(utt_id): path for utt_id, path in lines.items()}
-        pairs, _ = match(
-            [(utt_id, None) for utt_id in clips.ids], [(name, None) for name in known]
-        )
-        files = list(known.values())
-        paths = [
-            path or (files[pairs[i]] if i in pairs else None)
-            for i, path in enumerate(paths)
-        ]
+    paths = [a or b for a, b in zip(clips.paths, _of_labels(clips, labels, "wav.scp"))]
     if root is None:
         return paths
     found = [
@@ -331,6 +353,30 @@ class _Media:
 # The page
 
 
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse an output that is an input, or that is there and is no regular file."""
+    output = args.output
+    what = ""
+    if output == "-":
+        what = "standard output"
+    elif os.path.islink(output):
+        what = "a link"
+    elif os.path.exists(output) and not os.path.isfile(output):
+        what = "a directory" if os.path.isdir(output) else "a device"
+    if not what:
+        inputs = [split_name(text)[1] for text in args.scores]
+        inputs += [path for path in (args.labels, args.systems, args.cluster) if path]
+        names = ("metric.scp", "wav.scp", "utt2sys", "utt2src", "votes.scp")
+        inputs += [os.path.join(args.labels or "", n) for n in names if args.labels]
+        if os.path.realpath(output) in map(os.path.realpath, inputs):
+            what = "one of the files to read"
+    if what:
+        raise DataError(
+            f"--output is {output}, {what}, expected a file to write; name another, "
+            "such as report.html."
+        )
+
+
 def _packages() -> Dict[str, Any]:
     """What the packages of the extra have.
 
@@ -463,6 +509,7 @@ def make_report(args: argparse.Namespace) -> List[str]:
         wrong = f"--max_mb is {args.max_mb}, expected a size such as 30"
     if wrong:
         raise DataError(f"{wrong}.")
+    _check_output(args)
     packages = _packages()
     models = _read_models(args)
     labels, label_range, cluster = None, None, args.cluster
@@ -473,6 +520,8 @@ def make_report(args: argparse.Namespace) -> List[str]:
         if cluster is None and os.path.isfile(utt2src):
             cluster = utt2src
     clips = page.collect(models, labels, args.systems, cluster)
+    if args.systems is None:
+        _find_systems(clips, args.labels)
     paths = _find_audio(clips, args.labels, args.audio_root)
     hrefs = [_link(path, args.output) for path in paths]
     content, figures, lists = _describe(args, clips, models, label_range)

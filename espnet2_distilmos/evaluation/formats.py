@@ -70,7 +70,7 @@ class Format(NamedTuple):
 
 
 _OURS = {name: name for name in ("id", "path", "score", "error", "system")}
-_PLAIN = {name: name for name in ("id", "score", "system")}
+_PLAIN = {name: name for name in ("id", "path", "score", "system")}
 _SHEET = {"system_id": "system", "sample_id": "id"}
 _LISTENER = {"listener_id": "listener", "listener_idx": "listener_idx"}
 FORMATS: Dict[str, Format] = {
@@ -114,8 +114,9 @@ FORMATS: Dict[str, Format] = {
     "tsv": Format("the same between tabs", _PLAIN),
 }
 # Columns of a plain table whose heading is not ours
+_FILES = "wav wav_path path file filename".split()
 _HEADINGS = {
-    "id": "id utt utt_id wav wav_path path file filename name sample_id".split(),
+    "id": ["id", "utt", "utt_id", *_FILES, "name", "sample_id"],
     "score": "score mos rating pred prediction label answer".split(),
     "system": "system system_id sys".split(),
 }
@@ -257,14 +258,15 @@ def _has_heading(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _fitting_columns(header: Sequence[str]) -> Dict[str, List[str]]:
-    """Return the columns that can be id, score and system by their names.
+    """Return the columns that can be id, score, system and path by their names.
 
     In a heading with id and score, as ours, the very name is the only one that fits,
-    but for a score beside a MOS or rating, which may both be the label.
+    but for a score beside a MOS or rating, which may both be the label. Beside an id
+    the column of a file is the path; of several such columns none is but ``path``.
     """
     names = {name.lower() for name in header}
     ours = {"id", "score"} <= set(header) and not names & {"mos", "rating"}
-    return {
+    fitting = {
         field: (
             [field]
             if ours and field in header
@@ -272,6 +274,14 @@ def _fitting_columns(header: Sequence[str]) -> Dict[str, List[str]]:
         )
         for field, names in _HEADINGS.items()
     }
+    files = [name for name in header if name.lower() in _FILES]
+    ids = [name for name in fitting["id"] if name not in files]
+    if len(ids) == 1 and ids[0].lower() != "name":  # which may be a speaker's
+        fitting["id"] = ids
+        fitting["path"] = (
+            files if len(files) == 1 else [n for n in files if n == "path"]
+        )
+    return fitting
 
 
 def _plain_format(table: Table) -> str:
@@ -478,6 +488,7 @@ def _read_table(
     header, body = as_names(first), table.rows[1:]
     layout = _layout(file.format)
     if file.format in ("csv", "tsv", "voicemos"):
+        layout.pop("path", None)
         by_name = not all(column.isdecimal() for column in named.values())
         fitting = _fitting_columns(header)
         if not by_name and not (fitting["id"] and fitting["score"]):
@@ -503,6 +514,9 @@ def _read_table(
                 place = int(column) - 1
                 header[place] = header[place] or column
             layout[name] = column if place is None else header[place]
+        others = [layout["id"], layout["score"], *(layout[name] for name in named)]
+        if layout.get("path") in others or len(header) == 2:
+            layout.pop("path", None)
         if len(header) == 2 and not header[0]:
             header[0] = layout["id"]  # the row names are all that there is
         rest = [name for name in header if name not in layout.values()]
@@ -765,7 +779,8 @@ def _write_rows(
         file.writelines(f"{row['id']},{row['score']!r}\n" for row in rows)
         return
     names = dict.fromkeys(name for row in rows for name in row)
-    for name in ("system", "votes", "listener_id", "listener_idx"):
+    optional = ["system", "votes", "listener_id", "listener_idx"]
+    for name in optional + ["path"] * (format in ("csv", "tsv")):
         if all(row.get(name) is None for row in rows):
             names.pop(name, None)
     last = ["system", "votes"]

@@ -561,7 +561,8 @@ def _named(name: Optional[str], length: int = _NAME_LENGTH) -> str:
     if len(text) > length:
         # Names of one set often begin alike.
         text = f"{text[: length // 2]}…{text[-((length - 1) // 2) :]}"
-    return html.escape(text)
+    # Plotly decodes no entities of quotes.
+    return html.escape(text, quote=False)
 
 
 def _figure(data: List[Row], height: int, x: str, y: str, **layout: Any) -> Row:
@@ -580,8 +581,8 @@ def _figure(data: List[Row], height: int, x: str, y: str, **layout: Any) -> Row:
             "hovermode": "closest",
             "legend": {**at_top, "orientation": "h", "x": 0},
             "showlegend": len(data) > 1,
-            "xaxis": {**axis, "title": {"text": html.escape(x)}},
-            "yaxis": {**axis, "title": {"text": html.escape(y)}},
+            "xaxis": {**axis, "title": {"text": html.escape(x, quote=False)}},
+            "yaxis": {**axis, "title": {"text": html.escape(y, quote=False)}},
             **layout,
         },
     }

@@ -215,6 +215,26 @@ def test_audio_of_a_data_directory(site):
     assert len(page.all("audio")) == 1 and "of the same system" in page.text
 
 
+def test_systems_where_only_some_clips_have_a_label(site, capsys):
+    """The files say together which clips a system has."""
+    names = [f"clip{k:02d}" for k in range(8, 20)]
+    Path("p.csv").write_text("".join(f"{n},{k % 5}\n" for k, n in enumerate(names)))
+    command = ["p.csv", "--embed", "0", "--output", "r.html", "--labels"]
+    rows = [f"{n},3.{k},sys{k % 2}\n" for k, n in enumerate(names[:4])]
+    Path("some.csv").write_text("id,mos,system\n" + "".join(rows))
+    assert main([*command, "some.csv"]) == 1
+    sentence = "names the system of 8 utterances (the first is clip12)"
+    err = capsys.readouterr().err
+    assert sentence in err and "--systems" in err
+    assert sentence in Page(site / "r.html").text
+    # The data directory knows those of all.
+    (site / "set").mkdir()
+    Path("set/metric.scp").write_text("".join(f'{n} {{"mos": 3}}\n' for n in names[:4]))
+    Path("set/utt2sys").write_text("".join(f"{n} sys{n[-1]}\n" for n in names))
+    assert main([*command, "set"]) == 0
+    assert -1 not in Page(site / "r.html").data["system"]
+
+
 @pytest.mark.parametrize(
     "options, sentence",
     [
@@ -230,6 +250,23 @@ def test_bad_options(options, sentence, site, capsys):
     assert main(["a.csv", *options, "--output", "r.html"]) == 1
     assert sentence in capsys.readouterr().err
     assert not (site / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["-", "a.csv", "wav/../labels.csv", "link", "wav", "/dev/full", "d/wav.scp"],
+)
+def test_an_output_that_is_none(output, site, capsys):
+    (site / "link").symlink_to("elsewhere.html")
+    (site / "d").mkdir()
+    before = (site / "a.csv").read_bytes(), (site / "labels.csv").read_bytes()
+    labels = "d" if output.startswith("d/") else "labels.csv"
+    command = ["NAME=a.csv", "--labels", labels, "--embed", "0", "--output", output]
+    assert main(command) == 1
+    assert f"--output is {output}, " in capsys.readouterr().err
+    assert before == ((site / "a.csv").read_bytes(), (site / "labels.csv").read_bytes())
+    assert (site / "link").is_symlink() and not Path("/dev/full").is_file()
+    assert not (site / "-").exists() and not (site / "elsewhere.html").exists()
 
 
 @pytest.mark.parametrize("package", ["plotly", "itables", "jinja2", "PIL"])
@@ -371,6 +408,12 @@ def test_in_a_browser(site, browser):
     assert browser.evaluate(f"{places}.every((f) => f.querySelector('.main-svg'))")
     ticks = "document.querySelector('#figure-systems').textContent"
     assert SYSTEMS[0] in browser.evaluate(ticks)
+
+    # What is hidden is not shown.
+    label = "document.querySelector('.filters label')"
+    assert browser.evaluate(f"{label}.offsetParent !== null")
+    browser.evaluate(f"{label}.hidden = true")
+    assert browser.evaluate(f"{label}.offsetParent === null")
 
     # Nothing is wider than a phone.
     browser.resize(390, 800, mobile=True)

@@ -32,8 +32,8 @@ HOLDS = {
     "sheet-results": "system path number text json inf",
     "voicemos": "",
     "versa": "number text json unlabelled",
-    "csv": "system number text json inf unlabelled",
-    "tsv": "system number text json inf unlabelled",
+    "csv": "system path number text json inf unlabelled",
+    "tsv": "system path number text json inf unlabelled",
 }
 
 
@@ -369,9 +369,40 @@ def test_common_headings(tmp_path, header, row):
     assert file.problems == file.notes == [] and file.metric == "mos"
 
 
+@pytest.mark.parametrize(
+    "header, utt_id, path, extra",
+    [
+        ("id,path,score,x", "a", "b", {"x": "d"}),
+        ("utt,wav,mos,x", "a", "b", {"x": "d"}),
+        ("File,utt_id,mos,x", "b", "a", {"x": "d"}),
+        ("id,file,mos,wav", "a", None, {"file": "b", "wav": "d"}),  # which of them
+        ("utt,path,mos,wav", "a", "b", {"wav": "d"}),
+        ("x,path,mos,y", "b", None, {"x": "a", "y": "d"}),
+    ],
+)
+def test_the_column_of_a_file_is_the_path_beside_an_id(
+    tmp_path, header, utt_id, path, extra
+):
+    file = read_scores(write(tmp_path, "f", f"{header}\na,b,3,d\n"))
+    assert file.records == [Score(utt_id, 3.0, path=path, extra=extra)]
+    assert file.problems == file.notes == []
+
+
+def test_ids_without_a_clear_winner(tmp_path):
+    for header in ("utt,id,mos", "wav,path,mos", "name,file,mos", "utt,name,mos"):
+        with pytest.raises(DataError, match="expected only one that can hold the id"):
+            read_scores(write(tmp_path, "f", f"{header}\na,b,3\n"))
+    # A named column is never the path as well.
+    path = write(tmp_path, "f", "utt,wav,mos\na,b,3\n")
+    file = read_scores(path, columns={"id": "wav"})
+    assert file.records == [Score("b", 3.0, extra={"utt": "a"})]
+    file = read_scores(path, columns={"id": "utt", "system": "wav"})
+    assert file.records == [Score("a", 3.0, system="b")]
+
+
 def test_headings_that_fit_more_than_once(tmp_path):
-    path = write(tmp_path, "f", "utt,mos,rating,file\na,3,4,b\n")
-    for columns, words in (({}, "utt, file"), ({"id": "utt"}, "mos, rating")):
+    path = write(tmp_path, "f", "utt,mos,rating,name\na,3,4,b\n")
+    for columns, words in (({}, "utt, name"), ({"id": "utt"}, "mos, rating")):
         with pytest.raises(DataError, match=f"has the columns {words}, ") as error:
             read_scores(path, columns=columns)
         assert "--" not in str(error.value)

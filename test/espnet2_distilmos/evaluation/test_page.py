@@ -247,3 +247,14 @@ def test_other_scales_have_figures_of_their_own():
     notes = page.metrics_table([scored], ("srcc", "mse"), 20)["notes"]
     assert "the labels go from 10 to 90" in " ".join(notes)
     assert "found 3 of the at least 6" in " ".join(notes)
+
+
+def test_quotes_in_names_of_figures():
+    """Plotly decodes the entities of markup and none of a quote."""
+    files = {n: file(n, {"x": 1.0, "y": 2.0}) for n in ("\"a\" & 'b'", "<c>")}
+    clips = page.collect(files)
+    figure = page.scatter_figure(clips, *files, True)["layout"]
+    titles = [figure[axis]["title"]["text"] for axis in ("xaxis", "yaxis")]
+    assert titles == ["\"a\" &amp; 'b'", "&lt;c&gt;"]
+    data = page.system_figure(clips, page.system_rows(clips))["data"]
+    assert [d["name"] for d in data if "name" in d] == titles
