@@ -290,25 +290,47 @@ class _Media:
         self.of_clip: Dict[int, Dict[str, Any]] = {}
         self.tracks: Dict[int, _Track] = {}
         self.remarks: Dict[int, str] = {}
-        self.problems: List[str] = []
+        self.lost: List[int] = []  # clips whose file is not there
         self.size = 0
+        self._faults: Dict[str, List[str]] = {}  # sentences by what they share
+
+    @property
+    def problems(self) -> List[str]:
+        """A sentence for each kind of fault."""
+        return [
+            (
+                f"clip {found[0]}"
+                if len(found) == 1
+                else f"{len(found)} clips, the first is {found[0]}"
+            )
+            for found in self._faults.values()
+        ]
+
+    def _note(self, clip: int, fault: str, path: str = "") -> None:
+        kind = fault.replace(path, "") if path else fault
+        sentence = f"{shown(self.clips.ids[clip])}: {fault}"
+        self._faults.setdefault(kind, []).append(sentence)
 
     def add(self, clip: int, room: int) -> None:
         """Embed a clip, or remark why not."""
-        name = shown(self.clips.ids[clip])
         path = self.paths[clip]
         if path is None:
             self.remarks[clip] = "No file is known."
-            self.problems.append(
-                f"clip {name} has no path, expected one to embed it; name the folder "
-                "with --audio_root, or use --embed 0."
+            self._note(
+                clip,
+                "no file is known, expected a path to embed it; name the folder with "
+                "--audio_root, or use --embed 0.",
             )
             return
         try:
             media = _embed(path)
         except AudioError as error:
+            fault = str(error)
+            if not os.path.exists(path):
+                self.lost.append(clip)
+                fault = f"{fault.rstrip('.')}, or name its folder with --audio_root."
             self.remarks[clip] = str(error)
-            self.problems.append(f"clip {name}: {error}")
+            self._note(clip, fault, path)
             return
         size = len(media["audio"]) + len(media["image"]) + _CARD
         if self.size + size > room:
@@ -330,7 +352,7 @@ class _Media:
         try:
             track = _read_track(path, seconds)
         except DataError as error:
-            self.problems.append(f"clip {shown(self.clips.ids[clip])}: {error}")
+            self._note(clip, str(error), path)
             return
         if track is not None:
             self.tracks[clip] = track
@@ -580,6 +602,10 @@ def make_report(args: argparse.Namespace) -> List[str]:
         for clip in progress(order, "clips", len(order), "clip"):
             media.add(clip, room)
     data["heard"] = [cards[clip] for clip in media.of_clip]
+    row_of = {card: row for row, card in data["cards"].items()}
+    for clip in media.lost:
+        # A link would lead nowhere.
+        hrefs[clip], data["file"][row_of[cards[clip]]] = None, ""
     text = render(data, media, fixed)
     with atomic_write(args.output, "wb") as file:
         file.write(text)
