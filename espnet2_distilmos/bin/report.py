@@ -697,7 +697,8 @@ def _describe(
     has_systems = rows[0]["system"] is not None
     parts = [_number(len(clips.ids), "clip")]
     parts += [_number(len(rows), "system")] if has_systems else []
-    parts += [f"{shown(n)}: {_number(k, 'score')}" for n, k in zip(names, num_scored)]
+    of_model = [f"{shown(n)}: {_number(k, 'score')}" for n, k in zip(names, num_scored)]
+    parts += of_model if len(names) <= 4 else [_number(len(names), "model")]
     if clips.labels is not None:
         parts.append(_number(int(np.isfinite(clips.labels).sum()), "label"))
     sections = [("systems", "Systems" if has_systems else "All clips")]
