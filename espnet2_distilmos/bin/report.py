@@ -290,25 +290,47 @@ class _Media:
         self.of_clip: Dict[int, Dict[str, Any]] = {}
         self.tracks: Dict[int, _Track] = {}
         self.remarks: Dict[int, str] = {}
-        self.problems: List[str] = []
+        self.lost: List[int] = []  # clips whose file is not there
         self.size = 0
+        self._faults: Dict[str, List[str]] = {}  # sentences by what they share
+
+    @property
+    def problems(self) -> List[str]:
+        """A sentence for each kind of fault."""
+        return [
+            (
+                f"clip {found[0]}"
+                if len(found) == 1
+                else f"{len(found)} clips, the first is {found[0]}"
+            )
+            for found in self._faults.values()
+        ]
+
+    def _note(self, clip: int, fault: str, path: str = "") -> None:
+        kind = fault.replace(path, "") if path else fault
+        sentence = f"{shown(self.clips.ids[clip])}: {fault}"
+        self._faults.setdefault(kind, []).append(sentence)
 
     def add(self, clip: int, room: int) -> None:
         """Embed a clip, or remark why not."""
-        name = shown(self.clips.ids[clip])
         path = self.paths[clip]
         if path is None:
             self.remarks[clip] = "No file is known."
-            self.problems.append(
-                f"clip {name} has no path, expected one to embed it; name the folder "
-                "with --audio_root, or use --embed 0."
+            self._note(
+                clip,
+                "no file is known, expected a path to embed it; name the folder with "
+                "--audio_root, or use --embed 0.",
             )
             return
         try:
             media = _embed(path)
         except AudioError as error:
+            fault = str(error)
+            if not os.path.exists(path):
+                self.lost.append(clip)
+                fault = f"{fault.rstrip('.')}, or name its folder with --audio_root."
             self.remarks[clip] = str(error)
-            self.problems.append(f"clip {name}: {error}")
+            self._note(clip, fault, path)
             return
         size = len(media["audio"]) + len(media["image"]) + _CARD
         if self.size + size > room:
@@ -330,7 +352,7 @@ class _Media:
         try:
             track = _read_track(path, seconds)
         except DataError as error:
-            self.problems.append(f"clip {shown(self.clips.ids[clip])}: {error}")
+            self._note(clip, str(error), path)
             return
         if track is not None:
             self.tracks[clip] = track
@@ -541,6 +563,11 @@ def make_report(args: argparse.Namespace) -> List[str]:
             for name in ("residuals", "disputed")
         },
     )
+    for row in content["overview"]["rows"]:
+        row["worst"] = [_clip(clips, i, hrefs) for i in row["worst"]]
+    content.update(
+        list_links=[(one.key, one.title) for one in lists],
+    )
 
     def render(data: Dict[str, Any], media: _Media, fixed: int = 0) -> bytes:
         num_rows, num_heard = len(data.get("number", ())), len(media.of_clip)
@@ -555,8 +582,8 @@ def make_report(args: argparse.Namespace) -> List[str]:
             frame_range=media.draw_tracks(),
             table_note=_table_note(num_rows, len(clips.ids), args.max_mb),
             size_note=f"Scripts, figures and text {fixed / _MEGABYTE:.1f} MB, table of "
-            f"{num_rows} clips {len(table) / _MEGABYTE:.1f} MB, sound and spectrograms "
-            f"of {num_heard} clips {media.size / _MEGABYTE:.1f} MB; limit "
+            f"{_number(num_rows, 'clip')} {len(table) / _MEGABYTE:.1f} MB, sound and "
+            f"spectrograms of {num_heard} clips {media.size / _MEGABYTE:.1f} MB; limit "
             f"{args.max_mb:g} MB (--max_mb).",
         )
         return _render(packages["jinja2"], content)
@@ -580,19 +607,33 @@ def make_report(args: argparse.Namespace) -> List[str]:
         for clip in progress(order, "clips", len(order), "clip"):
             media.add(clip, room)
     data["heard"] = [cards[clip] for clip in media.of_clip]
+    row_of = {card: row for row, card in data["cards"].items()}
+    for clip in media.lost:
+        # A link would lead nowhere.
+        hrefs[clip], data["file"][row_of[cards[clip]]] = None, ""
     text = render(data, media, fixed)
     with atomic_write(args.output, "wb") as file:
         file.write(text)
     print(
         f"The report is in {args.output}: {len(text) / _MEGABYTE:.1f} MB, "
-        f"{len(data['number'])} clips in the table, {len(media.of_clip)} to hear"
+        f"{_number(len(data['number']), 'clip')} in the table, "
+        f"{len(media.of_clip)} to hear"
     )
     return [*clips.problems, *media.problems]
 
 
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _title(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 4 else ""
+    return f"Scores of {', '.join(map(shown, names[: 3 if more else 4]))}{more}"
+
+
 def _table_note(num_rows: int, num_clips: int, limit: float) -> str:
     if num_rows == num_clips:
-        return f"All {num_clips} clips."
+        return f"All {num_clips} clips." if num_clips > 1 else "The only clip."
     return (
         f"{num_rows} of {num_clips} clips, the first of the file and those of the "
         f"lists below: with all, the page would exceed {limit:g} MB (--max_mb)."
@@ -629,6 +670,7 @@ def _describe(
             )
             label_figures.append(f"figure-label-{k}")
             figures[label_figures[-1]] = figure
+    overview = page.overview(clips, metrics)
     lists = page.clip_lists(clips, args.embed or 10, has_residuals)
     longer = {one.key: one.clips for one in page.clip_lists(clips, 20, has_residuals)}
     apart = page.disagreement(clips.scores)
@@ -652,19 +694,22 @@ def _describe(
         if figure:
             figures[key] = figure
     num_scored = [int(np.isfinite(v).sum()) for v in clips.scores.values()]
-    parts = [f"{len(clips.ids)} clips"]
-    if rows[0]["system"] is not None:
-        parts.append(f"{len(rows)} systems")
-    parts += [f"{shown(n)}: {k} scores" for n, k in zip(names, num_scored)]
+    has_systems = rows[0]["system"] is not None
+    parts = [_number(len(clips.ids), "clip")]
+    parts += [_number(len(rows), "system")] if has_systems else []
+    of_model = [f"{shown(n)}: {_number(k, 'score')}" for n, k in zip(names, num_scored)]
+    parts += of_model if len(names) <= 4 else [_number(len(names), "model")]
     if clips.labels is not None:
-        parts.append(f"{int(np.isfinite(clips.labels).sum())} labels")
-    sections = [("systems", "Systems"), ("distributions", "Distributions")]
+        parts.append(_number(int(np.isfinite(clips.labels).sum()), "label"))
+    sections = [("systems", "Systems" if has_systems else "All clips")]
+    sections += [("distributions", "Distributions")]
     sections += [("labels", "Against the labels")] if metrics else []
-    sections += [("models", "Between the models")] if comparisons else []
+    sections += [("models", "Where the models disagree")] if comparisons else []
     sections += [("clips", "Table of clips"), ("listen", "Clips to hear")]
     of = "clips" if clips.clusters is None else "sources (--cluster)"
     content = {
-        "title": args.title or f"Scores of {', '.join(map(shown, names))}",
+        "title": args.title or _title(names),
+        "overview": overview,
         "summary": ", ".join(parts) + ".",
         "version": __version__,
         "command": args.command,
@@ -673,7 +718,7 @@ def _describe(
         "models": names,
         "several": len(names) > 1,
         "has_labels": clips.labels is not None,
-        "has_systems": rows[0]["system"] is not None,
+        "has_systems": has_systems,
         "system_rows": rows[: page.MOST_SYSTEMS],
         "interval_note": f"The intervals are about other {of} of the same system; of "
         "fewer than 6 there is none.",

@@ -88,9 +88,9 @@ const columns = [
   data.systems.length && text("system", (row) => data.systems[data.system[row]] ?? ""),
   lower && number("lower", (row) => lower[row]),
   upper && number("upper", (row) => upper[row]),
-  novelty && number("novelty", (row) => novelty[row], 2),
+  novelty && number("novelty", (row) => novelty[row]),
   Object.keys(data.errors).length && text("fault", (row) => data.errors[row] ?? ""),
-  number("line", (row) => data.number[row], 0),
+  number("row", (row) => data.number[row], 0),
 ].filter(Boolean);
 
 const table = new DataTable("#table-clips", {

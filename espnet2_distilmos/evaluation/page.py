@@ -33,7 +33,7 @@ from espnet2_distilmos.evaluation.metrics import (
     evaluate,
 )
 from espnet2_distilmos.evaluation.plots import COLOURS
-from espnet2_distilmos.evaluation.report import Scored, format_value, two_scales
+from espnet2_distilmos.evaluation.report import DASH, Scored, format_value, two_scales
 from espnet2_distilmos.evaluation.systems import mean_interval, significant_pairs
 
 LABELS = "label"
@@ -46,8 +46,13 @@ MOST_PAIRS = 20
 # Names in figures are shortened to this, and beside the systems on a narrow screen.
 _NAME_LENGTH, _NARROW_LENGTH = 28, 13
 _MOST_BINS = 50
-_MARKERS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star")
+# Six colours with seven markers, or five dashes, are alike only after 42 (30) models;
+# black, the diamond and the thick line are the labels'.
+_MODEL_COLOURS, _LABEL_COLOUR = COLOURS[:6], COLOURS[6]
+_MARKERS = ("circle", "square", "triangle-up", "x", "cross", "star", "triangle-down")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+# Of the figure of systems in pixels, unless that leaves less than 22 to each.
+_MOST_HEIGHT = 1600
 
 Row = Dict[str, Any]
 
@@ -278,7 +283,8 @@ def metrics_table(
     """
     levels = ["utt", "sys"] if any(one.systems for one in scored) else ["utt"]
     keys = [f"{level}_mos_{name}" for level in levels for name in names]
-    rows, notes = [], []
+    rows: List[List[str]] = []
+    notes: Dict[str, List[str]] = {}  # models by what is said of them
     for one in scored:
         data = (one.pred, one.true, one.systems)
         values = evaluate(*data, names, one.no_error)
@@ -287,12 +293,55 @@ def metrics_table(
             options = (one.clusters, num_resamples)
             intervals = bootstrap_intervals(*data, *options, metrics=names)
             few = Resampler(len(one.ids), one.systems, one.clusters).too_few
-            notes += [f"{shown(one.model)}: no interval, {few}."] if few else []
-        notes += [f"{shown(one.model)}: {one.no_error}."] if one.no_error else []
+            if few:
+                notes.setdefault(f"no interval, {few}", []).append(shown(one.model))
+        if one.no_error:
+            # Of several models only their own ranges differ: the first is the example.
+            said = next((other.no_error for other in scored if other.no_error), "")
+            notes.setdefault(said, []).append(shown(one.model))
         cells = [format_value(values[key], intervals.get(key)) for key in keys]
         rows.append([one.model, str(len(one.ids)), *cells])
     titles = [f"{level} {name.upper()}" for level in levels for name in names]
-    return {"head": ["model", "clips", *titles], "rows": rows, "notes": notes}
+    sentences = [f"{_and_more(names)}: {text}." for text, names in notes.items()]
+    return {"head": ["model", "clips", *titles], "rows": rows, "notes": sentences}
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def overview(clips: Clips, metrics: Optional[Row], number: int = 3) -> Row:
+    """What one wants to know first of each model.
+
+    Args:
+        clips: All clips.
+        metrics: Of ``metrics_table``, or None without labels.
+        number: Of the worst clips.
+
+    Returns:
+        ``head``, the correlations that there are, and ``rows``: ``model``, ``mean``,
+        ``cells`` of the correlations, ``num_failed`` (clips without a score) and
+        ``worst``, the numbers of the clips with the lowest scores.
+    """
+    head = metrics["head"] if metrics else []
+    places = [k for k, title in enumerate(head) if title.endswith(("LCC", "SRCC"))]
+    of_model = {row[0]: row for row in metrics["rows"]} if metrics else {}
+    rows = []
+    for name, scores in clips.scores.items():
+        finite = scores[np.isfinite(scores)]
+        row = of_model.get(name)
+        # The intervals are in the table below.
+        cells = [row[k].partition(" [")[0] if row else DASH for k in places]
+        rows.append(
+            {
+                "model": name,
+                "mean": float(finite.mean()) if len(finite) else None,
+                "cells": cells,
+                "num_failed": len(scores) - len(finite),
+                "worst": _top(-scores, number),
+            }
+        )
+    return {"head": [head[k] for k in places], "rows": rows}
 
 
 # Systems
@@ -481,7 +530,8 @@ def clip_lists(clips: Clips, number: int, residuals: bool = True) -> List[ClipLi
     if apart := disagreement(clips.scores):
         text = "Where the scores of the models are furthest apart"
         text += ", in ranks, as their scales differ." if apart.in_ranks else "."
-        chosen = _top(apart.values, number)
+        # Models that agree everywhere dispute nothing.
+        chosen = [i for i in _top(apart.values, number) if apart.values[i] > 0]
         found.append(ClipList("disputed", "Most disputed", text, chosen))
     elif any(len(votes) > 1 for votes in clips.votes):
         spread = [
@@ -565,6 +615,20 @@ def _named(name: Optional[str], length: int = _NAME_LENGTH) -> str:
     return html.escape(text, quote=False)
 
 
+def _mark(name: str, k: int) -> Row:
+    """Colour, marker, dash and width of the line of one of ``Clips.series``."""
+    if name == LABELS:
+        mark = (_LABEL_COLOUR, "diamond", "solid", 3)
+    else:
+        mark = (
+            _MODEL_COLOURS[k % len(_MODEL_COLOURS)],
+            _MARKERS[k % len(_MARKERS)],
+            _DASHES[k % len(_DASHES)],
+            2,
+        )
+    return dict(zip(("color", "symbol", "dash", "width"), mark))
+
+
 def _figure(data: List[Row], height: int, x: str, y: str, **layout: Any) -> Row:
     # Of the container: as paper is narrower, the margins change late.
     at_top = {"yref": "container", "yanchor": "top", "y": 0.999}
@@ -620,7 +684,8 @@ def system_figure(clips: Clips, rows: Sequence[Row]) -> Row:
         found = [rows[p]["of"][name] for p in places]
         y = [-p - 0.7 * ((k + 0.5) / len(names) - 0.5) for p in places]
         ends = [f["interval"] or (f["mean"], f["mean"]) for f in found]
-        colour = COLOURS[k % len(COLOURS)]
+        mark = _mark(name, k)
+        colour = mark["color"]
         # A thin line for p5 to p95, with a gap after each.
         spread_x = [x for f in found for x in (f["p5"], f["p95"], None)]
         spread_y = [value for one in y for value in (one, one, None)]
@@ -650,7 +715,7 @@ def system_figure(clips: Clips, rows: Sequence[Row]) -> Row:
                 "marker": {
                     "color": colour,
                     "size": 8,
-                    "symbol": _MARKERS[k % len(_MARKERS)],
+                    "symbol": mark["symbol"],
                 },
                 "error_x": {
                     "type": "data",
@@ -663,7 +728,8 @@ def system_figure(clips: Clips, rows: Sequence[Row]) -> Row:
                 },
             }
         )
-    height = 90 + len(rows) * max(22, 14 * len(names))
+    most = max(22 * len(rows), _MOST_HEIGHT)
+    height = 90 + min(len(rows) * max(22, 14 * len(names)), most)
     figure = _figure(data, height, "score", "")
     figure["layout"]["showlegend"] = len(names) > 1
     figure["layout"]["yaxis"].update(
@@ -687,7 +753,7 @@ def distribution_figures(clips: Clips) -> List[Row]:
         data = []
         for name, values in group.items():
             share = np.histogram(values, edges)[0] / len(values)
-            k = names.index(name)
+            mark = _mark(name, names.index(name))
             data.append(
                 {
                     "type": "scatter",
@@ -695,11 +761,7 @@ def distribution_figures(clips: Clips) -> List[Row]:
                     "name": _named(name),
                     "x": np.repeat(edges, 2)[1:-1].round(6).tolist(),
                     "y": np.repeat(100 * share, 2).round(4).tolist(),
-                    "line": {
-                        "color": COLOURS[k % len(COLOURS)],
-                        "dash": _DASHES[k % len(_DASHES)],
-                        "width": 2,
-                    },
+                    "line": {n: mark[n] for n in ("color", "dash", "width")},
                     "hovertemplate": "%{x:.2f}: %{y:.1f} %<extra></extra>",
                 }
             )

@@ -168,6 +168,28 @@ def test_what_is_wrong_with_a_clip_is_said_and_the_rest_done(site, capsys):
     assert len(page.all("h4")) - len(page.all("audio")) == 2
 
 
+def test_equal_problems_are_one_sentence(site, capsys):
+    names = [f"clip{k:02d}" for k in range(8, 20)]
+    rows = [
+        f"{n},{f'gone/{n}.wav' if k < 6 else ''},{k}\n" for k, n in enumerate(names)
+    ]
+    Path("p.csv").write_text("id,path,score\n" + "".join(rows))
+    command = ["p.csv", "--output", "r.html"]
+    assert main(command) == 1
+    lines = capsys.readouterr().err.splitlines()
+    (lost,) = [line for line in lines if "does not exist" in line]
+    assert "6 clips, the first is clip08: gone/clip08.wav" in lost
+    assert "--audio_root" in lost
+    (unknown,) = [line for line in lines if "no file is known" in line]
+    assert "6 clips, the first is " in unknown
+    # No link leads nowhere.
+    page = Page(site / "r.html")
+    assert not any(page.data["file"])
+    assert all(a["href"].startswith("#") for a, _ in page.all("a"))
+    assert main(["a.csv", "--output", "r.html", "--frames", "nowhere"]) == 1
+    assert capsys.readouterr().err.count("clips, the first is ") == 1
+
+
 def test_the_limit_of_the_size(site, capsys):
     small = [*COMMAND, "--max_mb", "1"]
     assert main(small) == 1

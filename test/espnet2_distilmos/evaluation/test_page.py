@@ -189,6 +189,31 @@ def test_metrics_are_those_of_scipy(clips, values):
     assert bare["rows"][0][2] == f"{expected[0]:.3f}"
 
 
+def test_what_comes_first(clips, values):
+    _, true, (a, b) = values
+    clips.scores["b"][:2] = np.nan
+    scored = page.scored_models(clips, {"a": "a.csv", "b": "b.csv"}, "labels.csv")
+    metrics = page.metrics_table(scored, ("lcc", "srcc", "mse"), 50)
+    found = page.overview(clips, metrics)
+    assert found["head"] == ["utt LCC", "utt SRCC", "sys LCC", "sys SRCC"]
+    first, second = found["rows"]
+    assert first["mean"] == pytest.approx(a.mean()) and first["num_failed"] == 0
+    assert first["cells"][0] == f"{stats.pearsonr(a, true)[0]:.3f}"
+    assert first["worst"] == np.argsort(a)[:3].tolist()
+    assert second["mean"] == pytest.approx(b[2:].mean()) and second["num_failed"] == 2
+    assert page.overview(clips, None)["head"] == []
+
+
+def test_equal_models_dispute_nothing_and_equal_notes_are_one():
+    scores = {"x": 1.0, "y": 3.0, "z": 2.0}
+    labels = file("labels", {"x": 10.0, "y": 90.0, "z": 50.0})
+    clips = page.collect({n: file(n, scores) for n in "abc"}, labels)
+    assert "disputed" not in {one.key for one in page.clip_lists(clips, 3)}
+    scored = page.scored_models(clips, {n: n for n in "abc"}, "labels.csv")
+    notes = page.metrics_table(scored, ("srcc",), 20)["notes"]
+    assert len(notes) == 2 and all(note.startswith("a and 2 more: ") for note in notes)
+
+
 def test_columns_of_the_table(clips):
     hrefs = [f"wav/{i}.flac" for i in clips.ids]
     hrefs[1:3] = [None, "file:///else%20where/x.wav"]
@@ -226,6 +251,23 @@ def test_figures_are_plotlys(clips, monkeypatch):
     assert points["data"][0]["x"] == clips.labels.tolist()
     assert density["data"][0]["type"] == "heatmap"
     assert sum(n or 0 for row in density["data"][0]["z"] for n in row) == 40
+
+
+def test_every_model_and_the_labels_have_their_mark():
+    scores = {f"s{k}-u{n}": float(k % 5) for k in range(50) for n in range(2)}
+    files = {f"m{k}": file(f"m{k}", scores) for k in range(20)}
+    clips = page.collect(files, file("labels", scores), "^(s.+)-")
+    figure = page.system_figure(clips, page.system_rows(clips))
+    traces = [trace for trace in figure["data"] if "marker" in trace]
+    marks = [(t["marker"]["color"], t["marker"]["symbol"]) for t in traces]
+    assert len(set(marks)) == 21 and traces[-1]["name"] == "label"
+    assert marks[-1] == ("#000000", "diamond")
+    assert not any(set(mark) & {"#000000", "diamond"} for mark in marks[:-1])
+    # Screens, not metres.
+    assert figure["layout"]["height"] < 2000
+    (figure,) = page.distribution_figures(clips)
+    lines = [tuple(trace["line"].values()) for trace in figure["data"]]
+    assert len(set(lines)) == 21
 
 
 def test_names_in_figures_are_text():
