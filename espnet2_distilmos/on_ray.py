@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import warnings
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 
 import numpy as np
 
@@ -138,25 +138,33 @@ class RayPredictor:
         following = 0
         left = dict(enumerate(paths))
         with self._cluster() as num_workers:
-            try:
-                for row in self._rows(paths, num_workers, num_threads):
-                    index = row["index"]
-                    path = left.pop(index)
-                    error = row["error"].replace(_absolute(path, True), path)
-                    result = None if error else to_result(row, self.confidence)
-                    waiting[index] = FileResult(index, path, result, error)
-                    if not in_order:
-                        yield waiting.pop(index)
-                    while following in waiting:
-                        yield waiting.pop(following)
-                        following += 1
-            except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1][:300]
-                raise DataError(
-                    f"--ray {self._address} ended with {len(left)} of {len(paths)} "
-                    f"files left ({reason}), expected workers that can load "
-                    f"{self._model}; see Ray's log, or score without --ray."
-                ) from error
+            is_done = False
+            while left and not is_done:
+                before = len(left)
+                try:
+                    for row in self._rows(left, num_workers, num_threads):
+                        index = row["index"]
+                        path = left.pop(index)
+                        error = row["error"].replace(_absolute(path, True), path)
+                        result = None if error else to_result(row, self.confidence)
+                        waiting[index] = FileResult(index, path, result, error)
+                        if not in_order:
+                            yield waiting.pop(index)
+                        while following in waiting:
+                            yield waiting.pop(following)
+                            following += 1
+                    is_done = True
+                except ray.exceptions.RayError as error:
+                    # A worker that Ray gives up ends the whole: what is left is given
+                    # out again, as long as there is progress.
+                    if len(left) < before:
+                        continue
+                    reason = str(error).strip().splitlines()[-1][:300]
+                    raise DataError(
+                        f"--ray {self._address} ended with {len(left)} of {len(paths)} "
+                        f"files left ({reason}), expected workers that can load "
+                        f"{self._model}; see Ray's log, or score without --ray."
+                    ) from error
         for index, path in left.items():
             error = (
                 f"{path} was given to {_TRIES} workers, with others, and each died, "
@@ -168,7 +176,7 @@ class RayPredictor:
             yield waiting[index]
 
     def _rows(
-        self, paths: List[str], num_workers: int, num_threads: int
+        self, paths: Mapping[int, str], num_workers: int, num_threads: int
     ) -> Iterator[Dict[str, Any]]:
         """What the workers say of each file, in no order."""
         import ray
@@ -182,7 +190,7 @@ class RayPredictor:
         # Arrow knows no strings but UTF-8, which names of files need not be.
         items = [
             {"index": index, "path": os.fsencode(_absolute(path, True))}
-            for index, path in enumerate(paths)
+            for index, path in paths.items()
         ]
         num_blocks = max(
             math.ceil(len(paths) / _MOST_IN_BLOCK),

@@ -332,7 +332,7 @@ class _Busy(OSError):
     """The server says again and again that it was not done in time."""
 
 
-class _NoScore(ValueError):
+class _NoScore(AudioError):
     """The server's sentence of what cannot be scored."""
 
 

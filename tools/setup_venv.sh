@@ -10,7 +10,7 @@
 set -euo pipefail
 
 venv=${1:?"usage: $0 VENV [EXTRAS]"}
-extras=${2:-test,plot,onnx,lora,report,serve,ray}
+extras=${2:-test,plot,onnx,lora,report,serve}
 tools=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "${tools}")
 

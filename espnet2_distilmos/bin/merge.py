@@ -10,7 +10,7 @@ import sys
 from typing import Dict, List, Optional
 
 from espnet2_distilmos.cli import call
-from espnet2_distilmos.data.datadir import write_scp
+from espnet2_distilmos.data.datadir import DataError, write_scp
 from espnet2_distilmos.evaluation.formats import encode_name
 from espnet2_distilmos.evaluation.predictions import (
     check_output,
@@ -48,6 +48,11 @@ def merge_tables(args: argparse.Namespace) -> int:
         DataError: They cannot be merged or written.
     """
     check_output(args.output)
+    if os.path.realpath(args.output) in map(os.path.realpath, args.tables):
+        raise DataError(
+            f"--output is {args.output}, which is one of the tables, expected another "
+            "file: it could not be merged again."
+        )
     records = merge(args.tables)
     write(args.output, records)
     folders: Dict[str, Dict[str, str]] = {}

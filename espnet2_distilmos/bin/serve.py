@@ -44,7 +44,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at (default: %(default)s, this machine only)",
+        help="address to listen at (default: %(default)s, this machine only); where "
+        "strangers reach it put a proxy in front, as a connection that sends no "
+        "request is never closed here",
     )
     parser.add_argument(
         "--port",

@@ -4,6 +4,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,3 +113,11 @@ def test_what_does_not_make_a_whole_is_refused(shards, tmp_path, capsys):
     ):
         assert predict.main([f"{shards}/wav", "--model", "x", *options]) == 1
         assert sentence in capsys.readouterr().err
+
+
+def test_a_shard_is_not_written_over(shards, capsys):
+    names = [f"{shards}/s.{n}of3.csv" for n in (1, 2, 3)]
+    before = [Path(name).read_bytes() for name in names]
+    assert main([*names, "--output", names[1]]) == 1
+    assert "which is one of the tables" in capsys.readouterr().err
+    assert [Path(name).read_bytes() for name in names] == before
