@@ -565,6 +565,9 @@ def make_report(args: argparse.Namespace) -> List[str]:
     )
     for row in content["overview"]["rows"]:
         row["worst"] = [_clip(clips, i, hrefs) for i in row["worst"]]
+        for clip in row["worst"]:
+            # There is no room for folders, in which paths begin alike.
+            clip["name"] = clip["name"].rstrip("/").rpartition("/")[2] or clip["name"]
     content.update(
         list_links=[(one.key, one.title) for one in lists],
     )
