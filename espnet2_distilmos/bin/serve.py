@@ -44,9 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at (default: %(default)s, this machine only); where "
-        "strangers reach it put a proxy in front, as a connection that sends no "
-        "request is never closed here",
+        help="address to listen at (default: %(default)s, this machine only)",
     )
     parser.add_argument(
         "--port",
@@ -133,6 +131,49 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
+def _protocol(timeout: float):
+    """uvicorn's HTTP/1.1, which closes what sends no whole head of a request in time.
+
+    Args:
+        timeout: seconds from the connection, or from the first byte after the last
+            answer; a connection that is idle is bound by uvicorn's keep-alive.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        _deadline = None
+
+        def _has_request(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def _set_deadline(self) -> None:
+            if self._deadline is None and not self._has_request():
+                self._deadline = self.loop.call_later(timeout, self._expire)
+            elif self._deadline is not None and self._has_request():
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _expire(self) -> None:
+            self._deadline = None
+            if not self._has_request():
+                self.transport.close()
+
+        def connection_made(self, transport) -> None:
+            super().connection_made(transport)
+            self._set_deadline()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._set_deadline()
+
+        def connection_lost(self, exc) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            super().connection_lost(exc)
+
+    return Protocol
+
+
 def serve(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT.
 
@@ -162,6 +203,7 @@ def serve(args: argparse.Namespace) -> int:
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                http=_protocol(args.timeout),
                 log_level="warning",
                 access_log=False,
                 timeout_keep_alive=30,

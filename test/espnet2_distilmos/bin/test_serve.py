@@ -113,3 +113,23 @@ def _has_uvicorn():
     except ImportError:
         return False
     return True
+
+
+def test_a_connection_without_a_request_is_closed(server):
+    process, url = server("--port", "0", "--timeout", "1")
+    host, port = url.removeprefix("http://").split(":")
+    head = b"GET /health HTTP/1.1\r\nHost: here\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as silent:
+        with socket.create_connection((host, int(port)), timeout=20) as slow:
+            slow.sendall(head)
+            assert slow.recv(100) == b"" and silent.recv(100) == b""
+    with socket.create_connection((host, int(port)), timeout=20) as good:
+        for _ in range(2):  # an answered connection may ask again
+            good.sendall(head + b"\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += good.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 200")
+            time.sleep(1.2)
+        good.sendall(head)
+        assert good.recv(100) == b""
