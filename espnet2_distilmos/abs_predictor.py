@@ -9,6 +9,7 @@ import json
 import math
 import numbers
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import (
     Any,
@@ -160,7 +161,7 @@ class Scored(NamedTuple):
     note: str = ""
 
 
-class AbsMOSPredictor:
+class AbsMOSPredictor(ABC):
     """A model that scores waveforms and files.
 
     A subclass sets ``sample_rate``, ``minimum_samples``, ``frame_shift`` and
@@ -308,11 +309,11 @@ class AbsMOSPredictor:
             )
         return {}
 
+    @abstractmethod
     def _forward(
         self, waves: Sequence[Array], columns: Mapping[int, str], grad: bool
     ) -> List[Scored]:
         """Waveforms (n,) to scores."""
-        raise NotImplementedError
 
     def _prepare(self, wave: Wave, fs: int, name: str, grad: bool) -> Array:
         """Mono float32 at the model's rate, (N,), checked."""
@@ -378,13 +379,7 @@ class AbsMOSPredictor:
             )
         if not isinstance(wave, (list, tuple)):
             return self._score([wave], [fs], token_posteriors, grad)[0]
-        fs = plain(fs)
-        rates = fs if isinstance(fs, (list, tuple)) else [fs] * len(wave)
-        if len(rates) != len(wave):
-            raise ValueError(
-                f"found {len(wave)} waveforms and {len(rates)} sampling rates, "
-                "expected one rate, or one a waveform"
-            )
+        rates = rates_of(wave, fs)
         columns = self._token_columns(token_posteriors)
         names = [f"waveform {i} of {len(wave)}" for i in range(len(wave))]
         waves = [self._prepare(*one, grad) for one in zip(wave, rates, names)]
@@ -656,6 +651,22 @@ def check_precision(precision: str, choices: Sequence[str] = PRECISIONS) -> str:
 def plain(value: Any) -> Any:
     """Python's own for a number or a list of numbers of NumPy or torch."""
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def rates_of(waves: Sequence[Wave], fs: Any) -> Sequence[Any]:
+    """The sampling rate of each waveform, of one for all or one a waveform.
+
+    Raises:
+        ValueError: there are as many as neither.
+    """
+    fs = plain(fs)
+    rates = fs if isinstance(fs, (list, tuple)) else [fs] * len(waves)
+    if len(rates) != len(waves):
+        raise ValueError(
+            f"found {len(waves)} waveforms and {len(rates)} sampling rates, expected "
+            "one rate, or one a waveform"
+        )
+    return rates
 
 
 def resample(wave: np.ndarray, fs: float, sample_rate: float) -> np.ndarray:

@@ -373,11 +373,34 @@ def run_command(
     )
 
 
-def add_score_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `score`, `compare` and `plot` share: files, systems, clusters."""
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how tables of labels and scores are read: systems, metric, format."""
     # Imported here: other commands need no statistics.
     from espnet2_distilmos.evaluation.formats import FORMATS
 
+    parser.add_argument(
+        "--systems",
+        metavar="UTT2SYS|REGEX",
+        help="file with lines `utt system`, or a regular expression with one group "
+        "that finds the system in the id; by default what the files say",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="which metric or column of a file is the score; mos, or the only one, by "
+        "default",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        choices=list(FORMATS),
+        help=f"format of the files, one of {', '.join(FORMATS)}; their content tells "
+        "it by default",
+    )
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `score`, `compare` and `plot` share: files, systems, clusters."""
     parser.add_argument(
         "reference", metavar="REFERENCE", help="labels: file or data directory"
     )
@@ -387,12 +410,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="predictions of a model, named after their file by default",
     )
-    parser.add_argument(
-        "--systems",
-        metavar="UTT2SYS|REGEX",
-        help="file with lines `utt system`, or a regular expression with one group "
-        "that finds the system in the id; by default what the files say",
-    )
+    add_table_arguments(parser)
     parser.add_argument(
         "--cluster",
         metavar="UTT2SRC|REGEX",
@@ -400,23 +418,10 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         "are not independent, so intervals resample the sources",
     )
     parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="which metric or column of a file is the score; mos, or the only one, by "
-        "default",
-    )
-    parser.add_argument(
         "--reference-metric",
         metavar="NAME",
         help="the same for REFERENCE, where it differs: avg_score takes the labels of "
         "SHEET's results",
-    )
-    parser.add_argument(
-        "--format",
-        metavar="FORMAT",
-        choices=list(FORMATS),
-        help=f"format of the files, one of {', '.join(FORMATS)}; their content tells "
-        "it by default",
     )
 
 

@@ -19,7 +19,7 @@ from espnet2_distilmos.abs_predictor import (
     MOSResult,
     checked_channels,
     checked_rate,
-    plain,
+    rates_of,
 )
 from espnet2_distilmos.data.audio import AudioError, describe, read_header
 from espnet2_distilmos.data.batches import map_ahead
@@ -238,13 +238,7 @@ class RemoteMOSPredictor:
                 )
         if not isinstance(wave, (list, tuple)):
             return self([wave], [fs])[0]
-        fs = plain(fs)
-        rates = fs if isinstance(fs, (list, tuple)) else [fs] * len(wave)
-        if len(rates) != len(wave):
-            raise ValueError(
-                f"found {len(wave)} waveforms and {len(rates)} sampling rates, "
-                "expected one rate, or one a waveform"
-            )
+        rates = rates_of(wave, fs)
         names = [f"waveform {i} of {len(wave)}" for i in range(len(wave))]
         # All are looked at before one is sent.
         jobs = []

@@ -580,6 +580,40 @@ class _Metrics:
 # The application
 
 
+def _answer_errors(app, answer: Callable[..., Any]) -> None:
+    """Let an application answer what is wrong with a request as JSON, in a sentence.
+
+    Args:
+        app: of FastAPI.
+        answer: makes a response of status, content and headers.
+    """
+    from fastapi import Response
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+
+    @app.exception_handler(Refused)
+    async def refuse(request, error):
+        headers = dict(error.headers)
+        if error.status in (408, 413):
+            headers["Connection"] = "close"
+        return answer(error.status, {"error": str(error)}, headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def forget(request, error):
+        return Response(status_code=400)
+
+    @app.exception_handler(RequestValidationError)
+    async def explain(request, error):
+        one = error.errors()[0]
+        found = f"found {one['loc'][-1]}={one.get('input')!s:.80}"
+        return answer(422, {"error": f"{found}, expected another: {one['msg']}"})
+
+    @app.exception_handler(HTTPException)
+    async def say(request, error):
+        return answer(error.status_code, {"error": str(error.detail)}, error.headers)
+
+
 def make_app(predictor, limits: Limits, token: Optional[str] = None):
     """The FastAPI application around a predictor.
 
@@ -605,10 +639,7 @@ def make_app(predictor, limits: Limits, token: Optional[str] = None):
     # FastAPI would miss it only at the first form.
     import python_multipart  # noqa: F401
     from fastapi import FastAPI, Query, Request, Response
-    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
-    from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect
 
     load = _Load(limits)
     metrics = _Metrics(load)
@@ -641,26 +672,7 @@ def make_app(predictor, limits: Limits, token: Optional[str] = None):
     def answer(status: int, content: Any, headers: Optional[Dict[str, str]] = None):
         return JSONResponse(content, status, headers)
 
-    @app.exception_handler(Refused)
-    async def refuse(request, error):
-        headers = dict(error.headers)
-        if error.status in (408, 413):
-            headers["Connection"] = "close"
-        return answer(error.status, {"error": str(error)}, headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def forget(request, error):
-        return Response(status_code=400)
-
-    @app.exception_handler(RequestValidationError)
-    async def explain(request, error):
-        one = error.errors()[0]
-        found = f"found {one['loc'][-1]}={one.get('input')!s:.80}"
-        return answer(422, {"error": f"{found}, expected another: {one['msg']}"})
-
-    @app.exception_handler(HTTPException)
-    async def say(request, error):
-        return answer(error.status_code, {"error": str(error.detail)}, error.headers)
+    _answer_errors(app, answer)
 
     @app.get("/health")
     async def health():

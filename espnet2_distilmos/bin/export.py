@@ -348,7 +348,7 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
             )
         slope, intercept = scale["slope"], scale["intercept"]
         fingerprint = digest({"model": fingerprint, "scale": scale_fingerprint(scale)})
-        score_range = scale["score_range"]
+        score_range = scale.get("score_range")
     properties = {
         "fingerprint": fingerprint,
         "score_range": score_range,

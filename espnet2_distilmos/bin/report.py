@@ -21,7 +21,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 import numpy as np
 
 from espnet2_distilmos import __version__
-from espnet2_distilmos.cli import progress, run_command, split_name
+from espnet2_distilmos.cli import add_table_arguments, progress, run_command, split_name
 from espnet2_distilmos.data.audio import AudioError
 from espnet2_distilmos.data.datadir import (
     DataError,
@@ -33,7 +33,7 @@ from espnet2_distilmos.data.frames import npy_path, read_frames
 from espnet2_distilmos.data.inputs import collect_inputs
 from espnet2_distilmos.data.media import encode_mp3, read_start, spectrogram_jpeg
 from espnet2_distilmos.evaluation import page, report
-from espnet2_distilmos.evaluation.formats import FORMATS, read_scores
+from espnet2_distilmos.evaluation.formats import read_scores
 from espnet2_distilmos.evaluation.join import (
     ScoreFile,
     count,
@@ -84,12 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", metavar="LABELS", help="labels: file or data directory"
     )
-    parser.add_argument(
-        "--systems",
-        metavar="UTT2SYS|REGEX",
-        help="file with lines `utt system`, or a regular expression with one group "
-        "that finds the system in the id; by default what the files say",
-    )
+    add_table_arguments(parser)
     parser.add_argument(
         "--cluster",
         metavar="UTT2SRC|REGEX",
@@ -134,19 +129,6 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="resamples for the intervals of correlations with the labels "
         "(%(default)s); 0 for none",
-    )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="which metric or column of a file is the score; mos, or the only one, by "
-        "default",
-    )
-    parser.add_argument(
-        "--format",
-        metavar="FORMAT",
-        choices=list(FORMATS),
-        help=f"format of the scores, one of {', '.join(FORMATS)}; their content tells "
-        "it by default",
     )
     parser.add_argument("--title", help="title of the page")
     return parser

@@ -18,6 +18,7 @@ from espnet2_distilmos.bin.export import main as export
 from espnet2_distilmos.bin.predict import main as predict
 from espnet2_distilmos.data.datadir import read_scp
 from espnet2_distilmos.evaluation.formats import read_scores
+from espnet2_distilmos.evaluation.trust import fit_scale, write_scale
 from espnet2_distilmos.onnx_predictor import ONNXPredictor
 
 onnx = pytest.importorskip("onnx")
@@ -133,6 +134,35 @@ def test_rounded_weights(weights, size, change, scorer_dir, exported, files, tmp
     for one, other in zip(whole.predict_files(files), rounded.predict_files(files)):
         if one.result is not None:
             assert 0 < abs(one.result.score - other.result.score) < change
+
+
+@pytest.mark.parametrize("score_range", [None, [0, 100]])
+def test_a_scale_goes_into_the_graph(
+    score_range, exported, scorer_dir, files, tmp_path, capsys
+):
+    model = MOSPredictor.from_pretrained(str(scorer_dir)).method_fingerprint
+    scores = np.linspace(1, 5, 60)
+    for kind, labels in (("linear", 7 * scores - 3), ("monotone", scores**2)):
+        scale = {**fit_scale(scores, labels, kind), "model": model, "labels": "test"}
+        if score_range:
+            scale["score_range"] = score_range
+        write_scale(str(tmp_path / f"{kind}.json"), scale)
+    path = tmp_path / "mos.onnx"
+    options = [str(scorer_dir), str(path), "--scale"]
+    assert export([*options, str(tmp_path / "monotone.json")]) == 1
+    assert "expected a linear one" in capsys.readouterr().err and not path.exists()
+    about = "for  tests\nonly"
+    assert export([*options, str(tmp_path / "linear.json"), "--about", about]) == 0
+    plain, scaled = load_predictor(exported), load_predictor(str(path))
+    assert scaled.about == "for tests only" and plain.about == ""
+    assert scaled.score_range == score_range
+    assert scaled.model_fingerprint != plain.model_fingerprint
+    for one, other in zip(plain.predict_files(files), scaled.predict_files(files)):
+        if one.result is not None:
+            score = 7 * one.result.score - 3
+            assert other.result.score == pytest.approx(score, abs=1e-4)
+            expected = 7 * one.result.frames - 3
+            np.testing.assert_allclose(other.result.frames, expected, atol=1e-3)
 
 
 def test_calibration_and_neighbours_of_the_trained_model(

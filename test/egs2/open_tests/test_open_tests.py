@@ -12,11 +12,13 @@ import types
 import numpy as np
 import pytest
 import scipy.stats
+import soundfile
 import yaml
 
 from espnet2_distilmos.data.datadir import (
     DataError,
     read_metric_scp,
+    read_scp,
     write_metric_scp,
     write_scp,
 )
@@ -24,6 +26,7 @@ from espnet2_distilmos.data.datadir import (
 from ..conftest import Recipes, load_script, write_tone
 from ..corpora import write_lines
 
+add_crops = load_script("open_tests/mos1/local/add_crops.py")
 folds = load_script("open_tests/mos1/local/folds.py")
 SETS = {"p835": "p835/p835", "bvrnn": "bvrnn/test", "yourtts": "yourtts/test"}
 SYSTEMS = ("a", "b", "c")
@@ -383,3 +386,37 @@ def test_a_fold_trains_on_the_other_set_alone(compared):
         for n in ("bvrnn", "vocal")
     ]
     assert f"on {sum(sizes)} utterances" in line
+
+
+def test_pieces_are_of_their_clips(tmp_path):
+    """They stand in the whole, last .3 to 3 s, and are the same in any order."""
+    random = np.random.default_rng(0)
+    waves, files = {}, {"wav.scp": {}, "metric.scp": {}, "utt2src": {}}
+    for k in range(40):
+        name = f"clip{k:02d}"
+        waves[name] = random.integers(-(2**15), 2**15, 16000 + 3000 * k, np.int16)
+        soundfile.write(tmp_path / f"{name}.wav", waves[name], 16000)
+        files["wav.scp"][name] = f"{tmp_path}/{name}.wav"
+        files["metric.scp"][name] = json.dumps({"mos": 1 + k / 10})
+        files["utt2src"][name] = f"source{k % 3}"
+    made = []
+    for order in (1, -1):
+        source, output = tmp_path / f"in{order}", tmp_path / f"out{order}"
+        source.mkdir()
+        for name, lines in files.items():
+            write_scp(source / name, dict(list(lines.items())[::order]), sort=False)
+        count = add_crops.add_crops(str(source), str(output), 4)
+        found = {name: read_scp(output / name) for name in files}
+        pieces = sorted(set(found["wav.scp"]) - set(waves))
+        assert len(pieces) == count and 3 < count < 20
+        made.append({})
+        for piece in pieces:
+            clip = piece.removesuffix("_crop")
+            for name in ("metric.scp", "utt2src"):
+                assert found[name][piece] == files[name][clip]
+            samples, rate = soundfile.read(found["wav.scp"][piece], dtype="int16")
+            assert rate == 16000 and 4800 <= len(samples) <= 48000
+            # Each sample has two bytes.
+            assert waves[clip].tobytes().find(samples.tobytes()) % 2 == 0
+            made[-1][piece] = samples.tobytes()
+    assert made[0] == made[1]

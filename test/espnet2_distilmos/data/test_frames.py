@@ -24,6 +24,7 @@ def test_no_two_ids_share_a_file(tmp_path):
     for name in ["a/b", "a%2Fb", *("日本" * 60 + f"/{k}.wav" for k in range(2))]:
         with open(npy_path(str(tmp_path), name), "x"):
             pass
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_frames_with_their_times(tmp_path):
