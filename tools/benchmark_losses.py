@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from espnet2_distilmos.mos.build import build_frontend, build_model
-from espnet2_distilmos.train.views import NoisyView
+from espnet2_distilmos.train.views import NoisyView, kinds_of
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,13 +46,17 @@ class Training:
             for layer in range(1, layers + 1)
         ]
         tokens = {"format_version": 1, "columns": columns}
+        options = config.get("noisy_view") or {}
+        for name in ("domain_adversarial", "distortion"):
+            if name in config["losses"]:
+                config["losses"][name]["classes"] = kinds_of(**options)
         torch.manual_seed(0)
         self.columns, self.clusters = layers, clusters
         self.model = build_model({**config, "token_info": tokens}, False).train()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-        for ema in self.model.ema_targets():
-            ema.follow(self.optimizer, self.model.frontend)
+        for loss in self.model.losses.values():
+            loss.follow(self.optimizer, self.model.frontend)
         options = config.get("noisy_view")
         self.view: Optional[NoisyView] = None
         if options is not None:
@@ -74,10 +78,19 @@ class Training:
         }
         start = time.process_time()
         if self.view is not None:
-            noisy = [
+            views = [
                 self.view(str(i), wave, generator) for i, wave in enumerate(speech)
             ]
-            batch["noisy"] = torch.from_numpy(np.stack(noisy))
+            batch["noisy"] = torch.from_numpy(np.stack([x.audio for x in views]))
+            done = zip(*(self.view.labels(x) for x in views))
+            batch["distortion"], batch["snr"] = (
+                torch.from_numpy(np.stack(each)) for each in done
+            )
+            if self.view.teacher == "same":
+                batch["heard"] = batch["noisy"]
+            elif self.view.teacher == "own":
+                views = [self.view("", wave, generator) for wave in speech]
+                batch["heard"] = torch.from_numpy(np.stack([x.audio for x in views]))
         view = time.process_time() - start
         self.model(**batch)["loss"].backward()
         self.optimizer.step()

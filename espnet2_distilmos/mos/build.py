@@ -26,7 +26,10 @@ from espnet2_distilmos.mos.loss.abs_loss import AbsMOSLoss
 from espnet2_distilmos.mos.loss.aux_scores import AuxScoresLoss
 from espnet2_distilmos.mos.loss.bradley_terry import BradleyTerryLoss
 from espnet2_distilmos.mos.loss.contrastive import ContrastiveLoss
+from espnet2_distilmos.mos.loss.distortion import DistortionLoss
+from espnet2_distilmos.mos.loss.domain_adversarial import DomainAdversarialLoss
 from espnet2_distilmos.mos.loss.l0 import L0Loss
+from espnet2_distilmos.mos.loss.layer_distill import LayerDistillLoss
 from espnet2_distilmos.mos.loss.masked_ema import MaskedEMALoss
 from espnet2_distilmos.mos.loss.masked_token import MaskedTokenCrossEntropyLoss
 from espnet2_distilmos.mos.loss.prs import PartialRankSimilarityLoss
@@ -66,6 +69,9 @@ LOSSES = {
         TokenCrossEntropyLoss,
         MaskedTokenCrossEntropyLoss,
         MaskedEMALoss,
+        LayerDistillLoss,
+        DomainAdversarialLoss,
+        DistortionLoss,
         L0Loss,
     )
 }
@@ -218,7 +224,13 @@ def build_dry_model(config: Mapping[str, Any]) -> ESPnetMOSModel:
         named = [i.rpartition("_l") for i in sorted(ids) or ["stand_in_l01"]]
         columns = [{"stream": s, "layer": layer, "K": 2} for s, _, layer in named]
         token_info = {"format_version": FORMAT_VERSION, "columns": columns}
+    losses = {key: dict(x or {}) for key, x in (config.get("losses") or {}).items()}
+    if LayerDistillLoss.name in losses:
+        distill = losses[LayerDistillLoss.name]
+        stand_in = {"fingerprint": "", "layers": [1], "size": 16}
+        distill["known"] = [stand_in for _ in distill.get("teachers") or ()]
     filled = {
+        "losses": losses,
         "frontend": name,
         "frontend_conf": conf,
         "head": config.get("head") or "distilmos",

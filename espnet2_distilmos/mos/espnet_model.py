@@ -16,11 +16,14 @@ from espnet2_distilmos.mos.head.condition import Condition, ConditionRows
 from espnet2_distilmos.mos.head.masked_batch_norm import frozen_statistics
 from espnet2_distilmos.mos.head.probe import Probe
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss, Target
+from espnet2_distilmos.mos.loss.layer_distill import LayerDistillLoss
 from espnet2_distilmos.mos.loss.masked_token import split_tokens
 from espnet2_distilmos.mos.loss.token import token_accuracy
 from espnet2_distilmos.mos.span_mask import SpanMask
-from espnet2_distilmos.mos.teacher import EMATarget
+from espnet2_distilmos.mos.teacher import EMATarget, TokenTeacher
 
+# The loss that has the teachers, whose states others may read.
+_DISTILL = LayerDistillLoss.name
 # Whose scores inference gives: the mean listener's, or the mean over the training's.
 LISTENERS = ("mean", "all")
 # Rows of all listeners that the decoder of a head makes at a time.
@@ -93,7 +96,18 @@ class ESPnetMOSModel(AbsESPnetModel):
                 f"found losses {', '.join(users)} with {type(head).__name__}, which "
                 "predicts no scores, expected --head distilmos or other losses"
             )
-        for loss in active.values():
+        # First the one with the teachers, whose sizes others take.
+        for name in sorted(active, key=lambda each: each != _DISTILL):
+            loss = active[name]
+            if "teacher" in loss.needs and name != _DISTILL:
+                shown = active.get(_DISTILL)
+                if shown is None or shown.view != loss.view:
+                    raise ValueError(
+                        f"found the loss {name}, which reads teachers, and no "
+                        f"{_DISTILL} of the view {loss.view}, expected it, with its "
+                        "teachers, or another domain"
+                    )
+                loss.teacher_sizes = shown.teachers.sizes()
             loss.attach(frontend, head)
         self.losses = torch.nn.ModuleDict(active)
         # Indices of the token columns that each loss reads, and losses of each view.
@@ -124,6 +138,9 @@ class ESPnetMOSModel(AbsESPnetModel):
         mos: Optional[torch.Tensor] = None,
         tokens: Optional[torch.Tensor] = None,
         noisy: Optional[torch.Tensor] = None,
+        heard: Optional[torch.Tensor] = None,
+        distortion: Optional[torch.Tensor] = None,
+        snr: Optional[torch.Tensor] = None,
         utt_id: Optional[Sequence[str]] = None,
         votes: Optional[torch.Tensor] = None,
         listeners: Optional[torch.Tensor] = None,
@@ -142,6 +159,10 @@ class ESPnetMOSModel(AbsESPnetModel):
             tokens: (B, T, S) long; negative where a frame has none.
             noisy: (B, N) waveforms of the masked view, in time with ``speech``; None
                 takes ``speech``.
+            heard: (B, N) waveforms that teachers hear in the masked view; None takes
+                ``speech``.
+            distortion: what was done to ``noisy``, (B, K) of 0 and 1.
+            snr: of what was added to it in dB, (B, 1); NaN where nothing was.
             utt_id: ids, which masks depend on; None takes the places in the batch.
             votes: scores of single listeners, (B, V).
             listeners: whose votes they are, (B, V) long; negative is no vote.
@@ -169,10 +190,10 @@ class ESPnetMOSModel(AbsESPnetModel):
         speech = speech[:, : speech_lengths.max()]
         given = {"mos": mos, "mos_se": mos_se, "corpus": corpus}
         target = {k: v.reshape(-1) for k, v in given.items() if v is not None}
-        given = {"aux": aux, "tokens": tokens}
+        given = {"aux": aux, "tokens": tokens, "distortion": distortion, "snr": snr}
         target |= {k: v for k, v in given.items() if v is not None}
         for name, loss in self.losses.items():
-            for need in loss.needs - {"ema", *target}:
+            for need in loss.needs - {"ema", "teacher", *target}:
                 raise ValueError(
                     f"found a batch without {need}, which {name} needs, expected the "
                     f"data ...,{need},... or a weight of 0"
@@ -184,14 +205,20 @@ class ESPnetMOSModel(AbsESPnetModel):
                 speech, speech_lengths, target, votes, listeners
             )
         if self._views[MASKED]:
-            noisy = speech if noisy is None else noisy[:, : speech.size(1)]
+            noisy, heard = (
+                speech if x is None else x[:, : speech.size(1)] for x in (noisy, heard)
+            )
             ids = utt_id or [str(place) for place in range(len(speech))]
-            terms |= self._masked_view(speech, speech_lengths, target, noisy, ids)
+            terms |= self._masked_view(
+                speech, speech_lengths, target, noisy, heard, ids
+            )
         loss = speech.new_zeros(())
         for name, (value, _) in terms.items():
             if name in self.losses:
                 loss = loss + self.losses[name].weight * value
         stats = {"loss": loss, **self.head.statistics()}
+        for some in self.losses.values():
+            stats |= some.statistics()
         stats |= {name: value for name, (value, _) in terms.items()}
         counts = {name: count for name, (_, count) in terms.items()}
         return dict(
@@ -217,7 +244,9 @@ class ESPnetMOSModel(AbsESPnetModel):
             corpus = target.get("corpus") if self.training else None
             rows = self.condition(len(speech), voters, corpus)
         columns = self._columns_of(CLEAN)
-        prediction = self._predict(speech, speech_lengths, columns, rows)
+        states, lengths = self.frontend(speech, speech_lengths)
+        with _without_autocast(states) as states:
+            prediction = self.head(states, lengths, columns, rows)
         scored = None
         if rows is not None and rows.item is not None:
             # Losses on labels alone take each vote for a further utterance.
@@ -230,6 +259,12 @@ class ESPnetMOSModel(AbsESPnetModel):
                 voted["corpus"] = target["corpus"][rows.item]
             scored = prediction, {**target, **voted}
             prediction = prediction.first(len(speech))
+        if any(self.losses[name].reads_states for name in self._views[CLEAN]):
+            with_states = dict(hidden_states=states, state_lengths=lengths)
+            prediction = dataclasses.replace(prediction, **with_states)
+        prediction, target = self._teach(
+            CLEAN, prediction, target, speech, speech_lengths
+        )
         return self._terms(CLEAN, prediction, target, scored), prediction.utt_mos
 
     def _masked_view(
@@ -238,9 +273,13 @@ class ESPnetMOSModel(AbsESPnetModel):
         speech_lengths: torch.Tensor,
         target: Target,
         noisy: torch.Tensor,
+        heard: torch.Tensor,
         utt_ids: Sequence[str],
     ) -> Terms:
-        """Losses and accuracies of ``noisy``, in which spans of frames are hidden."""
+        """Losses and accuracies of ``noisy``, in which spans of frames are hidden.
+
+        Frozen teachers hear ``heard``, the moving average ``speech``.
+        """
         frames = [self.frontend.num_frames(n) for n in speech_lengths.tolist()]
         # ESPnet seeds the generator anew for each epoch, with --seed and its number;
         # a validation hides the same frames in every epoch.
@@ -249,6 +288,8 @@ class ESPnetMOSModel(AbsESPnetModel):
         target = dict(target, mask=mask)
         for ema in self.ema_targets():
             target["ema"] = ema.hidden_states(self.frontend, speech, speech_lengths)
+        for teacher in self.token_teachers():
+            target["tokens"] = teacher.tokens(heard, speech_lengths)
         # A denoising view need not hide anything.
         hidden = mask if self.span_mask.start_prob > 0 else None
         states, lengths = self.frontend(noisy, speech_lengths, hidden)
@@ -258,8 +299,29 @@ class ESPnetMOSModel(AbsESPnetModel):
             prediction = self.head(
                 states, lengths, self._columns_of(MASKED), scores=False
             )
-        prediction = dataclasses.replace(prediction, hidden_states=states)
+        with_states = dict(hidden_states=states, state_lengths=lengths)
+        prediction = dataclasses.replace(prediction, **with_states)
+        prediction, target = self._teach(
+            MASKED, prediction, target, heard, speech_lengths
+        )
         return self._terms(MASKED, prediction, target)
+
+    def _teach(
+        self,
+        view: str,
+        prediction: MOSPrediction,
+        target: Target,
+        heard: torch.Tensor,
+        speech_lengths: torch.Tensor,
+    ) -> Tuple[MOSPrediction, Target]:
+        """Add the teachers' hidden states of ``heard``, and predictions of them."""
+        distill = self.losses[_DISTILL] if _DISTILL in self.losses else None
+        if distill is None or distill.view != view:
+            return prediction, target
+        wanted, valid = distill.teachers.targets(heard, speech_lengths)
+        found = distill.predictor(prediction.hidden_states[-1])
+        shown = {"teacher": wanted, "teacher_lengths": valid}
+        return dataclasses.replace(prediction, layers=found), {**target, **shown}
 
     def _terms(
         self,
@@ -325,6 +387,11 @@ class ESPnetMOSModel(AbsESPnetModel):
         states, lengths = self.frontend(speech, speech_lengths)
         with _without_autocast(states) as states:
             return self.head.probe.features(states, lengths)
+
+    def token_teachers(self) -> List[TokenTeacher]:
+        """Upstreams that give the tokens of the masked view on the fly."""
+        given = [getattr(x, "token_teacher", None) for x in self.losses.values()]
+        return [teacher for teacher in given if teacher is not None]
 
     def ema_targets(self) -> List[EMATarget]:
         """Moving averages of the frontend that losses compare with."""

@@ -5,12 +5,14 @@
 
 import copy
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 
-# Key in an optimizer's state dict, hence in the training checkpoint.
-_STATE = "ema_target"
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.optimizer_state import keep_in_state
+from espnet2_distilmos.mos.tokens import Codebooks
 
 
 @dataclasses.dataclass
@@ -75,23 +77,248 @@ class EMATarget:
         A state without an average is refused with a ValueError when it is loaded.
         """
 
-        def save(_, state: Dict[str, Any]) -> Dict[str, Any]:
+        def save() -> Dict[str, Any]:
             network = self._started(frontend).state_dict()
-            return {**state, _STATE: {"updates": self.updates, "network": network}}
+            return {"updates": self.updates, "network": network}
 
-        def load(_, state: Mapping[str, Any]) -> Dict[str, Any]:
-            if _STATE not in state:
-                raise ValueError("the checkpoint has no moving average")
-            self._started(frontend).load_state_dict(state[_STATE]["network"])
-            self.updates = state[_STATE]["updates"]
-            return {key: value for key, value in state.items() if key != _STATE}
+        def load(state: Mapping[str, Any]) -> None:
+            self._started(frontend).load_state_dict(state["network"])
+            self.updates = state["updates"]
 
         optimizer.register_step_post_hook(lambda *_: self.update(frontend))
-        optimizer.register_state_dict_post_hook(save)
-        optimizer.register_load_state_dict_pre_hook(load)
+        keep_in_state(optimizer, "ema_target", "moving average", save, load)
 
     def _started(self, frontend: torch.nn.Module) -> torch.nn.Module:
         if self.network is None:
             self.network = copy.deepcopy(frontend).requires_grad_(False)
             self.network.zero_grad()
         return self.network.eval()
+
+
+# Ways in which the states of several teachers become targets.
+HEADS, AVERAGE, CONCAT = AGGREGATES = ("heads", "average", "concat")
+
+
+@dataclasses.dataclass
+class FrozenTeachers:
+    """Upstreams whose hidden states a student learns to predict.
+
+    They are no modules, so that no state dict, no optimizer and no saved model
+    contains them; they run without gradients, in eval mode and in fp32. They are read
+    when the targets' sizes are asked for, unless ``known`` says these: a trained model
+    needs none of their files.
+
+    How the states h of layer n of M teachers become targets (arXiv 2302.12757):
+
+    * ``heads``: each is a target, M N in all;
+    * ``average``: the mean over the teachers of layer_norm(h), of one size;
+    * ``concat``: the layer_norm(h) of all teachers side by side.
+
+    Args:
+        upstreams: as ``upstream`` of :class:`HFFrontend`: directories or hub ids.
+        layers: numbers of the layers that are targets, those of all teachers or a list
+            for each; None is a third, two thirds and all of its layers.
+        aggregate: one of the above.
+        known: what :meth:`describe` said when the training began.
+
+    Raises:
+        ValueError: for options that are impossible.
+    """
+
+    upstreams: Sequence[str]
+    layers: Union[None, Sequence[int], Sequence[Sequence[int]]] = None
+    aggregate: str = HEADS
+    known: Optional[Sequence[Mapping[str, Any]]] = None
+
+    def __post_init__(self):
+        is_list = isinstance(self.upstreams, (list, tuple)) and self.upstreams
+        if not is_list or not all(isinstance(x, str) and x for x in self.upstreams):
+            raise ValueError(
+                f"found teachers={self.upstreams!r}, expected a list of upstreams such "
+                "as [facebook/hubert-base-ls960, microsoft/wavlm-base-plus]"
+            )
+        if self.aggregate not in AGGREGATES:
+            raise ValueError(
+                f"found aggregate={self.aggregate!r}, expected one of "
+                f"{', '.join(AGGREGATES)}"
+            )
+        self._networks: List[HFFrontend] = []
+        self._facts = [dict(fact) for fact in self.known or ()]
+
+    def describe(self) -> List[Dict[str, Any]]:
+        """What the teachers are: fingerprint, dimension and layers of each."""
+        if not self._facts:
+            networks = self._read()
+            for network, layers in zip(networks, self._layers_of(networks)):
+                fact = {"fingerprint": network.fingerprint(), "layers": layers}
+                self._facts.append({**fact, "size": network.output_size()})
+        return self._facts
+
+    def check(self, student: Any) -> None:
+        """Refuse teachers that the frontend ``student`` cannot follow.
+
+        Raises:
+            ValueError: Their frames are not the student's, or their sizes or layers
+                cannot be aggregated.
+        """
+        facts = self.describe()
+        for name, network in zip(self.upstreams, self._networks):
+            shift, near = network.frame_shift, student.frame_shift / 2
+            apart = abs(network.frame_centre - student.frame_centre)
+            if shift != student.frame_shift or apart > near:
+                raise ValueError(
+                    f"found the teacher {name} with a frame every {shift} samples, the "
+                    f"first at {network.frame_centre:g}, expected every "
+                    f"{student.frame_shift} and, to half a frame, the first at "
+                    f"{student.frame_centre:g}, as the student {student.name} has "
+                    "them: take a teacher of that rate"
+                )
+        sizes = {fact["size"] for fact in facts}
+        if self.aggregate == AVERAGE and len(sizes) > 1:
+            raise ValueError(
+                "found teachers of the sizes "
+                f"{', '.join(str(fact['size']) for fact in facts)} for "
+                "aggregate=average, expected one size: take heads or concat"
+            )
+        counts = [len(fact["layers"]) for fact in facts]
+        if self.aggregate != HEADS and len(set(counts)) > 1:
+            raise ValueError(
+                f"found {', '.join(map(str, counts))} layers of the teachers for "
+                f"aggregate={self.aggregate}, expected equally many of each: choose "
+                "them with layers"
+            )
+
+    def sizes(self) -> List[int]:
+        """Dimensions of the targets."""
+        facts = self.describe()
+        if self.aggregate == HEADS:
+            return [fact["size"] for fact in facts for _ in fact["layers"]]
+        each = [fact["size"] for fact in facts]
+        size = sum(each) if self.aggregate == CONCAT else each[0]
+        return [size] * len(facts[0]["layers"])
+
+    @torch.no_grad()
+    def targets(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
+        """What a batch of waveforms (B, N) of lengths (B,) is to be predicted as.
+
+        Returns:
+            Targets (B, T, D), arbitrary in padded frames, and the valid frames (B,):
+            of each utterance those of the teacher with the fewest.
+        """
+        chosen, lengths = [], []
+        with torch.autocast(speech.device.type, enabled=False):
+            for network, fact in zip(self._read(), self.describe()):
+                network.to(speech.device)
+                states, valid = network(speech.float(), speech_lengths)
+                lengths.append(valid)
+                chosen.append([states[layer] for layer in fact["layers"]])
+        frames = min(states[0].size(1) for states in chosen)
+        chosen = [[state[:, :frames] for state in states] for states in chosen]
+        valid = torch.stack(lengths).amin(dim=0)
+        if self.aggregate == HEADS:
+            return [state for states in chosen for state in states], valid
+        together = []
+        for states in zip(*chosen):
+            normal = [F.layer_norm(state, state.shape[-1:]) for state in states]
+            if self.aggregate == CONCAT:
+                together.append(torch.cat(normal, dim=-1))
+            else:
+                together.append(torch.stack(normal).mean(dim=0))
+        return together, valid
+
+    def _read(self) -> List[HFFrontend]:
+        """The networks, read when they are needed first."""
+        if not self._networks:
+            read = [HFFrontend(upstream=x, freeze="all") for x in self.upstreams]
+            self._networks = [network.requires_grad_(False).eval() for network in read]
+            known = [fact["fingerprint"] for fact in self._facts]
+            if known and known != [network.fingerprint() for network in read]:
+                raise ValueError(
+                    f"found other weights of {', '.join(self.upstreams)} than training "
+                    "began with, expected the same teachers"
+                )
+        return self._networks
+
+    def _layers_of(self, networks: Sequence[HFFrontend]) -> List[List[int]]:
+        """Numbers of the layers of each teacher that are targets."""
+        each = self.layers
+        if each is None:
+            thirds = [[n * x.num_layers / 3 for n in (1, 2, 3)] for x in networks]
+            return [sorted({max(1, round(n)) for n in some}) for some in thirds]
+        if not each or not isinstance(each[0], (list, tuple)):
+            each = [each] * len(networks)
+        for name, network, numbers in zip(self.upstreams, networks, each):
+            good = all(type(n) is int and 0 <= n <= network.num_layers for n in numbers)
+            if not numbers or not good or len(set(numbers)) < len(numbers):
+                raise ValueError(
+                    f"found the layers {list(numbers)} of the teacher {name}, expected "
+                    f"some of 0 to {network.num_layers}, each once"
+                )
+        if len(each) != len(networks):
+            raise ValueError(
+                f"found layers of {len(each)} teachers, expected those of "
+                f"{len(networks)}, or a single list for all"
+            )
+        return [list(numbers) for numbers in each]
+
+
+@dataclasses.dataclass
+class TokenTeacher:
+    """A frozen upstream and its codebooks: tokens of what it hears, on the fly.
+
+    A distorted view has tokens of its own then, and not those of the true signal. It
+    is no module, and is read when it is needed first.
+
+    Args:
+        upstream: as of :class:`HFFrontend`.
+        codebooks: file that ``learn_codebooks`` wrote of it.
+    """
+
+    upstream: str
+    codebooks: str
+
+    def __post_init__(self):
+        self._read: Optional[Tuple[HFFrontend, Codebooks]] = None
+
+    def check(self, token_info: Mapping[str, Any]) -> None:
+        """Refuse codebooks of other tokens than the training's.
+
+        Args:
+            token_info: contents of its tokens.json.
+
+        Raises:
+            ValueError: They are others, or of another upstream.
+        """
+        found = self._started()[1].fingerprint()
+        if found != token_info.get("codebook_fingerprint"):
+            raise ValueError(
+                f"found the codebooks {self.codebooks} ({found}), expected those of "
+                f"the tokens, {token_info.get('codebook_fingerprint')}: give the "
+                "codebooks.npz beside their tokens.json"
+            )
+
+    @torch.no_grad()
+    def tokens(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """Tokens (B, T, S) of a batch (B, N) of lengths (B,); -1 in padded frames."""
+        network, codebooks = self._started()
+        network.to(speech.device)
+        with torch.autocast(speech.device.type, enabled=False):
+            states, lengths = network(speech.float(), speech_lengths)
+            return codebooks.assign(states, lengths)
+
+    def _started(self) -> Tuple[HFFrontend, Codebooks]:
+        if self._read is None:
+            network = HFFrontend(upstream=self.upstream, freeze="all").eval()
+            codebooks = Codebooks.load(self.codebooks)
+            if codebooks.upstream_fingerprint != network.fingerprint():
+                raise ValueError(
+                    f"found the codebooks {self.codebooks} of another upstream "
+                    f"({codebooks.stream}) than the teacher {self.upstream}, expected "
+                    "those of its stage 5"
+                )
+            self._read = network, codebooks
+        return self._read

@@ -280,7 +280,7 @@ class MOSTask(AbsTask):
         train_paths = wav_paths_of(args.train_data_path_and_name_and_type)
         valid_paths = wav_paths_of(args.valid_data_path_and_name_and_type)
         noisy_view = None
-        if train and args.noisy_view is not None:
+        if args.noisy_view is not None:
             noisy_view = NoisyView(**args.noisy_view, wav_paths=train_paths)
         return MOSPreprocessor(
             train=train,
@@ -358,9 +358,13 @@ class MOSTask(AbsTask):
         with initial_model(vars(args)) as model:
             frontend = model.frontend
             check_tokens(args, frontend)
+            for teacher in model.token_teachers():
+                teacher.check(token_info or {})
             # What an upstream cannot be rebuilt without is copied into the experiment,
             # and the configuration names the copy relative to config.yaml.
             args.frontend_conf = frontend.relocated_conf(UPSTREAM_FILES)
+            for name, loss in model.losses.items():
+                args.losses[name] = {**args.losses[name], **loss.resolved_conf()}
             distributed = torch.distributed.is_initialized()
             if not distributed or torch.distributed.get_rank() == 0:
                 # Now that args are what config.yaml will have, and nothing is written.
@@ -381,8 +385,8 @@ class MOSTask(AbsTask):
         else:
             groups = parameter_groups(args, model)
             optimizers = [optim_classes[args.optim](groups, **args.optim_conf)]
-        for ema in model.ema_targets():
-            ema.follow(optimizers[0], model.frontend)
+        for loss in model.losses.values():
+            loss.follow(optimizers[0], model.frontend)
         return optimizers
 
 

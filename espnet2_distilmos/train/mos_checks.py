@@ -40,6 +40,7 @@ from espnet2_distilmos.mos.espnet_model import ACCURACIES, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
 from espnet2_distilmos.mos.span_mask import SpanMask
+from espnet2_distilmos.train import views
 from espnet2_distilmos.train.mos_sampler import BY_COUNT, BY_SIZE, MIXED, SINGLE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
 
@@ -76,6 +77,7 @@ def check_before_training(args: argparse.Namespace) -> None:
     if not args.dry_run:
         check_conditions(args, active)
         check_labels(args, active)
+    fill_in_classes(args, active)
     if args.collect_stats:
         _expect(
             not holds_model(args.output_dir),
@@ -88,11 +90,35 @@ def check_before_training(args: argparse.Namespace) -> None:
         "--noisy_view and no loss that reads it",
         "one of the masked view, such as --losses masked_token_ce.weight=0.05",
     )
+    view = (args.noisy_view or {}).get("teacher", views.CLEAN)
+    taught = [x for x in active.values() if x.view == MASKED and is_taught(x)]
+    _expect(
+        view == views.CLEAN or taught,
+        f"noisy_view.teacher={view} and no loss of the masked view with a teacher",
+        "one, such as layer_distill with view=masked, or teacher=clean",
+    )
     if args.dry_run:
         return
     check_sampling(args)
     args.data_digests = data_digests(args)
     check_criteria(args, active)
+
+
+def is_taught(loss: AbsMOSLoss) -> bool:
+    """Whether a loss reads what a frozen teacher hears."""
+    return "teacher" in loss.needs or getattr(loss, "token_teacher", None) is not None
+
+
+def fill_in_classes(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) -> None:
+    """State what the losses on distortions and corpora tell from each other."""
+    for name, loss in losses.items():
+        if "distortion" in loss.needs:
+            classes = views.kinds_of(**args.noisy_view) if args.noisy_view else []
+        elif "corpus" in loss.needs:
+            classes = args.corpus_list or ["a", "b"][: 2 * args.dry_run]
+        else:
+            continue
+        args.losses[name] = {**args.losses[name], "classes": list(classes)}
 
 
 def _expect(good: Any, found: str, expected: str, kind: type = ValueError) -> None:

@@ -19,7 +19,7 @@ from espnet2_distilmos.data.datadir import (
     parse_votes,
     read_scp,
 )
-from espnet2_distilmos.train.views import NoisyView
+from espnet2_distilmos.train.views import OWN, SAME, NoisyView
 
 # Frames by which tokens and audio may differ: upstreams pad their ends differently.
 MAX_FRAME_DIFFERENCE = 2
@@ -38,7 +38,8 @@ class MOSPreprocessor(AbsPreprocessor):
         min_seconds, max_seconds: limits of the durations.
         crop_seconds: random crop in training, starting on a frame boundary.
         token_info: contents of tokens.json, or None without tokens.
-        noisy_view: makes a distorted waveform of each training utterance, or None.
+        noisy_view: makes a distorted waveform of each training utterance, and one for
+            the teachers, or None.
         listeners: names of those who have an embedding; votes of others are left out.
         corpora: names of all; those that have an embedding are the first.
         aux_keys: further keys of metric.scp whose scores a loss reads.
@@ -84,9 +85,11 @@ class MOSPreprocessor(AbsPreprocessor):
             ``speech`` (N,) float32, ``mos`` (1,) float32 (NaN if unlabelled), its
             standard error by the votes ``mos_se`` (1,) float32 (NaN of less than two),
             ``aux`` (K,) float32 (NaN of what is not there), ``corpus`` (1,) int64,
-            ``tokens`` (T, S) int64; in training also ``noisy`` (N,) float32, ``votes``
-            (V,) float32 and ``listeners`` (V,) int64. A validation is as inference is,
-            without listeners.
+            ``tokens`` (T, S) int64; of a noisy view what was done, ``distortion`` (K,)
+            float32 and ``snr`` (1,) float32 in dB; in training also ``noisy`` (N,)
+            float32, ``heard`` (N,) float32 where the teachers do not hear the true
+            signal, ``votes`` (V,) float32 and ``listeners`` (V,) int64. A validation is
+            as inference is, without listeners and distortion.
         """
         prepared = {"speech": self._speech(uid, data["speech"])}
         if "mos" in data:
@@ -118,13 +121,24 @@ class MOSPreprocessor(AbsPreprocessor):
                 f"of {', '.join(self.corpora)}: correct utt2domain",
             )
             prepared["corpus"] = np.array([index], dtype=np.int64)
-        if not self.train:
-            return prepared
-        if self.crop_seconds is not None:
+        if self.train and self.crop_seconds is not None:
             self._crop(prepared)
         if self.noisy_view is not None:
-            prepared["noisy"] = self.noisy_view(uid, prepared["speech"], _rng(uid))
+            prepared.update(self._views(uid, prepared["speech"]))
         return prepared
+
+    def _views(self, uid: str, speech: np.ndarray) -> Dict[str, np.ndarray]:
+        """What a second pass and the teachers hear, and what was done to the former."""
+        make = self.noisy_view
+        if not self.train:
+            return dict(zip(("distortion", "snr"), make.labels()))
+        view = make(uid, speech, _rng(uid))
+        views = {"noisy": view.audio}
+        if make.teacher == SAME:
+            views["heard"] = view.audio
+        elif make.teacher == OWN:
+            views["heard"] = make(uid, speech, _rng(uid, of_teacher=True)).audio
+        return views | dict(zip(("distortion", "snr"), make.labels(view)))
 
     def _votes(
         self, uid: str, pairs: Sequence[Tuple[str, float]]
@@ -229,9 +243,10 @@ def _standard_error(votes: Sequence[float]) -> np.ndarray:
     return np.array([error], dtype=np.float32)
 
 
-def _rng(uid: str) -> np.random.Generator:
+def _rng(uid: str, of_teacher: bool = False) -> np.random.Generator:
     """Random numbers of an utterance in an epoch, whatever was drawn before."""
-    return np.random.default_rng([epoch_seed(), zlib.crc32(uid.encode())])
+    seeds = [epoch_seed(), zlib.crc32(uid.encode())]
+    return np.random.default_rng([*seeds, 1] if of_teacher else seeds)
 
 
 def epoch_seed() -> int:

@@ -27,7 +27,10 @@ class MOSPrediction:
         token_logits: (B, T', K) of each token column asked for; None of none.
         embedding: what the utterance score is made of, averaged over time, (B, H).
         frame_stride: frontend frames from one frame here to the next.
-        hidden_states: input of the head, in the masked view only.
+        hidden_states: input of the head, L + 1 tensors (B, T, D), in training where a
+            loss reads them.
+        state_lengths: their valid frames, (B,), likewise.
+        layers: predictions (B, T, D_n) of the hidden states of teachers, likewise.
     """
 
     utt_mos: Optional[torch.Tensor]
@@ -37,6 +40,8 @@ class MOSPrediction:
     embedding: torch.Tensor
     frame_stride: int = 1
     hidden_states: Optional[List[torch.Tensor]] = None
+    state_lengths: Optional[torch.Tensor] = None
+    layers: Optional[List[torch.Tensor]] = None
 
     def first(self, rows: int) -> "MOSPrediction":
         """Scores of the first rows only; the token logits stay."""

@@ -17,7 +17,7 @@ from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction, Token
 # are hidden from the transformer, and whose signal may be distorted.
 CLEAN, MASKED = "clean", "masked"
 # What a loss compares a prediction with; AbsMOSLoss.forward says what is in it.
-Target = Dict[str, torch.Tensor]
+Target = Dict[str, Any]
 
 
 class AbsMOSLoss(torch.nn.Module, ABC):
@@ -26,14 +26,17 @@ class AbsMOSLoss(torch.nn.Module, ABC):
     Attributes:
         name: key in the configuration and in the training log.
         needs: entries of the target that it reads: ``mos``, ``aux``, ``tokens``,
-            ``ema``.
+            ``ema``, ``teacher``, ``distortion``, ``corpus``.
         uses: entries that it reads where they are there: ``corpus``, ``mos_se``.
         sets_scale: whether the scores, where it reads labels, come onto their scale;
             those of a training by other losses rank and no more.
         least_rows: fewest labelled utterances of a batch that it learns anything from.
+        reads_states: whether it reads the hidden states of the prediction.
         view: ``CLEAN`` or ``MASKED``, the pass whose prediction it takes. The model
             runs only the passes that some loss of non-zero weight reads.
         weight: factor in the sum.
+        teacher_sizes: dimensions of the teachers' states, set before :meth:`attach`
+            where it needs ``teacher`` of ``layer_distill``.
         learning_rate: of its own parameters, which then have no weight decay; None is
             that of the rest of the model.
     """
@@ -42,8 +45,10 @@ class AbsMOSLoss(torch.nn.Module, ABC):
     view: str = CLEAN
     needs: FrozenSet[str] = frozenset({"mos"})
     uses: FrozenSet[str] = frozenset()
+    reads_states: bool = False
     sets_scale: bool = True
     least_rows: int = 1
+    teacher_sizes: Sequence[int] = ()
     learning_rate: Optional[float] = None
 
     def __init__(self, weight: float = 1.0):
@@ -81,8 +86,26 @@ class AbsMOSLoss(torch.nn.Module, ABC):
                 f"found losses.{self.name}.{option}={value!r}, expected {expected}"
             )
 
+    def checked_view(self, view: Any) -> str:
+        """Return the view that the option of this name has, or raise a ValueError."""
+        self.expect(view in (CLEAN, MASKED), "view", view, f"{CLEAN} or {MASKED}")
+        return view
+
     def attach(self, frontend: AbsLayerFrontend, head: AbsMOSHead) -> None:
         """Make modules whose sizes depend on the network; most losses have none."""
+
+    def follow(
+        self, optimizer: torch.optim.Optimizer, frontend: AbsLayerFrontend
+    ) -> None:
+        """Join what the model's optimizer does, and its state; most losses need not."""
+
+    def resolved_conf(self) -> Dict[str, Any]:
+        """Options that config.yaml has beside those stated, so that no file is read."""
+        return {}
+
+    def statistics(self) -> Dict[str, torch.Tensor]:
+        """Scalars of the last batch for the training log."""
+        return {}
 
     def select(self, available: Sequence[TokenColumn]) -> List[int]:
         """Indices of the token columns that it reads."""
@@ -99,8 +122,11 @@ class AbsMOSLoss(torch.nn.Module, ABC):
                 ``corpus`` (B,) long; further scores ``aux`` (B, K), NaN where there is
                 none; ``tokens`` (B, T, S) long of the selected columns, negative where
                 a frame has no token; in the masked view ``mask`` (B, T) bool, True
-                where a frame is hidden, and ``ema``, the L + 1 hidden states (B, T, D)
-                of the moving average.
+                where a frame is hidden, ``ema``, the L + 1 hidden states (B, T, D) of
+                the moving average, and what was done to it, ``distortion`` (B, K) and
+                ``snr`` (B, 1); in that of ``layer_distill`` the teachers' states
+                ``teacher``, a list of (B, T', D_n), and their valid frames
+                ``teacher_lengths`` (B,).
 
         Returns:
             Scalar: a mean; zero, with a gradient of zero, where nothing is labelled.

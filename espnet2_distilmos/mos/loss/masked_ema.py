@@ -34,6 +34,7 @@ class MaskedEMALoss(AbsMOSLoss):
     name = "masked_ema"
     view = MASKED
     needs = frozenset({"ema"})
+    reads_states = True
 
     def __init__(
         self,
@@ -59,6 +60,11 @@ class MaskedEMALoss(AbsMOSLoss):
         self.predictor = torch.nn.Sequential(
             torch.nn.Linear(size, size), torch.nn.GELU(), torch.nn.Linear(size, size)
         )
+
+    def follow(
+        self, optimizer: torch.optim.Optimizer, frontend: AbsLayerFrontend
+    ) -> None:
+        self.ema.follow(optimizer, frontend)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         mask = target["mask"]

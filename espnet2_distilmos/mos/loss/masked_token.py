@@ -10,6 +10,7 @@ import torch
 from espnet2_distilmos.mos.head.abs_head import MOSPrediction
 from espnet2_distilmos.mos.loss.abs_loss import MASKED, Target
 from espnet2_distilmos.mos.loss.token import NO_TOKEN, TokenCrossEntropyLoss
+from espnet2_distilmos.mos.teacher import TokenTeacher
 
 
 class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
@@ -23,6 +24,10 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         alpha: 1 predicts masked frames only, 0 the others only; None weighs all frames
             alike.
         columns: ids of the token columns to train on; None means all of them.
+        teacher: upstream that gives the tokens of what the teachers hear (see
+            ``teacher`` of ``noisy_view``), instead of those of the true signal.
+        codebooks: the ``codebooks.npz`` of the training's tokens, which are of that
+            upstream.
     """
 
     name = "masked_token_ce"
@@ -33,9 +38,20 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         weight: float = 1.0,
         alpha: Optional[float] = 1.0,
         columns: Optional[List[str]] = None,
+        teacher: Optional[str] = None,
+        codebooks: Optional[str] = None,
     ):
         super().__init__(weight, columns)
         self.alpha = alpha
+        self.token_teacher: Optional[TokenTeacher] = None
+        self.expect(
+            (teacher is None) == (codebooks is None),
+            "teacher",
+            teacher,
+            "an upstream with its codebooks, or neither",
+        )
+        if teacher is not None:
+            self.token_teacher = TokenTeacher(teacher, codebooks)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         if self.alpha is None:

@@ -108,6 +108,10 @@ SAMPLING = {"sampling_weights": {"few": 1}, "sampling_categories": "utt2set"}
         ({"upstream_lr_decay": 0.9, "optim_conf": {}}, "upstream_lr_decay"),
         ({"upstream_lr": 0.9, "exclude_weight_decay": True}, "exclude_weight_decay"),
         ({"noisy_view": {"noise_prob": 0.5}}, "--noisy_view"),
+        (
+            {"noisy_view": {"teacher": "own"}, "losses": {"masked_ema": {}}},
+            "noisy_view.teacher=own and no loss",
+        ),
         ({**SAMPLING, "sampling_weights": None}, "--sampling_categories"),
         ({"sampling_batches": "single"}, "sampling_batches single .* None"),
         ({**SAMPLING, "sampling_batches": "one"}, "sampling_batches one"),

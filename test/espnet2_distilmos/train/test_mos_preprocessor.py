@@ -160,7 +160,29 @@ def test_a_noisy_view_is_of_the_crop_and_of_training_alone():
     assert not np.array_equal(run(2)["noisy"], first["noisy"])
     assert not np.array_equal(run(1, "v")["noisy"], first["noisy"])
     valid = MOSPreprocessor(train=False, noisy_view=view)
-    assert set(valid("u", {"speech": speech})) == {"speech"}
+    data = valid("u", {"speech": speech})
+    assert set(data) == {"speech", "distortion", "snr"}
+    assert not data["distortion"].any() and np.isnan(data["snr"]).all()
+
+
+def test_what_teachers_hear():
+    speech = np.random.default_rng(0).normal(size=16000).astype(np.float32)
+    found = {}
+    for teacher in ("clean", "same", "own"):
+        view = NoisyView(scheme="single", teacher=teacher)
+        prepare = MOSPreprocessor(train=True, noisy_view=view)
+        torch.manual_seed(1)
+        found[teacher] = prepare("u", {"speech": speech})
+    # the student's view and its labels are the same in all of them
+    for data in found.values():
+        for key in ("speech", "noisy", "distortion", "snr"):
+            np.testing.assert_array_equal(data[key], found["clean"][key])
+    assert "heard" not in found["clean"]
+    assert np.array_equal(found["same"]["heard"], found["same"]["noisy"])
+    own = found["own"]["heard"]
+    assert own.shape == speech.shape and own.dtype == np.float32
+    assert not np.array_equal(own, found["own"]["noisy"])
+    assert not np.array_equal(own, speech)
 
 
 def test_workers_draw_the_same_noise_in_any_number():

@@ -44,6 +44,7 @@ from espnet2_distilmos.train.mos_trainer import (
     validation_metrics,
 )
 
+W_AND_B = ("weight", "bias")
 REPOSITORY = Path(sys.modules[MOSTrainer.__module__].__file__).parents[2]
 PATHS = f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}"
 
@@ -565,6 +566,68 @@ def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
         assert torch.equal(value, averages[1]["network"][key])
     name = "model.encoder.layers.0.attention.k_proj.weight"
     assert not torch.equal(averages[0]["network"][name], models[0][f"frontend.{name}"])
+
+
+def distillation(mos_corpus, folder):
+    """A distillation with all its losses, from a teacher that it writes."""
+    frontend = build_frontend("hf", mos_corpus.frontend_conf)
+    frontend.model.save_pretrained(folder / "teacher")
+    return dict(
+        frontend_conf={"upstream": str(folder / "teacher"), "num_layers": 1},
+        head="token",
+        head_conf={},
+        losses={
+            "layer_distill": {
+                "teachers": [str(folder / "teacher")] * 2,
+                "layers": [1, 2],
+                "aggregate": "average",
+                "view": "masked",
+            },
+            "domain_adversarial": {"method": "alternating", "ramp_steps": 4},
+            "distortion": {},
+        },
+        model_conf={"mask": {"start_prob": 0.0}},
+        noisy_view={"scheme": "double", "teacher": "own"},
+        best_model_criterion=[["valid", "layer_distill", "min"]],
+        tokens=False,
+        utt2sys=False,
+    )
+
+
+def test_a_distillation_resumes_as_if_never_stopped_and_is_exported(
+    mos_corpus, tmp_path, training_log
+):
+    from espnet2_distilmos.bin import export_upstream
+    from espnet2_distilmos.mos.frontend.hf import HFFrontend
+
+    changes = distillation(mos_corpus, tmp_path)
+    whole = mos_corpus.train(tmp_path / "whole", max_epoch=2, **changes)
+    parts = mos_corpus.train(tmp_path / "parts", max_epoch=1, **changes)
+    mos_corpus.train(tmp_path / "parts", "--resume", "true", max_epoch=2, **changes)
+    assert training_log(whole) == training_log(parts)
+    states = [read_checkpoint(e / "checkpoint.pth") for e in (whole, parts)]
+    models = [state["model"] for state in states]
+    parts_of = {".".join(key.split(".")[:2]) for key in models[0]}
+    known = {f"losses.{name}" for name in changes["losses"]}
+    assert {p for p in parts_of if not p.startswith(("frontend", "head"))} == known
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+    rivals = [state["optimizers"][0]["domain_adversarial"] for state in states]
+    assert rivals[0]["network"].keys() == {f"{i}.{k}" for i in (0, 2) for k in W_AND_B}
+    for key, value in rivals[0]["network"].items():
+        assert torch.equal(value, rivals[1]["network"][key])
+    log = training_log(whole)[1]
+    assert {"domain_adversarial_acc", "distortion_snr_error"} <= set(log["train"])
+
+    # the student alone, without the teacher's files
+    shutil.rmtree(tmp_path / "teacher")
+    model, _ = load_model(whole / "config.yaml", whole / "2epoch.pth")
+    assert export_upstream.main([str(whole), str(tmp_path / "student")]) == 0
+    student = HFFrontend(upstream=str(tmp_path / "student")).eval()
+    assert student.num_layers == 1
+    speech, lengths = torch.randn(1, 3000), torch.tensor([3000])
+    best = load_model(whole / "config.yaml", whole / "valid.layer_distill.best.pth")[0]
+    for a, b in zip(best.frontend(speech, lengths)[0], student(speech, lengths)[0]):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 # --- several processes ----------------------------------------------------------------
