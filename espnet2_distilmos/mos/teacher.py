@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import torch
 import torch.nn.functional as F
 
+from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 from espnet2_distilmos.mos.optimizer_state import keep_in_state
 from espnet2_distilmos.mos.tokens import Codebooks
@@ -143,6 +144,10 @@ class FrozenTeachers:
                 f"{', '.join(AGGREGATES)}"
             )
         self._networks: List[HFFrontend] = []
+        # Frames from one of the student to the teacher's that is nearest in time.
+        self._offsets: List[int] = []
+        # In a list, as no module of theirs.
+        self._student: List[AbsLayerFrontend] = []
         self._facts = [dict(fact) for fact in self.known or ()]
 
     def describe(self) -> List[Dict[str, Any]]:
@@ -154,25 +159,15 @@ class FrozenTeachers:
                 self._facts.append({**fact, "size": network.output_size()})
         return self._facts
 
-    def check(self, student: Any) -> None:
-        """Refuse teachers that the frontend ``student`` cannot follow.
+    def check(self, student: AbsLayerFrontend) -> None:
+        """Set the student, and refuse teachers that it cannot follow.
 
         Raises:
-            ValueError: Their frames are not the student's, or their sizes or layers
+            ValueError: Their frames are of another rate, or their sizes or layers
                 cannot be aggregated.
         """
+        self._student = [student]
         facts = self.describe()
-        for name, network in zip(self.upstreams, self._networks):
-            shift, near = network.frame_shift, student.frame_shift / 2
-            apart = abs(network.frame_centre - student.frame_centre)
-            if shift != student.frame_shift or apart > near:
-                raise ValueError(
-                    f"found the teacher {name} with a frame every {shift} samples, the "
-                    f"first at {network.frame_centre:g}, expected every "
-                    f"{student.frame_shift} and, to half a frame, the first at "
-                    f"{student.frame_centre:g}, as the student {student.name} has "
-                    "them: take a teacher of that rate"
-                )
         sizes = {fact["size"] for fact in facts}
         if self.aggregate == AVERAGE and len(sizes) > 1:
             raise ValueError(
@@ -203,17 +198,22 @@ class FrozenTeachers:
     ) -> Tuple[List[torch.Tensor], torch.Tensor]:
         """What a batch of waveforms (B, N) of lengths (B,) is to be predicted as.
 
+        Networks that pad their input have their first frame earlier than others: each
+        frame of the student has those of the teachers that are nearest in time. At the
+        beginning the first of them, where there is none yet.
+
         Returns:
             Targets (B, T, D), arbitrary in padded frames, and the valid frames (B,):
             of each utterance those of the teacher with the fewest.
         """
         chosen, lengths = [], []
         with torch.autocast(speech.device.type, enabled=False):
-            for network, fact in zip(self._read(), self.describe()):
+            networks = self._read()
+            for network, fact, n in zip(networks, self.describe(), self._offsets):
                 network.to(speech.device)
                 states, valid = network(speech.float(), speech_lengths)
-                lengths.append(valid)
-                chosen.append([states[layer] for layer in fact["layers"]])
+                lengths.append(valid - n)
+                chosen.append([_moved(states[layer], n) for layer in fact["layers"]])
         frames = min(states[0].size(1) for states in chosen)
         chosen = [[state[:, :frames] for state in states] for states in chosen]
         valid = torch.stack(lengths).amin(dim=0)
@@ -232,6 +232,7 @@ class FrozenTeachers:
         """The networks, read when they are needed first."""
         if not self._networks:
             read = [HFFrontend(upstream=x, freeze="all") for x in self.upstreams]
+            self._offsets = [self._offset(*pair) for pair in zip(self.upstreams, read)]
             self._networks = [network.requires_grad_(False).eval() for network in read]
             known = [fact["fingerprint"] for fact in self._facts]
             if known and known != [network.fingerprint() for network in read]:
@@ -240,6 +241,18 @@ class FrozenTeachers:
                     "began with, expected the same teachers"
                 )
         return self._networks
+
+    def _offset(self, name: str, network: HFFrontend) -> int:
+        """Number of the teacher's frame that is nearest to the student's first."""
+        (student,) = self._student
+        if network.frame_shift != student.frame_shift:
+            raise ValueError(
+                f"found the teacher {name} with a frame every {network.frame_shift} "
+                f"samples, expected every {student.frame_shift} as the student "
+                f"{student.name} has them: take a teacher of that rate"
+            )
+        later = student.frame_centre - network.frame_centre
+        return round(later / student.frame_shift)
 
     def _layers_of(self, networks: Sequence[HFFrontend]) -> List[List[int]]:
         """Numbers of the layers of each teacher that are targets."""
@@ -262,6 +275,13 @@ class FrozenTeachers:
                 f"{len(networks)}, or a single list for all"
             )
         return [list(numbers) for numbers in each]
+
+
+def _moved(states: torch.Tensor, frames: int) -> torch.Tensor:
+    """States (B, T, D) without the first frames; of a negative number, repeated."""
+    if frames >= 0:
+        return states[:, frames:]
+    return torch.cat([states[:, :1].expand(-1, -frames, -1), states], dim=1)
 
 
 @dataclasses.dataclass

@@ -225,3 +225,47 @@ def test_layers_are_thirds_where_none_are_named(teachers):
     model = make(teachers, layers=None)
     known = model.losses["layer_distill"].teachers.describe()
     assert [fact["layers"] for fact in known] == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_frames_of_networks_that_pad_are_those_nearest_in_time(teachers, tmp_path):
+    """A Whisper, whose first frame is at sample 0, and a HuBERT teach each other."""
+    conf = {
+        "model_type": "whisper",
+        "d_model": 16,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "num_mel_bins": 80,
+        "max_source_positions": 100,
+        "vocab_size": 10,
+        "pad_token_id": 0,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 16,
+    }
+    from transformers import WhisperConfig, WhisperModel
+
+    WhisperModel(WhisperConfig(**conf)).save_pretrained(tmp_path / "whisper")
+    strides = {"conv_stride": [8, 40], "conv_kernel": [10, 100]}
+    hubert = {**HFFrontend(upstream=teachers[0]).config_dict, **strides}
+    HFFrontend(upstream_config=hubert).model.save_pretrained(tmp_path / "hubert")
+    folders = [str(tmp_path / name) for name in ("whisper", "hubert")]
+    networks = [HFFrontend(upstream=folder) for folder in folders]
+    # the field of 10 + 99 * 8 samples has its centre at 400.5
+    assert [network.frame_centre for network in networks] == [0.0, 400.5]
+    speech = torch.randn(2, 8000)
+    lengths = torch.tensor([8000, 5000])
+    for student, teacher, offset in ((1, 0, 1), (0, 1, -1)):
+        model = make([folders[student]], teachers=[folders[teacher]], layers=[1])
+        shown = model.losses["layer_distill"].teachers
+        (wanted,), valid = shown.targets(speech, lengths)
+        with torch.no_grad():
+            states, frames = networks[teacher].eval()(speech, lengths)
+            own, own_frames = networks[student].eval()(speech, lengths)
+        assert valid.tolist() == (frames - offset).tolist()
+        moved = states[1][:, max(0, offset) :]
+        torch.testing.assert_close(wanted[:, max(0, -offset) :], moved)
+        # cut to the common frames, of which each is within half a frame in time
+        found = model(speech=speech, speech_lengths=lengths)
+        common = np.minimum(valid, own_frames).sum()
+        assert found["counts"]["layer_distill"] == common
