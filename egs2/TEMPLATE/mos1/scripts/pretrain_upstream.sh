@@ -4,8 +4,8 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 # Trains an upstream on audio without labels: tokens of a frontend, then a training that
-# predicts them (HuBERT's masked prediction, if its configuration says so). What is done
-# is skipped or gone on with.
+# predicts them (HuBERT's masked prediction, if its configuration says so), or one that
+# needs none, as of a teacher's states. What is done is skipped or gone on with.
 # shellcheck disable=SC2154  # cmd.sh sets train_cmd and cuda_cmd
 set -euo pipefail
 
@@ -24,6 +24,7 @@ exp=                 # Directory of the training.
 tokens_dir=          # Directory of the codebook and tokens; EXP/tokens if empty.
 
 # Tokens
+use_tokens=true      # Whether the training reads tokens.
 tokens_config=       # Configuration whose frontend gives the tokens; that of the training if empty.
 tokens_args=         # Options that override it.
 token_layers=all     # Layers that have a codebook.
@@ -66,9 +67,10 @@ tokens_config=${tokens_config:-${train_config}}
 for file in "${train_scp}" "${valid_scp}" "${train_config}" "${tokens_config}"; do
     [ -s "${file}" ] || fail "${file} is missing or empty."
 done
-mkdir -p "${exp}" "${tokens_dir}"
+mkdir -p "${exp}"
+if ${use_tokens}; then mkdir -p "${tokens_dir}"; fi
 
-if [[ " ${steps} " == *" tokens "* ]]; then
+if [[ " ${steps} " == *" tokens "* ]] && ${use_tokens}; then
     _cmd=${train_cmd}
     gpu=0
     if [ "${ngpu}" -gt 0 ]; then
@@ -92,8 +94,11 @@ if [[ " ${steps} " == *" tokens "* ]]; then
 fi
 
 if [[ " ${steps} " == *" training "* ]]; then
-    [ -s "${tokens_dir}/tokens.scp" ] || fail "${tokens_dir}/tokens.scp is missing or empty; make the tokens first."
     opts=()
+    if ${use_tokens}; then
+        [ -s "${tokens_dir}/tokens.scp" ] || fail "${tokens_dir}/tokens.scp is missing or empty; make the tokens first."
+        opts+=(--token_info "${tokens_dir}/tokens.json")
+    fi
     for phase in train valid; do
         scp="${phase}_scp"
         scp=${!scp}
@@ -109,7 +114,9 @@ if [[ " ${steps} " == *" training "* ]]; then
             --max_seconds "${max_wav_duration}" "${crop[@]}" \
             || fail "there is nothing to train on; see the sentence above."
         opts+=("--${phase}_data_path_and_name_and_type" "${scp},speech,sound")
-        opts+=("--${phase}_data_path_and_name_and_type" "${tokens_dir}/tokens.scp,tokens,npy")
+        if ${use_tokens}; then
+            opts+=("--${phase}_data_path_and_name_and_type" "${tokens_dir}/tokens.scp,tokens,npy")
+        fi
         opts+=("--${phase}_shape_file" "${exp}/${phase}_shape")
     done
     [ -z "${token_source}" ] || opts+=(--token_source "${token_source}")
@@ -124,8 +131,7 @@ if [[ " ${steps} " == *" training "* ]]; then
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "${exp}/.dist_init_" \
         --multiprocessing_distributed true -- \
         "${python}" -m espnet2_distilmos.bin.mos_train \
-            --config "${train_config}" --resume true --output_dir "${exp}" \
-            --token_info "${tokens_dir}/tokens.json" "${opts[@]}" ${train_args} \
+            --config "${train_config}" --resume true --output_dir "${exp}" "${opts[@]}" ${train_args} \
         2> "${exp}/launch.log" \
         || fail "the training failed, see ${exp}/train.log; $(scripts/utils/why_failed.sh "${exp}")"
 fi

@@ -1,0 +1,1 @@
+../../TEMPLATE/mos1/path.sh

@@ -1,0 +1,139 @@
+# Copyright 2026 espnet2_distilmos developers
+#  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
+
+from ..conftest import load_script, make_tree
+from .test_ssl1 import SSL1, TOY, write_speech
+
+ROOT = Path(__file__).resolve().parents[3]
+DISTILL1 = ROOT / "egs2" / "mini_mos" / "distill1"
+RATINGS = {0: 1.5, 1: 3.0, 2: 4.5}
+
+
+@pytest.fixture(scope="module")
+def probes():
+    return load_script("mini_mos/distill1/local/probe_students.py")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The recipe in a tree of its own, and two tiny teachers of different sizes."""
+    make_tree(tmp_path)
+    for name in ("ssl1", "distill1"):
+        folder = tmp_path / "egs2" / "mini_mos" / name
+        folder.mkdir(parents=True)
+        for path in (DISTILL1.parent / name).iterdir():
+            if path.name not in ("data", "dump", "exp"):
+                (folder / path.name).symlink_to(path)
+    for seed, size in enumerate((16, 24)):
+        conf = yaml.safe_load((SSL1 / "conf" / "train_hubert.yaml").read_text())
+        conf = conf["frontend_conf"]["upstream_config"]
+        conf = {**conf, **TOY, "hidden_size": size}
+        teacher = HFFrontend(upstream_config=conf, init_seed=seed)
+        teacher.model.save_pretrained(tmp_path / f"teacher{size}")
+    return folder
+
+
+def run(recipe, *options):
+    top = recipe.parents[2]
+    teachers = f"{top}/teacher16 {top}/teacher24"
+    command = ["./run.sh", "--nj", "1", "--teachers", teachers, "--student_layers", "1"]
+    command += ["--dumpdir", str(top / "dump"), "--expdir", str(top / "exp")]
+    command += ["--python", sys.executable, "--tag", "student", *options]
+    small = "--batch_bins 48000 --num_iters_per_epoch 2 --max_epoch 2 --crop_seconds 1"
+    command += ["--train_args", small]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=recipe, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_from_speech_to_a_student_of_two_teachers(recipe, tmp_path):
+    write_speech(tmp_path / "speech")
+    rated = tmp_path / "rated"
+    rated.mkdir()
+    files = sorted((tmp_path / "speech").glob("*/*.wav"))
+    lines = {"wav.scp": [], "metric.scp": [], "utt2spk": []}
+    for number, path in enumerate(files):
+        lines["wav.scp"].append(f"u{number:02d} {path}")
+        mos = RATINGS[int(path.parent.name[-1])]
+        lines["metric.scp"].append(f"u{number:02d} " + json.dumps({"mos": mos}))
+        lines["utt2spk"].append(f"u{number:02d} s{number % 4}")
+    for name, content in lines.items():
+        (rated / name).write_text("\n".join(content) + "\n")
+    probe_opts = "--num_clusters 4 --seconds 1 --train_utterances 8 --ratings "
+    result = run(
+        recipe,
+        *("--local_data_opts", f"--speech_dir {tmp_path}/speech"),
+        *("--cdm", "setup2", "--dat", "alternating", "--equivariant", "0.1"),
+        *("--probe_opts", f"{probe_opts}{rated}:utt2spk"),
+    )
+    exp = tmp_path / "exp" / "student"
+    log = (exp / "train.log").read_text()[-2000:] if exp.exists() else ""
+    assert result.returncode == 0, result.stdout + result.stderr + log
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    assert config["noisy_view"] == {"scheme": "double", "teacher": "own"}
+    distill = config["losses"]["layer_distill"]
+    assert [t["size"] for t in distill["known"]] == [16, 24]
+    assert distill["view"] == "masked"
+    student = HFFrontend(upstream=str(exp / "upstream"))
+    trained = torch.load(exp / "valid.layer_distill.best.pth")
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, trained[f"frontend.{key}"])
+    (row,) = json.loads((exp / "probes.json").read_text()).values()
+    assert set(row) == {
+        *(f"{p}_{v}" for p in ("recovered", "tokens", "speakers") for v in VIEWS),
+        "srcc_rated",
+    }
+    # noises of three colours, which even this student tells from each other
+    assert row["srcc_rated"] > 0.8
+
+
+VIEWS = ("clean", "seen", "unseen")
+
+
+def test_options_are_checked(recipe):
+    result = run(recipe, "--help")
+    assert result.returncode == 0 and "--cdm (none)" in result.stdout
+    for options, words in (
+        (["--cdm", "setup3"], "--cdm is 'setup3', expected one of: none same"),
+        (["--dat", "on"], "--dat is 'on', expected one of"),
+        (["--equivariant", "0.1"], "expected a distorted view"),
+        (["--stage", "3", "--stop_stage", "3"], "run stage 2 first"),
+    ):
+        result = run(recipe, *options)
+        assert result.returncode == 1 and words in result.stderr
+
+
+def test_the_linear_probe_is_scikit_learns(probes):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(2.0, 3.0, (40, 5)), rng.normal(1.0, 1.0, (40, 2))
+    other = rng.normal(2.0, 3.0, (7, 5))
+    scaler = StandardScaler().fit(x)
+    expected = Ridge(alpha=0.1 * 40).fit(scaler.transform(x), y)
+    found = probes.Linear(x, y, penalty=0.1)(other)
+    np.testing.assert_allclose(found, expected.predict(scaler.transform(other)), 1e-5)
+
+
+def test_frames_are_paired_in_time(probes):
+    own = [np.arange(5.0)[:, None], np.arange(10.0, 13.0)[:, None]]
+    other = [np.arange(6.0)[:, None], np.arange(10.0, 14.0)[:, None]]
+    x, y = probes.frames_of(own, other, 1)
+    assert (y - x == 1).all() and len(x) == 8
+    x, y = probes.frames_of(other, own, -1)
+    assert (x - y == 1).all() and len(x) == 8
