@@ -22,7 +22,7 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
     Args:
         alpha: 1 predicts masked frames only, 0 the others only; None weighs all frames
             alike.
-        columns: ids of the token columns to train on; None means all of them.
+        columns, normalise: see :class:`TokenCrossEntropyLoss`.
     """
 
     name = "masked_token_ce"
@@ -33,8 +33,9 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         weight: float = 1.0,
         alpha: Optional[float] = 1.0,
         columns: Optional[List[str]] = None,
+        normalise: Optional[bool] = None,
     ):
-        super().__init__(weight, columns)
+        super().__init__(weight, columns, normalise)
         self.alpha = alpha
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
