@@ -158,7 +158,17 @@ def progress(
 
 def add_upstream_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `learn_codebooks` and `dump_tokens` share: the upstream, how it runs."""
-    parser.add_argument("--config", required=True, help="training configuration (YAML)")
+    parser.add_argument(
+        "--config", help="training configuration (YAML); needed unless --upstreams is"
+    )
+    parser.add_argument(
+        "--upstreams",
+        nargs="+",
+        default=(),
+        help="upstreams that the tokens are of instead, as frontend_conf.upstream of "
+        "`frontend: hf` has them; their frames are paired with those of --config's, or "
+        "without it with the first one's",
+    )
     parser.add_argument(
         "--train_args",
         default="",

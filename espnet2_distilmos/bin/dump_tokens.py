@@ -21,8 +21,9 @@ from espnet2_distilmos.data.frames import npy_path, prepare_tokens
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Assign every frame of every layer to its nearest centroid. Writes "
-        "OUTPUT_DIR/tokens.scp, tokens.json and data/*.npy, (frames, layers) int16. A "
-        "killed run continues where it stopped.",
+        "OUTPUT_DIR/tokens.scp, tokens.json and data/*.npy, (frames, layers) int16, "
+        "the layers of several upstreams side by side. A killed run continues where it "
+        "stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_upstream_arguments(parser)
@@ -53,45 +54,40 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
     """
     import torch
 
-    from espnet2_distilmos.mos.checkpoint import initial_frontend
-    from espnet2_distilmos.mos.tokens import Codebooks
+    from espnet2_distilmos.mos.token_upstreams import Tokenizer, load_upstreams
+    from espnet2_distilmos.mos.tokens import load_codebooks
 
     device = get_device(args.ngpu)
-    codebooks = Codebooks.load(args.codebooks)
-    frontend = initial_frontend(args.config, args.train_args).to(device).eval()
-    upstream = frontend.fingerprint()
-    if codebooks.upstream_fingerprint != upstream:
-        raise DataError(
-            f"{args.codebooks} was learned with another upstream ({codebooks.stream}, "
-            f"fingerprint {codebooks.upstream_fingerprint}), expected "
-            f"{frontend.name}, fingerprint {upstream}; rerun stage 5 from the "
-            "codebooks on (learn_codebooks --overwrite, then dump_tokens)."
-        )
-    info = codebooks.token_info(frontend)
+    streams = load_codebooks(args.codebooks)
+    upstreams = load_upstreams(args.upstreams, args.config, args.train_args, device)
+    try:
+        tokenizer = Tokenizer(*upstreams, streams)
+    except ValueError as error:
+        raise DataError(f"{args.codebooks}: {error}") from error
+    num_columns = len(tokenizer.info["columns"])
     batches = AudioBatches(
         args.wav_scp,
         args.batch_seconds,
-        fs=frontend.sample_rate,
-        minimum_samples=frontend.minimum_samples,
+        fs=tokenizer.sample_rate,
+        minimum_samples=tokenizer.minimum_samples,
     )
     folder = os.path.join(args.output_dir, "data")
     paths = {utt_id: npy_path(folder, utt_id) for utt_id in batches.wav_scp}
     done = set()
-    if prepare_tokens(args.output_dir, info, args.overwrite):
+    if prepare_tokens(args.output_dir, tokenizer.info, args.overwrite):
         for utt_id, num_samples in batches.num_samples.items():
-            shape = frontend.num_frames(num_samples), len(codebooks.layers)
+            shape = tokenizer.num_frames(num_samples), num_columns
             if is_whole(paths[utt_id], batches.wav_scp[utt_id], *shape):
                 done.add(utt_id)
         batches.drop(done)
         logging.info(f"{len(done)} utterances are done already")
 
     for batch in progress(batches, "tokens"):
-        with torch.inference_mode():
-            hidden_states, lengths = frontend(
-                torch.from_numpy(batch.speech).to(device),
-                torch.from_numpy(batch.speech_lengths).to(device),
-            )
-            tokens = codebooks.assign(hidden_states, lengths).cpu().numpy()
+        tokens, lengths = tokenizer(
+            torch.from_numpy(batch.speech).to(device),
+            torch.from_numpy(batch.speech_lengths).to(device),
+        )
+        tokens = tokens.cpu().numpy()
         for utt_id, row, length in zip(batch.utt_ids, tokens, lengths.tolist()):
             with atomic_write(paths[utt_id], "wb") as file:
                 np.save(file, row[:length].astype(np.int16))
@@ -99,7 +95,7 @@ def dump(args: argparse.Namespace) -> Dict[str, str]:
 
     scp = os.path.join(args.output_dir, "tokens.scp")
     write_scp(scp, {i: path for i, path in paths.items() if i in done})
-    logging.info(f"{scp}: {len(done)} utterances, {len(codebooks.layers)} columns")
+    logging.info(f"{scp}: {len(done)} utterances, {num_columns} columns")
     return batches.sorted_failures()
 
 

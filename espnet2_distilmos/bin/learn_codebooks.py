@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import sys
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -33,8 +33,9 @@ from espnet2_distilmos.data.frames import npy_path, prepare_tokens
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Fit k-means codebooks to the hidden states of an upstream: one "
-        "forward pass over a seeded sample of the training set for all layers at once. "
+        description="Fit k-means codebooks to the hidden states of an upstream, or of "
+        "several: one forward pass of each over a seeded sample of the training set "
+        "for all layers at once. "
         "The features of the sample (layers x max_frames x dimension x 2 bytes) are "
         "held in memory, on the GPU if there is one, and nothing is dumped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -43,13 +44,28 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--wav_scp", help="wav.scp of the training set")
     parser.add_argument("--output", required=True, help="file of codebooks (.npz)")
     parser.add_argument(
-        "--num_clusters", type=int, default=200, help="clusters of each codebook"
+        "--aggregate",
+        choices=("heads", "average", "concat"),
+        default="heads",
+        help="of several --upstreams: `heads`, codebooks and tokens of each, side by "
+        "side; or one codebook a layer, of the `average` or the `concat`enation of "
+        "their states of that layer, each standardised over its dimensions. Layers "
+        "are paired by their order",
+    )
+    parser.add_argument(
+        "--num_clusters",
+        type=int,
+        nargs="+",
+        default=[200],
+        help="clusters of each codebook: for all upstreams, or for each",
     )
     parser.add_argument(
         "--layers",
-        default="all",
-        help="`all` transformer layers (1 to L), or a list such as 1,3,5; 0 is what "
-        "enters the first layer, and all that `frontend: mfcc` has",
+        nargs="+",
+        default=["all"],
+        help="`all` transformer layers (1 to L), or a list such as 1,3,5, for all "
+        "upstreams or for each; 0 is what enters the first layer, and all that "
+        "`frontend: mfcc` has",
     )
     parser.add_argument(
         "--max_frames", type=int, default=100000, help="frames to fit to"
@@ -168,37 +184,43 @@ def collect_features(
     return features, filled
 
 
-def write_tokens(
-    folder: str,
-    codebooks,
-    frontend,
-    features,
-    frames: Dict[str, int],
-) -> None:
-    """Write the tokens of a sample that is the whole training set.
+def token_rows(codebooks, features, frames: Dict[str, int]) -> Dict[str, np.ndarray]:
+    """Tokens (T, L) int16 of each utterance of a sample.
 
     Args:
-        folder: As the output directory of dump_tokens.
         codebooks: Fitted to the features.
-        frontend: It gave them.
         features: (L, M, D), all frames of all utterances.
         frames: Frames of each utterance, in their order.
-
-    Raises:
-        DataError: Nothing can be written.
     """
     import torch
 
-    prepare_tokens(folder, codebooks.token_info(frontend), overwrite=True)
     columns = []
     for i, layer in enumerate(features):
         columns.append(torch.cat([codebooks.nearest(i, x) for x in layer.split(4096)]))
     tokens = torch.stack(columns, dim=1).cpu().numpy().astype(np.int16)
     ends = np.cumsum(list(frames.values()))[:-1]
-    paths = {i: npy_path(os.path.join(folder, "data"), i) for i in sorted(frames)}
-    for utt_id, rows in zip(frames, np.split(tokens, ends)):
+    return dict(zip(frames, np.split(tokens, ends)))
+
+
+def write_tokens(
+    folder: str, tokenizer, streams: Sequence[Dict[str, np.ndarray]]
+) -> None:
+    """Write the tokens of a sample that is the whole training set.
+
+    Args:
+        folder: As the output directory of dump_tokens.
+        tokenizer: Of the upstreams and the codebooks.
+        streams: As ``token_rows`` gives them of each.
+
+    Raises:
+        DataError: Nothing can be written.
+    """
+    prepare_tokens(folder, tokenizer.info, overwrite=True)
+    ids = sorted(streams[0])
+    paths = {i: npy_path(os.path.join(folder, "data"), i) for i in ids}
+    for utt_id in ids:
         with atomic_write(paths[utt_id], "wb") as file:
-            np.save(file, rows)
+            np.save(file, tokenizer.joined([rows[utt_id] for rows in streams]))
     # Last, and newer than the codebooks: dump_tokens.sh takes it for done.
     write_scp(os.path.join(folder, "tokens.scp"), paths)
     logging.info(f"{folder}/tokens.scp: {len(paths)} utterances")
@@ -245,23 +267,32 @@ def import_km(specs: Sequence[str], frontend) -> Tuple[Tuple[int, ...], np.ndarr
     return layers, np.stack([found[layer] for layer in layers])
 
 
-def is_done(path: str, expected: Dict[str, Any]) -> bool:
+def is_done(path: str, expected: Sequence[Dict[str, Any]]) -> bool:
     """Say whether ``path`` already holds what would be made.
+
+    Args:
+        path: File of codebooks.
+        expected: Settings and ``upstream``, its fingerprint, of each stream.
 
     Raises:
         ValueError: It holds something else.
     """
-    from espnet2_distilmos.mos.tokens import Codebooks
+    from espnet2_distilmos.mos.tokens import load_codebooks
 
     if not os.path.exists(path):
         return False
-    codebooks = Codebooks.load(path)
-    found = {**codebooks.settings, "upstream": codebooks.upstream_fingerprint}
-    different = [
-        f"{key} ({found.get(key)}, now {expected.get(key)})"
-        for key in {**expected, **found}
-        if found.get(key) != expected.get(key)
+    found = [
+        {**codebooks.settings, "upstream": codebooks.upstream_fingerprint}
+        for codebooks in load_codebooks(path)
     ]
+    different = [
+        f"{key} ({old.get(key)}, now {new.get(key)})"
+        for old, new in zip(found, expected)
+        for key in {**new, **old}
+        if old.get(key) != new.get(key)
+    ]
+    if len(found) != len(expected):
+        different.append(f"the number of streams ({len(found)}, now {len(expected)})")
     if different:
         raise DataError(
             f"{path} was made otherwise, it differs in {', '.join(different)}, "
@@ -271,16 +302,166 @@ def is_done(path: str, expected: Dict[str, Any]) -> bool:
     return True
 
 
+class Stream(NamedTuple):
+    """What codebooks are made of.
+
+    Attributes:
+        source: An upstream, or several as one.
+        fingerprint: Of the source.
+        name: Of the stream.
+        layers: Each gets a codebook.
+        settings: How the codebooks are made.
+    """
+
+    source: Any
+    fingerprint: str
+    name: str
+    layers: Tuple[int, ...]
+    settings: Dict[str, Any]
+
+
+def plan_streams(args: argparse.Namespace, frontends: Sequence, grid) -> List[Stream]:
+    """Say what is fitted to what.
+
+    Raises:
+        ValueError: The upstreams, layers and clusters do not go together.
+    """
+    from espnet2_distilmos.mos.token_upstreams import JointUpstream, stream_names
+
+    names = stream_names(frontends)
+    if args.import_km:
+        if len(frontends) > 1:
+            raise DataError(
+                f"found --import_km for the upstreams {', '.join(names)}, expected "
+                "one; fit the codebooks of several."
+            )
+        settings = {"import_km": list(args.import_km)}
+        source = frontends[0]
+        return [Stream(source, source.fingerprint(), names[0], (), settings)]
+    ids = "\n".join(sorted(read_scp(args.wav_scp)))
+    settings = {
+        "max_frames": args.max_frames,
+        "seed": args.seed,
+        # of the ids: the files may move
+        "data": hashlib.blake2b(ids.encode(), digest_size=8).hexdigest(),
+    }
+    texts = one_each("--layers", args.layers, len(frontends))
+    layers = [parse_layers(text, f.num_layers) for text, f in zip(texts, frontends)]
+    sources = list(frontends)
+    stated: List[Any] = [list(some) for some in layers]
+    if args.aggregate != "heads":
+        joint = JointUpstream(frontends, grid, args.aggregate, layers)
+        sources, names, stated = [joint], [joint.name], [stated]
+        settings["aggregate"] = args.aggregate
+    clusters = one_each("--num_clusters", args.num_clusters, len(sources))
+    streams = []
+    for source, name, own, some, count in zip(sources, names, layers, stated, clusters):
+        made = {**settings, "layers": some, "num_clusters": count}
+        streams.append(Stream(source, source.fingerprint(), name, own, made))
+    return streams
+
+
+def one_each(option: str, values: Sequence[Any], count: int) -> List[Any]:
+    """Values of ``count`` streams, of which one may serve for all.
+
+    Raises:
+        DataError: There are others than one or ``count``.
+    """
+    if len(values) not in (1, count):
+        raise DataError(
+            f"found {len(values)} values of {option} for {count} stream(s) of tokens, "
+            "expected one for all, or one for each in their order."
+        )
+    return list(values) * (count if len(values) == 1 else 1)
+
+
+def fit_stream(args: argparse.Namespace, stream: Stream, device):
+    """Fit the codebooks of a stream.
+
+    Returns:
+        Codebooks; tokens as ``token_rows`` gives them, None where the sample is not
+        the whole set or something failed; and an error message for each unusable file.
+
+    Raises:
+        DataError: There are too few frames.
+    """
+    import torch
+
+    from espnet2_distilmos.mos.tokens import fit_codebooks
+
+    source, layers = stream.source, stream.layers
+    frames, failures = choose_sample(args.wav_scp, source, args.max_frames, args.seed)
+    batches = AudioBatches(
+        args.wav_scp,
+        args.batch_seconds,
+        fs=source.sample_rate,
+        minimum_samples=source.minimum_samples,
+        utt_ids=list(frames),
+    )
+    for dtype in (torch.float16, torch.float32):
+        features, filled = collect_features(
+            batches, source, layers, frames, args.max_frames, device, dtype
+        )
+        if torch.isfinite(features).all():
+            break
+        logging.info(f"Some states are beyond {dtype}")
+    failures.update(batches.sorted_failures())
+    is_whole = bool(filled.all())
+    if not is_whole:
+        features = features[:, filled.to(device)]
+    num_clusters = stream.settings["num_clusters"]
+    logging.info(f"Fit {num_clusters} clusters to each of {len(layers)} layers")
+    try:
+        fitted = fit_codebooks(features, num_clusters, args.seed, args.nj)
+    except ValueError as error:
+        # There may be so few frames because the files are bad.
+        print_failures(failures)
+        raise DataError(f"{args.wav_scp}: {error}") from error
+    num_frames = features.shape[1]
+    codebooks = make_codebooks(stream, layers, *fitted, num_frames, args.seed)
+    for layer, value in zip(layers, codebooks.inertia):
+        logging.info(f"Layer {layer}: mean squared distance {value / num_frames:.4g}")
+    rows = None
+    # Anything that failed is left to dump_tokens, which says so.
+    is_whole = is_whole and not failures and num_frames == sum(frames.values())
+    if args.tokens_dir and is_whole:
+        rows = token_rows(codebooks, features, frames)
+    return codebooks, rows, failures
+
+
+def make_codebooks(
+    stream: Stream,
+    layers: Sequence[int],
+    centroids: np.ndarray,
+    inertia: Sequence[float] = (),
+    num_frames: int = 0,
+    seed: int = 0,
+):
+    """Codebooks of a stream, with all that is to be known of it."""
+    from espnet2_distilmos.mos.tokens import Codebooks
+
+    return Codebooks(
+        centroids=centroids,
+        layers=layers,
+        stream=stream.name,
+        frame_shift=stream.source.frame_shift,
+        sample_rate=stream.source.sample_rate,
+        upstream_fingerprint=stream.fingerprint,
+        seed=seed,
+        num_frames=num_frames,
+        inertia=tuple(inertia),
+        settings=stream.settings,
+    )
+
+
 def learn(args: argparse.Namespace) -> Dict[str, str]:
     """Make the codebooks; returns an error message for each unusable utterance.
 
     Raises:
         ValueError, OSError: Nothing could be made.
     """
-    import torch
-
-    from espnet2_distilmos.mos.checkpoint import initial_frontend
-    from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
+    from espnet2_distilmos.mos.token_upstreams import Tokenizer, load_upstreams
+    from espnet2_distilmos.mos.tokens import save_codebooks
 
     if args.wav_scp is None and not args.import_km:
         raise DataError(
@@ -288,88 +469,35 @@ def learn(args: argparse.Namespace) -> Dict[str, str]:
             "give the wav.scp of the training set."
         )
     device = get_device(args.ngpu)
-    frontend = initial_frontend(args.config, args.train_args).to(device).eval()
-    upstream = frontend.fingerprint()
-    logging.info(f"Upstream {frontend.name}, fingerprint {upstream}")
-    if args.import_km:
-        settings: Dict[str, Any] = {"import_km": list(args.import_km)}
-    else:
-        layers = parse_layers(args.layers, frontend.num_layers)
-        ids = "\n".join(sorted(read_scp(args.wav_scp)))
-        settings = {
-            "num_clusters": args.num_clusters,
-            "layers": list(layers),
-            "max_frames": args.max_frames,
-            "seed": args.seed,
-            # of the ids: the files may move
-            "data": hashlib.blake2b(ids.encode(), digest_size=8).hexdigest(),
-        }
-    if not args.overwrite and is_done(args.output, {**settings, "upstream": upstream}):
+    upstreams = load_upstreams(args.upstreams, args.config, args.train_args, device)
+    streams = plan_streams(args, *upstreams)
+    for stream in streams:
+        logging.info(f"Upstream {stream.name}, fingerprint {stream.fingerprint}")
+    expected = [{**s.settings, "upstream": s.fingerprint} for s in streams]
+    if not args.overwrite and is_done(args.output, expected):
         logging.info(f"{args.output} is up to date, nothing to do")
         return {}
 
     failures: Dict[str, str] = {}
-    inertia: Sequence[float] = ()
-    num_frames = 0
-    if args.import_km:
-        layers, centroids = import_km(args.import_km, frontend)
-    else:
-        frames, failures = choose_sample(
-            args.wav_scp, frontend, args.max_frames, args.seed
-        )
-        batches = AudioBatches(
-            args.wav_scp,
-            args.batch_seconds,
-            fs=frontend.sample_rate,
-            minimum_samples=frontend.minimum_samples,
-            utt_ids=list(frames),
-        )
-        for dtype in (torch.float16, torch.float32):
-            features, filled = collect_features(
-                batches, frontend, layers, frames, args.max_frames, device, dtype
-            )
-            if torch.isfinite(features).all():
-                break
-            logging.info(f"Some states are beyond {dtype}")
-        failures.update(batches.sorted_failures())
-        is_whole = bool(filled.all())
-        if not is_whole:
-            features = features[:, filled.to(device)]
-        num_frames = features.shape[1]
-        logging.info(
-            f"Fit {args.num_clusters} clusters to each of {len(layers)} layers"
-        )
-        try:
-            centroids, inertia = fit_codebooks(
-                features, args.num_clusters, args.seed, args.nj
-            )
-        except ValueError as error:
-            # There may be so few frames because the files are bad.
-            print_failures(failures)
-            raise DataError(f"{args.wav_scp}: {error}") from error
-    codebooks = Codebooks(
-        centroids=centroids,
-        layers=layers,
-        stream=frontend.name,
-        frame_shift=frontend.frame_shift,
-        sample_rate=frontend.sample_rate,
-        upstream_fingerprint=upstream,
-        seed=args.seed,
-        num_frames=num_frames,
-        inertia=tuple(inertia),
-        settings=settings,
-    )
+    made, rows = [], []
+    for stream in streams:
+        if args.import_km:
+            found = import_km(args.import_km, stream.source)
+            made.append(make_codebooks(stream, *found, seed=args.seed))
+            continue
+        codebooks, tokens, failed = fit_stream(args, stream, device)
+        failures.update(failed)
+        made.append(codebooks)
+        rows.append(tokens)
     with atomic_write(args.output, "wb") as file:
-        codebooks.save(file)
+        save_codebooks(file, made)
     if args.tokens_dir and not args.import_km:
-        # Anything that failed is left to dump_tokens, which says so.
-        if is_whole and not failures and num_frames == sum(frames.values()):
-            write_tokens(args.tokens_dir, codebooks, frontend, features, frames)
-        else:
+        if None in rows:
             logging.info("The tokens of the training set are left to dump_tokens")
-    for layer, value in zip(layers, inertia):
-        logging.info(f"Layer {layer}: mean squared distance {value / num_frames:.4g}")
-    logging.info(f"{args.output}: fingerprint {codebooks.fingerprint()}")
+        else:
+            write_tokens(args.tokens_dir, Tokenizer(*upstreams, made), rows)
+    prints = [codebooks.fingerprint() for codebooks in made]
+    logging.info(f"{args.output}: fingerprint {', '.join(prints)}")
     return failures
 
 

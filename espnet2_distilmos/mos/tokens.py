@@ -1,7 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Codebooks: K centroids for each of several layers of one upstream."""
+"""Codebooks: K centroids for each of several layers of an upstream."""
 
 import hashlib
 import json
@@ -100,12 +100,14 @@ class Codebooks:
         return digest.hexdigest()
 
     def assign(
-        self, hidden_states: Sequence[torch.Tensor], lengths: torch.Tensor
+        self,
+        hidden_states: Union[Sequence[torch.Tensor], Mapping[int, torch.Tensor]],
+        lengths: torch.Tensor,
     ) -> torch.Tensor:
         """Find the nearest centroid of every frame in every layer.
 
         Args:
-            hidden_states: All of the frontend's states, tensors (B, T, D).
+            hidden_states: All of the frontend's states, tensors (B, T, D), or by layer.
             lengths: Valid frames (B,).
 
         Returns:
@@ -114,18 +116,21 @@ class Codebooks:
         Raises:
             ValueError: A layer is missing or has another dimension.
         """
-        first, dim = hidden_states[0], self.centroids.shape[2]
-        if max(self.layers) >= len(hidden_states) or first.shape[-1] != dim:
+        known = hidden_states
+        if not isinstance(known, Mapping):
+            known = dict(enumerate(hidden_states))
+        first, dim = next(iter(known.values())), self.centroids.shape[2]
+        if not set(self.layers) <= set(known) or first.shape[-1] != dim:
             raise ValueError(
                 f"the codebooks are of layers up to {max(self.layers)} and dimension "
-                f"{dim}, but the upstream has layers 0 to {len(hidden_states) - 1} of "
+                f"{dim}, but the upstream has layers {min(known)} to {max(known)} of "
                 f"dimension {first.shape[-1]}; rerun stage 5 with this upstream."
             )
         tokens = first.new_empty(
             (*first.shape[:2], len(self.layers)), dtype=torch.int64
         )
         for i, layer in enumerate(self.layers):
-            tokens[..., i] = self.nearest(i, hidden_states[layer].detach())
+            tokens[..., i] = self.nearest(i, known[layer].detach())
         frames = torch.arange(first.shape[1], device=first.device)
         padded = frames >= lengths.to(first.device)[:, None]
         return tokens.masked_fill(padded[..., None], PADDING)
@@ -164,6 +169,25 @@ class Codebooks:
 
     def save(self, file: IO[bytes]) -> None:
         """Write an .npz without pickles; equal codebooks give equal bytes."""
+        save_codebooks(file, [self])
+
+    @classmethod
+    def load(cls, file: Union[str, IO[bytes]]) -> "Codebooks":
+        """Read what ``save`` wrote, from a path or an open binary file.
+
+        Raises:
+            ValueError: As :func:`load_codebooks`, or they are of several streams.
+        """
+        codebooks, *others = load_codebooks(file)
+        if others:
+            streams = [book.stream for book in (codebooks, *others)]
+            raise ValueError(
+                f"{_name_of(file)} has the codebooks of {', '.join(streams)}, expected "
+                "those of one stream; name another file."
+            )
+        return codebooks
+
+    def _arrays(self) -> Dict[str, np.ndarray]:
         metadata = {
             "format_version": FORMAT_VERSION,
             "stream": self.stream,
@@ -175,8 +199,7 @@ class Codebooks:
             "num_frames": self.num_frames,
             "settings": dict(self.settings),
         }
-        np.savez(
-            file,
+        return dict(
             centroids=self.centroids,
             layers=np.array(self.layers, dtype=np.int64),
             inertia=np.array(self.inertia, dtype=np.float64),
@@ -184,33 +207,79 @@ class Codebooks:
         )
 
     @classmethod
-    def load(cls, file: Union[str, IO[bytes]]) -> "Codebooks":
-        """Read what ``save`` wrote, from a path or an open binary file.
-
-        Raises:
-            ValueError: The file cannot be read, is not a file of codebooks, is of
-                another format version or was altered.
-        """
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                stored = dict(arrays)
-            metadata = json.loads(str(stored.pop("metadata")))
-            version = metadata.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
-            fingerprint = metadata.pop("codebook_fingerprint")
-            codebooks = cls(**stored, **metadata)
-            if codebooks.fingerprint() != fingerprint:
-                raise ValueError("altered since the fingerprint in it was written")
-        except Exception as error:  # NumPy has many for a damaged file.
-            name = file if isinstance(file, str) else getattr(file, "name", "codebooks")
-            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-            raise ValueError(
-                f"{name} cannot be read as codebooks ({reason}), expected an .npz that "
-                "learn_codebooks wrote; run stage 5 (learn_codebooks --overwrite) "
-                "again."
-            ) from error
+    def _of_arrays(cls, stored: Dict[str, np.ndarray]) -> "Codebooks":
+        metadata = json.loads(str(stored.pop("metadata")))
+        version = metadata.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
+        fingerprint = metadata.pop("codebook_fingerprint")
+        codebooks = cls(**stored, **metadata)
+        if codebooks.fingerprint() != fingerprint:
+            raise ValueError("altered since the fingerprint in it was written")
         return codebooks
+
+
+def save_codebooks(file: IO[bytes], streams: Sequence[Codebooks]) -> None:
+    """Write the codebooks of one or several streams as an .npz without pickles.
+
+    Those of one are as version 0.1 has them; of several, each array has the name of
+    its stream and a dot before its own.
+    """
+    arrays = streams[0]._arrays()
+    if len(streams) > 1:
+        arrays = {f"{s.stream}.{k}": v for s in streams for k, v in s._arrays().items()}
+    np.savez(file, **arrays)
+
+
+def load_codebooks(file: Union[str, IO[bytes]]) -> List[Codebooks]:
+    """Read what ``save_codebooks`` wrote, from a path or an open binary file.
+
+    Raises:
+        ValueError: The file cannot be read, is not a file of codebooks, is of another
+            format version or was altered.
+    """
+    try:
+        streams: Dict[str, Dict[str, np.ndarray]] = {}
+        with np.load(file, allow_pickle=False) as arrays:
+            for key, value in arrays.items():
+                stream, _, name = key.rpartition(".")
+                streams.setdefault(stream, {})[name] = value
+        if not streams:
+            raise ValueError("it is empty")
+        return [Codebooks._of_arrays(stored) for stored in streams.values()]
+    except Exception as error:  # NumPy has many for a damaged file.
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        raise ValueError(
+            f"{_name_of(file)} cannot be read as codebooks ({reason}), expected an "
+            ".npz that learn_codebooks wrote; run stage 5 (learn_codebooks "
+            "--overwrite) again."
+        ) from error
+
+
+def _name_of(file: Union[str, IO[bytes]]) -> str:
+    return file if isinstance(file, str) else getattr(file, "name", "codebooks")
+
+
+def token_info(streams: Sequence[Codebooks], frontend) -> Dict[str, Any]:
+    """Contents of tokens.json, of the tokens of one or several streams side by side.
+
+    Args:
+        streams: Their codebooks, in the order of the columns.
+        frontend: The upstream on whose grid the frames are, or its ``Grid``.
+    """
+    info = streams[0].token_info(frontend)
+    if len(streams) > 1:
+        # What the tokens of one stream are of is said once, for all columns.
+        info["columns"] = [
+            {**column, "upstream_fingerprint": book.upstream_fingerprint}
+            for book in streams
+            for column in book.columns()
+        ]
+        prints = [book.fingerprint() for book in streams]
+        info["codebook_fingerprint"] = "+".join(prints)
+        prints = [book.upstream_fingerprint for book in streams]
+        info["upstream_fingerprint"] = "+".join(prints)
+    return info
 
 
 def fit_codebooks(

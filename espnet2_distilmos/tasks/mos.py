@@ -118,8 +118,9 @@ class MOSTask(AbsTask):
         add(
             "--token_source",
             type=str_or_none,
-            help="Stream (mfcc, hubert) or fingerprint that the tokens must be of. "
-            "None: made by the frontend as it is at the start",
+            help="Upstream that the tokens must be of, or several with commas between "
+            "them: a stream (mfcc, hubert), a fingerprint, or what `frontend: hf` takes "
+            "as frontend_conf.upstream. None: the frontend as it is at the start",
         )
         add(
             "--upstream_lr",

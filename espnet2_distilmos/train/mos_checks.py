@@ -33,6 +33,7 @@ from espnet2_distilmos.mos.build import (
     FRONTENDS,
     HEADS,
     LOSSES,
+    build_frontend,
     build_losses,
     token_columns_of,
 )
@@ -464,14 +465,16 @@ def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
     """Refuse tokens on another time grid, or of another upstream than is meant.
 
     Args:
-        args: ``token_info`` is the contents of tokens.json, or None; the upstream is
-            ``token_source`` (a stream, or a fingerprint), or ``frontend`` itself.
+        args: ``token_info`` is the contents of tokens.json, or None; the upstreams are
+            ``token_source``, or ``frontend`` itself. Several have commas between them;
+            each is a stream, a fingerprint, or what ``frontend_conf.upstream`` takes.
         frontend: as training starts with it.
     """
     info = args.token_info
     if not info:
         return
     shift, fingerprint = info["frame_shift"], info.get("upstream_fingerprint")
+    columns = info["columns"]
     # Older files say no more than the receptive field.
     field = info.get("minimum_samples", shift)
     centre = info.get("frame_centre", (field - 1) / 2)
@@ -483,19 +486,41 @@ def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
         f"{frontend.name} has them: rerun stage 5, or make them on its grid (mfcc: "
         f"frontend_conf.receptive_field {frontend.minimum_samples})",
     )
-    streams = {column["stream"] for column in info["columns"]}
-    if args.token_source is not None:
-        meant = {args.token_source} in (streams, {fingerprint})
+    # Of one stream the file says it once.
+    streams = {c["stream"]: c.get("upstream_fingerprint", fingerprint) for c in columns}
+    source = args.token_source
+    if source is None:
+        meant = set(streams.values()) == {frontend.fingerprint()}
     else:
-        meant = fingerprint == frontend.fingerprint()
+        meant = {source} in ({*streams}, {fingerprint})
+        meant = meant or _upstreams_named(source, streams) == _upstreams_of(streams)
     _expect(
         meant,
         f"tokens made by another upstream ({', '.join(sorted(streams))}, fingerprint "
         f"{fingerprint})",
-        f"those of {args.token_source or frontend.name + ' as configured'}: rerun "
-        "stage 5 with this configuration, or name their upstream with --token_source "
-        "if it is meant",
+        f"those of {source or frontend.name + ' as configured'}, and of no other: "
+        "rerun stage 5 with this configuration, or name their upstreams with "
+        "--token_source if they are meant",
     )
+
+
+def _upstreams_of(streams: Mapping[str, Optional[str]]) -> Set[str]:
+    """Fingerprints of all upstreams of streams; one may be of several as one."""
+    parts = [str(fingerprint).rpartition(":")[2] for fingerprint in streams.values()]
+    return {upstream for part in parts for upstream in part.split("+")}
+
+
+def _upstreams_named(source: str, streams: Mapping[str, Optional[str]]) -> Set[str]:
+    """Fingerprints of the upstreams that ``--token_source`` names."""
+    found: Set[str] = set()
+    for name in source.split(","):
+        if name in streams:
+            found |= _upstreams_of({name: streams[name]})
+        elif "/" in name or os.path.isdir(name):
+            found.add(build_frontend("hf", {"upstream": name}).fingerprint())
+        else:
+            found.add(name)
+    return found
 
 
 # --- A training that is gone on with -------------------------------------------------

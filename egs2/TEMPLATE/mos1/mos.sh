@@ -47,8 +47,10 @@ calibration_share=0    # Share of the validation set that calibrates intervals a
 
 # Tokens
 use_tokens=true        # Whether tokens are made and given to the training.
-num_clusters=200       # Centroids a codebook.
-token_layers=all       # Layers with a codebook: all, or a list such as 1,3,5.
+token_upstreams=       # Upstreams that the tokens are of, as frontend_conf.upstream of "frontend: hf"; that which is trained if empty.
+token_aggregate=heads  # Of several: heads (tokens of each), or one codebook on the average or concat of their states.
+num_clusters=200       # Centroids a codebook; of several upstreams also of each, "200 100".
+token_layers=all       # Layers with a codebook: all, or a list such as 1,3,5; of several upstreams also of each, "3,6 1,2".
 max_frames=100000      # Frames of the training set that the codebooks are fitted to.
 import_km=             # Take ESPnet's k-means models instead of fitting: "6=km6.mdl 9=km9.mdl".
 tokens_tag=            # Name of the token directory; made from the settings if empty.
@@ -110,6 +112,7 @@ for name in \
     skip_train calibration_share dumpdir expdir \
     train_set train_sets further_sets unlabelled_sets valid_set test_sets ood known_ood \
     train_config train_args tag mos_exp mos_stats_dir tokens_tag token_layers import_km \
+    token_upstreams token_aggregate \
     inference_config inference_args inference_tag inference_model; do
     options+=("${name}=${!name}")
 done
@@ -349,9 +352,11 @@ if in_stage 5 && ${use_tokens} && ! ${test_only}; then
     fi
     mkdir -p "${tokens_dir}"
     log "Stage 5a: Fit the codebooks, log: ${tokens_dir}/learn_codebooks.log"
-    opts=(--num_clusters "${num_clusters}" --layers "${token_layers}" --max_frames "${max_frames}")
+    # shellcheck disable=SC2206  # one word an upstream
+    opts=(--num_clusters ${num_clusters} --layers ${token_layers} --max_frames "${max_frames}")
+    [ ${#token_upstreams[@]} -eq 0 ] || opts+=(--upstreams "${token_upstreams[@]}" --aggregate "${token_aggregate}")
     # shellcheck disable=SC2206  # import_km is one word a layer
-    [ -z "${import_km}" ] || opts=(--import_km ${import_km})
+    [ -z "${import_km}" ] || opts+=(--import_km ${import_km})
     ${cmd} "${tokens_dir}/learn_codebooks.log" \
         "${python}" -m espnet2_distilmos.bin.learn_codebooks \
             --config "${train_config}" --train_args="${train_args}" --wav_scp "${train_dir}/wav.scp" \
@@ -362,6 +367,7 @@ if in_stage 5 && ${use_tokens} && ! ${test_only}; then
     bad_sets=()
     for dset in "${train_set}" "${valid_set}"; do
         scripts/dump_tokens.sh --train_config "${train_config}" --train_args "${train_args}" \
+            --token_upstreams "${token_upstreams[*]}" \
             --codebooks "${tokens_dir}/codebooks.npz" --nj "${nj}" --ngpu "${gpu}" --cmd "${cmd}" \
             --python "${python}" --skip_bad "${skip_bad}" "${data_feats}/${dset}/wav.scp" "${tokens_dir}/${dset}" \
             || {
@@ -432,6 +438,7 @@ if in_stage 7; then
         opts+=(--token_info "${tokens_dir}/${train_set}/tokens.json")
         opts+=(--train_data_path_and_name_and_type "${tokens_dir}/${train_set}/tokens.scp,tokens,npy")
         opts+=(--valid_data_path_and_name_and_type "${tokens_dir}/${valid_set}/tokens.scp,tokens,npy")
+        [ ${#token_upstreams[@]} -eq 0 ] || opts+=(--token_source "$(IFS=,; echo "${token_upstreams[*]}")")
     fi
     if ${use_votes}; then
         need "${train_dir}/votes.scp" 1

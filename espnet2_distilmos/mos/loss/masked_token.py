@@ -23,7 +23,7 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
     Args:
         alpha: 1 predicts masked frames only, 0 the others only; None weighs all frames
             alike.
-        columns: ids of the token columns to train on; None means all of them.
+        columns, normalise: see :class:`TokenCrossEntropyLoss`.
         teacher: upstream that gives the tokens of what the teachers hear (see
             ``teacher`` of ``noisy_view``), instead of those of the true signal.
         codebooks: the ``codebooks.npz`` of the training's tokens, which are of that
@@ -38,10 +38,11 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         weight: float = 1.0,
         alpha: Optional[float] = 1.0,
         columns: Optional[List[str]] = None,
+        normalise: Optional[bool] = None,
         teacher: Optional[str] = None,
         codebooks: Optional[str] = None,
     ):
-        super().__init__(weight, columns)
+        super().__init__(weight, columns, normalise)
         self.alpha = alpha
         self.token_teacher: Optional[TokenTeacher] = None
         self.expect(

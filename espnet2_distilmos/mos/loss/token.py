@@ -3,6 +3,7 @@
 
 """Self-distillation: predict the k-means IDs of the pretrained layers."""
 
+import math
 from typing import List, Optional, Sequence, Tuple
 
 import torch
@@ -24,14 +25,25 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
     Args:
         columns: ids of the token columns to train on, such as ``wavlm_l09``; None
             means all of them.
+        normalise: divide the cross-entropy of each column by ln K, that of guessing,
+            so that columns of different K count alike. None does so where they
+            differ; where they do not, it would be another weight.
     """
 
     name = "token_ce"
     needs = frozenset({"tokens"})
 
-    def __init__(self, weight: float = 0.1, columns: Optional[List[str]] = None):
+    def __init__(
+        self,
+        weight: float = 0.1,
+        columns: Optional[List[str]] = None,
+        normalise: Optional[bool] = None,
+    ):
         super().__init__(weight)
         self.columns = columns
+        is_known = normalise is None or isinstance(normalise, bool)
+        self.expect(is_known, "normalise", normalise, "true, false or null")
+        self.normalise = normalise
 
     def select(self, available: Sequence[TokenColumn]) -> List[int]:
         """See :meth:`AbsMOSLoss.select`.
@@ -64,6 +76,11 @@ class TokenCrossEntropyLoss(AbsMOSLoss):
             )
             for i, column in enumerate(logits)
         ]
+        sizes = [column.size(-1) for column in logits]
+        normalise = self.normalise
+        if len(set(sizes)) > 1 if normalise is None else normalise:
+            # One cluster is no guess, and costs nothing.
+            losses = [x / math.log(max(k, 2)) for x, k in zip(losses, sizes)]
         return torch.stack(losses).mean() / _count(tokens).clamp(min=1)
 
     def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:

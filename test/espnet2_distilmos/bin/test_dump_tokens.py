@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 import yaml
 
 from espnet2_distilmos.bin.dump_tokens import main
@@ -16,7 +17,8 @@ from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend, build_model
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
-from espnet2_distilmos.mos.tokens import Codebooks
+from espnet2_distilmos.mos.token_upstreams import Grid
+from espnet2_distilmos.mos.tokens import Codebooks, load_codebooks
 
 
 @pytest.fixture
@@ -211,3 +213,183 @@ def test_any_id_makes_a_safe_file_name(corpus, codebooks):
     code, out = dump(corpus, wav_scp="odd.scp")
     assert code == 0 and sorted(load(out)) == sorted(ids)
     assert len(os.listdir(out / "data")) == len(ids)
+
+
+# Several upstreams
+
+
+@pytest.fixture
+def upstreams(corpus, tiny_conf):
+    """Checkpoints: the upstream of train.yaml, a Whisper of its size, another one."""
+    folders = [corpus / name for name in ("own", "whisper", "second")]
+    for folder, seed in ((folders[0], 0), (folders[2], 1)):
+        frontend = build_frontend("hf", {**tiny_conf, "init_seed": seed})
+        frontend.model.save_pretrained(folder)
+    sizes = dict(d_model=16, encoder_layers=3, encoder_attention_heads=2)
+    sizes.update(encoder_ffn_dim=32, decoder_layers=1, decoder_attention_heads=2)
+    tokens = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, vocab_size=9)
+    config = transformers.WhisperConfig(
+        **sizes, **tokens, decoder_start_token_id=1, decoder_ffn_dim=16
+    )
+    torch.manual_seed(0)
+    transformers.WhisperModel(config).save_pretrained(folders[1])
+    return [str(folder) for folder in folders]
+
+
+def test_columns_of_several_upstreams_are_those_of_each_alone(corpus, upstreams):
+    """Whisper's, whose windows are centred, from the second frame on."""
+    options = ["--upstreams", *upstreams, "--layers", "1,3", "2", "1"]
+    whole = ["--tokens_dir", str(corpus / "at_once"), "--num_clusters", "6", "9", "4"]
+    assert learn(corpus, *options, *whole) == 0
+    code, out = dump(corpus, "--upstreams", *upstreams)
+    assert code == 0
+    found = load(out)
+    alone = []
+    clusters, layers = ("6", "9", "4"), ("1,3", "2", "1")
+    for n, upstream in enumerate(upstreams):
+        one = ["--upstreams", upstream, "--num_clusters", clusters[n]]
+        assert learn(corpus, *one, "--layers", layers[n], name=f"{n}.npz") == 0
+        # Without a training's frames, hence on the upstream's own.
+        cmd = ["--upstreams", upstream, "--codebooks", f"{corpus}/{n}.npz"]
+        cmd += ["--wav_scp", f"{corpus}/wav.scp", "--output_dir", f"{corpus}/{n}"]
+        assert main(cmd) == 0
+        alone.append(load(corpus / f"{n}"))
+    books = load_codebooks(str(corpus / "codebooks.npz"))
+    for n, book in enumerate(books):
+        single = Codebooks.load(str(corpus / f"{n}.npz"))
+        np.testing.assert_array_equal(book.centroids, single.centroids)
+        assert book.upstream_fingerprint == single.upstream_fingerprint
+    for utt_id, tokens in found.items():
+        # The first frame of the others is centred 0.51 frames after Whisper's.
+        parts = [rows[utt_id][ahead:] for ahead, rows in zip((0, 1, 0), alone)]
+        assert len(tokens) == min(map(len, parts)) >= max(map(len, parts)) - 1
+        for columns, part in zip(([0, 1], [2], [3]), parts):
+            np.testing.assert_array_equal(tokens[:, columns], part[: len(tokens)])
+    at_once = load(corpus / "at_once")
+    same = [at_once[utt_id] == tokens for utt_id, tokens in found.items()]
+    assert np.concatenate(same).mean() > 0.99  # of states in fp16
+    info = json.loads((out / "tokens.json").read_text())
+    assert json.loads((corpus / "at_once" / "tokens.json").read_text()) == info
+    prints = [book.upstream_fingerprint for book in books]
+    named = [("hubert", 0), ("hubert", 0), ("whisper", 1), ("hubert-2", 2)]
+    assert [
+        (c["stream"], prints.index(c["upstream_fingerprint"])) for c in info["columns"]
+    ] == named
+    assert [(c["layer"], c["K"]) for c in info["columns"]] == [
+        *((1, 6), (3, 6), (2, 9), (1, 4))
+    ]
+    assert info["upstream_fingerprint"] == "+".join(prints)
+    assert (info["frame_shift"], info["minimum_samples"]) == (320, 330)
+    # A killed run continues.
+    paths = read_scp(out / "tokens.scp")
+    os.remove(paths["u03"])
+    kept = os.stat(paths["u04"]).st_ino
+    assert dump(corpus, "--upstreams", *upstreams)[0] == 0
+    np.testing.assert_array_equal(load(out)["u03"], found["u03"])
+    assert os.stat(paths["u04"]).st_ino == kept
+    # Without one of them, or in another order, they are not what was learned.
+    for some in (upstreams[:2], upstreams[::-1], upstreams[:1]):
+        assert dump(corpus, "--upstreams", *some)[0] == 1
+
+
+@pytest.mark.parametrize("how", ["average", "concat"])
+def test_tokens_of_one_codebook_over_upstreams_equal_numpy(
+    corpus, upstreams, how, monkeypatch
+):
+    # As if its receptive field were that of a larger network: a frame later.
+    late = property(lambda self: 464.5 if self.name == "hubert" else 0.0)
+    monkeypatch.setattr(
+        "espnet2_distilmos.mos.frontend.hf.HFFrontend.frame_centre", late
+    )
+    pair = upstreams[:2]
+    options = ["--upstreams", *pair, "--aggregate", how, "--layers", "1,3", "2,1"]
+    assert learn(corpus, *options) == 0
+    code, out = dump(corpus, "--upstreams", *pair)
+    assert code == 0
+    found, book = load(out), Codebooks.load(str(corpus / "codebooks.npz"))
+    assert (book.stream, book.layers) == ("hubert+whisper", (1, 3))
+    centroids = book.centroids.astype(np.float64)
+    networks = [build_frontend("hf", {"upstream": name}).eval() for name in pair]
+    clear = []
+    for utt_id, path in read_scp(corpus / "wav.scp").items():
+        speech = torch.from_numpy(read_audio(path))[None]
+        with torch.inference_mode():
+            first, second = (
+                network(speech, torch.tensor([speech.shape[1]]))[0]
+                for network in networks
+            )
+        for column, (i, j) in enumerate(((1, 2), (3, 1))):
+            h = [first[i][0].double().numpy(), second[j][0, 1:].double().numpy()]
+            frames = min(map(len, h))
+            assert found[utt_id].shape == (frames, 2)
+            h = [(x - x.mean(1, keepdims=True))[:frames] for x in h]
+            h = [x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5) for x in h]
+            h = (h[0] + h[1]) / 2 if how == "average" else np.hstack(h)
+            distance = ((h[:, None] - centroids[column]) ** 2).sum(-1)
+            near = np.sort(distance, 1)
+            sure = near[:, 1] > (1 + 1e-4) * near[:, 0]
+            clear.append(sure.mean())
+            np.testing.assert_array_equal(
+                found[utt_id][sure, column], distance.argmin(1)[sure]
+            )
+    assert np.mean(clear) > 0.9
+    info = json.loads((out / "tokens.json").read_text())
+    assert info["columns"] == [
+        {"stream": "hubert+whisper", "layer": n, "K": 6} for n in (1, 3)
+    ]
+    prints = [network.fingerprint() for network in networks]
+    assert info["upstream_fingerprint"] == f"{how}:{prints[0]}+{prints[1]}"
+
+
+def test_the_upstream_that_is_trained_gives_the_grid(corpus, upstreams, tiny_conf):
+    """Whoever is named first; without one the first does."""
+    turned = ["--upstreams", *upstreams[1::-1], "--layers", "1"]
+    assert learn(corpus, *turned) == 0
+    code, out = dump(corpus, *turned[:3])
+    own = Grid.of(build_frontend("hf", tiny_conf))
+    info = json.loads((out / "tokens.json").read_text())
+    assert code == 0 and info["minimum_samples"] == own.minimum_samples == 330
+    cmd = ["--wav_scp", f"{corpus}/wav.scp", "--codebooks", f"{corpus}/codebooks.npz"]
+    assert main([*cmd, "--output_dir", f"{corpus}/first", *turned[:3]]) == 0
+    info = json.loads((corpus / "first" / "tokens.json").read_text())
+    assert (info["minimum_samples"], info["frame_centre"]) == (201, 0.0)
+    for utt_id, tokens in load(corpus / "first").items():
+        # Their first frame serves twice where they begin later.
+        expected = load(out)[utt_id]
+        np.testing.assert_array_equal(tokens[1 : 1 + len(expected), 0], expected[:, 0])
+        np.testing.assert_array_equal(tokens[1 : 1 + len(expected), 1], expected[:, 1])
+        assert tokens[0, 1] == tokens[1, 1]
+
+
+def test_upstreams_that_do_not_go_together(corpus, upstreams, tiny_conf, capsys):
+    own, whisper, _ = upstreams
+    config = {**tiny_conf["upstream_config"], "conv_stride": [5, 8, 4]}
+    fast = build_frontend("hf", {"upstream_config": config})
+    fast.model.save_pretrained(corpus / "fast")
+    config = {**tiny_conf["upstream_config"], "hidden_size": 8, "num_hidden_layers": 2}
+    build_frontend("hf", {"upstream_config": config}).model.save_pretrained(
+        corpus / "small"
+    )
+    small = str(corpus / "small")
+    average = ["--aggregate", "average"]
+    for options, words in (
+        ([own, str(corpus / "fast")], "every 320 samples (hubert) and every 160 (hub"),
+        ([own, own], "one network as the upstreams hubert and hubert-2"),
+        ([own, small, *average], "numbers of layers to pair, hubert 3, hubert-2 2"),
+        ([own, small, "--layers", "1", *average], "to average, hubert 16, hubert-2 8"),
+        ([own, *average], "the aggregate 'average' of 1 upstreams"),
+        ([own, whisper, "--layers", "1", "2", "3"], "3 values of --layers for 2 str"),
+        ([own, whisper, "--num_clusters", "1", "2", "3"], "3 values of --num_clusters"),
+        ([own, whisper, "--import_km", "1=a.km"], "--import_km for the upstreams hub"),
+        ([own, str(corpus / "none")], "none is neither a local directory"),
+    ):
+        assert learn(corpus, "--upstreams", *options) == 1
+        assert words in capsys.readouterr().err.splitlines()[-1]
+        assert not (corpus / "codebooks.npz").exists()
+    # What is there is of another number of streams, or aggregated otherwise.
+    two = ["--upstreams", own, whisper, "--layers", "1"]
+    assert learn(corpus, *two, "--aggregate", "concat") == 0
+    assert learn(corpus, *two, "--aggregate", "concat") == 0
+    for options in (two, [*two, *average], ["--layers", "1"]):
+        assert learn(corpus, *options) == 1
+        assert "was made otherwise" in capsys.readouterr().err

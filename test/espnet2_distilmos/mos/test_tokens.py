@@ -10,7 +10,12 @@ import torch
 from sklearn.cluster import KMeans
 
 import espnet2_distilmos.mos.tokens as tokens_module
-from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
+from espnet2_distilmos.mos.tokens import (
+    Codebooks,
+    fit_codebooks,
+    load_codebooks,
+    save_codebooks,
+)
 
 
 def make(centroids=None, **changes):
@@ -131,6 +136,25 @@ def test_round_trip():
     assert loaded.fingerprint() == codebooks.fingerprint()
     assert saved(loaded) == data
     assert loaded.columns()[1] == {"stream": "hubert", "layer": 3, "K": 20}
+
+
+def test_streams_in_one_file(tmp_path):
+    """Of other sizes; one stream is written as ever."""
+    other = np.random.default_rng(1).normal(size=(3, 7, 5))
+    streams = [make(), make(other, stream="hubert-2", layers=(1, 2, 4))]
+    path = tmp_path / "codebooks.npz"
+    with open(path, "wb") as file:
+        save_codebooks(file, streams)
+    found = load_codebooks(str(path))
+    assert [book.stream for book in found] == ["hubert", "hubert-2"]
+    assert [b.fingerprint() for b in found] == [b.fingerprint() for b in streams]
+    np.testing.assert_array_equal(found[1].centroids, streams[1].centroids)
+    with pytest.raises(ValueError, match="codebooks of hubert, hubert-2, expected"):
+        Codebooks.load(str(path))
+    with open(path, "wb") as file:
+        save_codebooks(file, streams[:1])
+    assert path.read_bytes() == saved(streams[0])
+    assert sorted(np.load(path)) == ["centroids", "inertia", "layers", "metadata"]
 
 
 def test_fingerprint_follows_what_decides_the_tokens():

@@ -395,6 +395,46 @@ def test_a_student_learns_the_tokens_of_another_upstream(mos_corpus, tmp_path):
     assert refused(None, upstream_fingerprint=student.fingerprint()) is None
 
 
+def test_every_stream_must_be_meant(mos_corpus, tmp_path):
+    """By its name, its fingerprint or the upstream itself; none may be missing."""
+    frontend = build_frontend("hf", mos_corpus.frontend_conf)
+    other = build_frontend("hf", {**mos_corpus.frontend_conf, "init_seed": 1})
+    path = tmp_path / "other"
+    other.model.save_pretrained(path)
+    other = build_frontend("hf", {"upstream": str(path)})
+    own, second = frontend.fingerprint(), other.fingerprint()
+
+    def refused(source, prints=(own, second), **changes):
+        args = mos_corpus.args(tmp_path / "exp")
+        names = ["hubert", "hubert-2"]
+        columns = [
+            {"stream": name, "layer": 1, "K": 5, "upstream_fingerprint": fingerprint}
+            for name, fingerprint in zip(names, prints)
+        ]
+        whole = {"columns": columns, "upstream_fingerprint": "+".join(prints)}
+        args.token_info = {**mos_corpus.token_info, **whole, **changes}
+        args.token_source = source
+        try:
+            check_tokens(args, frontend)
+        except ValueError as error:
+            return str(error)
+
+    joint = [{"stream": "hubert+hubert-2", "layer": 1, "K": 5}]
+    joint = {"columns": joint, "upstream_fingerprint": f"average:{own}+{second}"}
+    for source in (f"{own},{path}", f"{own}+{second}", f"{second},hubert"):
+        assert refused(source) is None
+    for source in (f"{path},{own}", "hubert+hubert-2", f"average:{own}+{second}"):
+        assert refused(source, **joint) is None
+    # a stream that is not meant, one that is missing, another upstream
+    for source in (None, "hubert", own, str(path)):
+        assert "made by another upstream (hubert, hubert-2" in refused(source)
+        assert "made by another upstream (hubert+hubert-2" in refused(source, **joint)
+    assert "made by another" in refused(f"hubert,hubert-2,{path},f00d")
+    assert "made by another" in refused(f"{own},{path}", prints=(own, "f00d"))
+    assert "made by another" in refused(f"{own},{path}", prints=(own,))
+    assert refused(None, prints=(own,)) is None
+
+
 # --- a training that is gone on with --------------------------------------------------
 
 

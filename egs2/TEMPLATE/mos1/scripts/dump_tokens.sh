@@ -11,6 +11,7 @@ set -euo pipefail
 
 train_config= # Configuration whose frontend makes the tokens.
 train_args=   # Options that override it.
+token_upstreams= # Upstreams that make them instead, on the grid of its frames.
 codebooks=    # Codebooks, from learn_codebooks.
 nj=1          # Number of jobs.
 ngpu=0        # Number of GPUs a job: 0 or 1.
@@ -18,7 +19,7 @@ skip_bad=false
 cmd=utils/run.pl
 python=python3
 
-help_message="Usage: $0 --train_config F --codebooks F [--train_args A] [--nj N] [--ngpu N] [--cmd CMD] [--skip_bad true|false] WAV_SCP DIR"
+help_message="Usage: $0 --train_config F --codebooks F [--train_args A] [--token_upstreams \"A B\"] [--nj N] [--ngpu N] [--cmd CMD] [--skip_bad true|false] WAV_SCP DIR"
 . utils/parse_options.sh
 if [ $# -ne 2 ]; then
     echo "${help_message}" >&2
@@ -48,11 +49,14 @@ for n in $(seq "${nj}"); do parts+=("${split}/wav.${n}.scp"); done
 utils/split_scp.pl "${wav_scp}" "${parts[@]}"
 rm -f "${split}"/[0-9]*/tokens.scp # written last, which distinguishes a crash from bad utterances
 echo "$0: ${dir}, log: ${split}/dump_tokens.*.log"
+opts=()
+# shellcheck disable=SC2206  # one word an upstream
+[ -z "${token_upstreams}" ] || opts=(--upstreams ${token_upstreams})
 code=0
 ${cmd} "JOB=1:${nj}" "${split}/dump_tokens.JOB.log" \
     "${python}" -m espnet2_distilmos.bin.dump_tokens \
         --config "${train_config}" --train_args="${train_args}" --codebooks "${codebooks}" \
-        --wav_scp "${split}/wav.JOB.scp" --output_dir "${split}/JOB" --ngpu "${ngpu}" || code=3
+        --wav_scp "${split}/wav.JOB.scp" --output_dir "${split}/JOB" --ngpu "${ngpu}" "${opts[@]}" || code=3
 for n in $(seq "${nj}"); do
     if [ ! -e "${split}/${n}/tokens.scp" ]; then
         echo "$0: no tokens in ${split}/${n}; see ${split}/dump_tokens.${n}.log." >&2

@@ -24,11 +24,12 @@ def options(tmp_path, monkeypatch):
     """The defaults of mos.sh, with sets."""
     monkeypatch.chdir(tmp_path)
     options = dict.fromkeys(mos_settings.NUMBERS, "1")
+    options.update(token_aggregate="heads")
     empty = "train_sets further_sets unlabelled_sets ood known_ood train_config "
     empty += (
         "train_args tag mos_exp mos_stats_dir tokens_tag import_km inference_config "
     )
-    empty += "inference_args inference_tag"
+    empty += "inference_args inference_tag token_upstreams"
     options.update(dict.fromkeys(empty.split(), ""))
     options.update(train_set="train", valid_set="dev", test_sets="a b")
     options.update(skip_train="false", calibration_share="0", token_layers="all")
@@ -71,6 +72,24 @@ def test_names_carry_the_settings(options):
     assert found["tokens_dir"] == "dump/tokens/train_x_km6-9"
     assert (found["mos_exp"], found["inference_tag"]) == ("exp/mos_t", "i")
     assert found["mos_stats_dir"] == "s"
+
+
+def test_names_carry_the_upstreams_of_the_tokens(options):
+    found = mos_settings.settings_of(options)
+    assert found["token_upstreams"] == []
+    options.update(token_upstreams="upstream/a,/models/b", token_layers="1,3 2,4")
+    options.update(num_clusters="200 100")
+    found = mos_settings.settings_of(options)
+    assert found["token_upstreams"] == ["upstream/a", "/models/b"]
+    assert found["mos_exp"] == "exp/mos_train_raw_upstream-a+-models-b"
+    assert found["tokens_dir"] == (
+        "dump/tokens/train_k200+100_l1-3+2-4_upstream-a+-models-b"
+    )
+    options.update(token_upstreams=" a  b ", token_aggregate="concat", num_clusters="9")
+    options.update(token_layers="all")
+    found = mos_settings.settings_of(options)
+    assert found["tokens_dir"] == "dump/tokens/train_k9_lall_a+b_concat"
+    assert found["mos_exp"] == "exp/mos_train_raw_a+b_concat"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +182,18 @@ def test_several_training_sets(options):
         (dict(train_sets="x ../y"), "has the path ../y, expected the name of"),
         (dict(train_set="", unlabelled_sets="u"), "--unlabelled_sets needs a labelled"),
         (dict(train_set="", further_sets="f"), "--further_sets needs a labelled set"),
+        (dict(num_clusters="2 x"), "--num_clusters 2 x is not a whole number"),
+        (dict(num_clusters="2 3"), "has 2 values, expected one, or one for each of"),
+        (dict(token_layers="1 2 3", token_upstreams="a b"), "'1 2 3' has 3 values"),
+        (dict(token_aggregate="mean"), "mean is not one of heads, average, concat"),
+        (
+            dict(token_aggregate="concat", token_upstreams="a"),
+            "is of several upstreams",
+        ),
+        (
+            dict(import_km="6=a", token_upstreams="a b"),
+            "--import_km is of one upstream",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(options, change, words):

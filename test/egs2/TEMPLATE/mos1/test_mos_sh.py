@@ -484,6 +484,42 @@ def test_tokens_are_resumed_kept_and_renewed(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_tokens_of_several_upstreams(finished, whisper, tmp_path):
+    recipe = finished[0].copy(tmp_path)
+    config = yaml.safe_load((recipe.dir / "conf" / "train_tiny.yaml").read_text())
+    own = build_frontend("hf", config["frontend_conf"])
+    own.model.save_pretrained(recipe.dir / "upstream" / "own")
+    upstreams = ["--token_upstreams", f"upstream/own {whisper}", "--nj", 1]
+    upstreams += ["--train_args", "--max_epoch 1", "--tag", "several"]
+    options = ["--stage", 5, "--stop_stage", 7, "--num_clusters", "4 3", *upstreams]
+    recipe.run(*options)
+    (folder,) = (recipe.dir / "dump" / "tokens").glob(
+        "train_tiny_k4+3_lall_upstream-own+*"
+    )
+    for name in ("train", "dev"):
+        info = json.loads((folder / name / "tokens.json").read_text())
+        found = [(c["stream"], c["layer"], c["K"]) for c in info["columns"]]
+        assert found == [
+            (s, n, k) for s, k in (("hubert", 4), ("whisper", 3)) for n in (1, 2)
+        ]
+        assert len(np.load(next(folder.rglob("*.npy")))[0]) == 4
+    log = (recipe.dir / "exp" / "mos_several" / "train.log").read_text()
+    assert "token_acc_hubert_l01=" in log and "token_acc_whisper_l02=" in log
+    again = recipe.run(*options)  # done already
+    assert again.stdout.count("are there already") == 2
+    # Those of one upstream are not what is asked for.
+    options = ["--stage", 7, "--stop_stage", 7, *upstreams, "--tag", "other"]
+    refused = recipe.run(*options, "--tokens_tag", "train_tiny_k4_lall", code=1)
+    assert "tokens made by another upstream (hubert, fing" in refused.stderr
+    # One codebook for both.
+    options = ["--stage", 5, "--stop_stage", 5, *upstreams]
+    recipe.run(*options, "--token_aggregate", "concat", "--token_layers", "1 2")
+    (folder,) = (recipe.dir / "dump" / "tokens").glob("*_l1+2_*_concat")
+    info = json.loads((folder / "dev" / "tokens.json").read_text())
+    assert info["columns"] == [{"stream": "hubert+whisper", "layer": 1, "K": 4}]
+
+
+@pytest.mark.slow
 def test_a_training_resumes_after_a_kill_and_says_where_to_look(finished, tmp_path):
     """It needs no tokens where no loss reads them."""
     recipe = finished[0].copy(tmp_path)

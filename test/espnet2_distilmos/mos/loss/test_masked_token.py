@@ -40,7 +40,7 @@ def test_loss_is_the_cross_entropy_of_the_chosen_frames(alpha):
     prediction, target = example()
     valid = torch.arange(8) < prediction.lengths[:, None]
     masked, unmasked = valid & target["mask"], valid & ~target["mask"]
-    loss = MaskedTokenCrossEntropyLoss(alpha=alpha)
+    loss = MaskedTokenCrossEntropyLoss(alpha=alpha, normalise=False)
     found = loss(prediction, target)
     if alpha is None:
         expected = by_hand(prediction, target, valid)
@@ -69,7 +69,7 @@ def test_accuracies_of_masked_and_other_frames():
 
 def test_masks_are_taken_at_the_stride_of_the_head():
     prediction, target = example(stride=2)
-    found = MaskedTokenCrossEntropyLoss()(prediction, target)
+    found = MaskedTokenCrossEntropyLoss(normalise=False)(prediction, target)
     chosen = torch.zeros(2, 4, dtype=torch.bool)
     # frames 2 and 4 of the first; frame 4 of the second is padding
     chosen[0, 1] = chosen[0, 2] = True

@@ -57,7 +57,7 @@ def test_equals_the_loops(frames, lengths, token_frames, token_lengths, stride):
     made = make_prediction(frames, lengths, stride)
     tokens = make_tokens(token_frames, token_lengths)
     costs, hits = by_hand(made, tokens)
-    loss = TokenCrossEntropyLoss()
+    loss = TokenCrossEntropyLoss(normalise=False)
     value = loss(made, {"tokens": tokens})
     assert float(value) == pytest.approx(costs.mean(), rel=1e-5)
     assert loss.count(made, {"tokens": tokens}) == costs.shape[1]
@@ -67,6 +67,32 @@ def test_equals_the_loops(frames, lengths, token_frames, token_lengths, stride):
     value.backward()
     # neither padded frames nor frames without a token have a gradient
     assert not made.token_logits[0].grad[1, lengths[1] :].any()
+
+
+def test_columns_of_other_sizes_count_alike():
+    """CE / ln K: guessing costs 1 in each; of one size nothing changes."""
+    made = make_prediction(9, [9, 5])
+    tokens = make_tokens(9, [9, 5])
+    costs, _ = by_hand(made, tokens)
+    each = costs.mean(axis=1) / np.log([4, 6])
+    loss = TokenCrossEntropyLoss()
+    assert float(loss(made, {"tokens": tokens})) == pytest.approx(each.mean(), rel=1e-5)
+    assert TokenCrossEntropyLoss(normalise=False)(
+        made, {"tokens": tokens}
+    ).item() == pytest.approx(costs.mean(), rel=1e-5)
+    made.token_logits = [torch.zeros_like(logits) for logits in made.token_logits]
+    assert float(loss(made, {"tokens": tokens})) == pytest.approx(1, rel=1e-6)
+    # Of one size, or of one column.
+    made, tokens = make_prediction(9, [9, 5]), tokens[..., :1]
+    made.token_logits = made.token_logits[:1]
+    cost = torch.nn.functional.cross_entropy(
+        made.token_logits[0].transpose(1, 2), tokens[..., 0], ignore_index=-1
+    )
+    assert float(loss(made, {"tokens": tokens})) == pytest.approx(float(cost), rel=1e-6)
+    value = TokenCrossEntropyLoss(normalise=True)(made, {"tokens": tokens})
+    assert float(value) == pytest.approx(float(cost) / np.log(4), rel=1e-6)
+    with pytest.raises(ValueError, match="token_ce.normalise='yes'"):
+        TokenCrossEntropyLoss(normalise="yes")
 
 
 def test_no_tokens_is_a_zero_with_a_gradient_of_zero():

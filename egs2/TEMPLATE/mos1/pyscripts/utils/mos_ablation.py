@@ -57,6 +57,8 @@ TOKEN_OPTIONS = {
     "num_clusters": r"[1-9][0-9]*",
     "token_layers": r"all|[0-9]+(,[0-9]+)*",
     "max_frames": r"[1-9][0-9]*",
+    "token_upstreams": r"[\w./,+-]+",
+    "token_aggregate": r"heads|average|concat",
     **{name: r"[A-Za-z0-9_./-]+(:[0-9]*\.?[0-9]+)?" for name in FURTHER_SETS},
     **{name: r"true|false" for name in FURTHER_FILES},
 }

@@ -21,8 +21,9 @@ from pathlib import Path
 
 NUMBERS = (
     *("stage", "stop_stage", "ngpu", "num_nodes", "nj", "inference_nj"),
-    *("num_clusters", "max_frames", "bootstrap"),
+    *("max_frames", "bootstrap"),
 )
+AGGREGATES = ("heads", "average", "concat")
 LAST_OF_TRAINING = 7  # stage
 # Options of a frontend that change no token.
 OF_TRAINING = re.compile(
@@ -79,6 +80,39 @@ def name_of(sets):
     'train+somos-train'
     """
     return "+".join(sets).replace("/", "-")
+
+
+def token_upstreams_of(options):
+    """Return the upstreams that the tokens are of; none for that which is trained.
+
+    Raises:
+        OptionError: an option about them cannot work.
+    """
+    upstreams = re.split(r"[ ,]+", options["token_upstreams"].strip(" ,"))
+    upstreams = [name for name in upstreams if name]
+    how = options["token_aggregate"]
+    if how not in AGGREGATES:
+        raise OptionError(
+            f"--token_aggregate {how} is not one of {', '.join(AGGREGATES)}."
+        )
+    if how != "heads" and len(upstreams) < 2:
+        raise OptionError(
+            f"--token_aggregate {how} is of several upstreams; name them with "
+            "--token_upstreams."
+        )
+    if len(upstreams) > 1 and options["import_km"]:
+        raise OptionError(
+            "--import_km is of one upstream, and --token_upstreams names "
+            f"{len(upstreams)}; leave one of them out."
+        )
+    for name in ("num_clusters", "token_layers"):
+        count = len(options[name].split())
+        if count not in (1, len(upstreams)):
+            raise OptionError(
+                f"--{name} '{options[name]}' has {count} values, expected one, or one "
+                "for each of --token_upstreams."
+            )
+    return upstreams
 
 
 def parse_sets(text):
@@ -177,6 +211,10 @@ def check_options(options):
     for name in NUMBERS:
         if not re.fullmatch(r"\d+", options[name]):
             raise OptionError(f"--{name} {options[name]} is not a whole number.")
+    if not re.fullmatch(r"\d+( \d+)*", options["num_clusters"]):
+        raise OptionError(
+            f"--num_clusters {options['num_clusters']} is not a whole number."
+        )
     share = options["calibration_share"]
     if not re.fullmatch(r"0|0?\.\d+", share):
         raise OptionError(
@@ -244,12 +282,20 @@ def settings_of(options):
     tag = f"{config_name}_raw{suffix_of(options['train_args'])}"
     if several:
         tag += "_" + name_of(part + weight for part, weight in parts.items())
-    tokens_tag = f"{config_name}_k{options['num_clusters']}"
-    tokens_tag += f"_l{options['token_layers'].replace(',', '-')}"
+    clusters, layers = options["num_clusters"], options["token_layers"]
+    tokens_tag = f"{config_name}_k{clusters}_l{layers.replace(',', '-')}"
+    tokens_tag = tokens_tag.replace(" ", "+")
     if options["import_km"]:
         layers = [part.partition("=")[0] for part in options["import_km"].split()]
         tokens_tag = f"{config_name}_km{'-'.join(layers)}"
     tokens_tag += suffix_of(token_args(options["train_args"]))
+    upstreams = token_upstreams_of(options)
+    if upstreams:
+        names = f"_{name_of(upstreams)}"
+        if options["token_aggregate"] != "heads":
+            names += f"_{options['token_aggregate']}"
+        tokens_tag += names
+        tag += names
     inference_tag = Path(options["inference_config"] or "inference").stem
     inference_tag += suffix_of(options["inference_args"])
     inference_tag += f"_{options['inference_model'].removesuffix('.pth')}"
@@ -267,6 +313,7 @@ def settings_of(options):
         "mos_exp": options["mos_exp"]
         or f"{expdir}/{file_name('mos_' + (options['tag'] or tag))}",
         "mos_stats_dir": options["mos_stats_dir"] or f"{expdir}/mos_stats_raw{several}",
+        "token_upstreams": upstreams,
         "tokens_dir": f"{dumpdir}/tokens/{file_name(tokens_tag)}",
         "inference_tag": options["inference_tag"] or file_name(inference_tag),
     }
