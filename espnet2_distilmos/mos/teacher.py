@@ -8,12 +8,18 @@ import dataclasses
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.grid import (
+    AGGREGATES,
+    AVERAGE,
+    HEADS,
+    Grid,
+    aggregate,
+    side_by_side,
+)
 from espnet2_distilmos.mos.optimizer_state import keep_in_state
-from espnet2_distilmos.mos.tokens import Codebooks
 
 
 @dataclasses.dataclass
@@ -96,10 +102,6 @@ class EMATarget:
         return self.network.eval()
 
 
-# Ways in which the states of several teachers become targets.
-HEADS, AVERAGE, CONCAT = AGGREGATES = ("heads", "average", "concat")
-
-
 @dataclasses.dataclass
 class FrozenTeachers:
     """Upstreams whose hidden states a student learns to predict.
@@ -144,10 +146,7 @@ class FrozenTeachers:
                 f"{', '.join(AGGREGATES)}"
             )
         self._networks: List[HFFrontend] = []
-        # Frames from one of the student to the teacher's that is nearest in time.
-        self._offsets: List[int] = []
-        # In a list, as no module of theirs.
-        self._student: List[AbsLayerFrontend] = []
+        self._grid: Optional[Grid] = None  # of the student
         self._facts = [dict(fact) for fact in self.known or ()]
 
     def describe(self) -> List[Dict[str, Any]]:
@@ -166,7 +165,7 @@ class FrozenTeachers:
             ValueError: Their frames are of another rate, or their sizes or layers
                 cannot be aggregated.
         """
-        self._student = [student]
+        self._grid = Grid.of(student)
         facts = self.describe()
         sizes = {fact["size"] for fact in facts}
         if self.aggregate == AVERAGE and len(sizes) > 1:
@@ -189,7 +188,7 @@ class FrozenTeachers:
         if self.aggregate == HEADS:
             return [fact["size"] for fact in facts for _ in fact["layers"]]
         each = [fact["size"] for fact in facts]
-        size = sum(each) if self.aggregate == CONCAT else each[0]
+        size = sum(each) if self.aggregate != AVERAGE else each[0]
         return [size] * len(facts[0]["layers"])
 
     @torch.no_grad()
@@ -198,41 +197,35 @@ class FrozenTeachers:
     ) -> Tuple[List[torch.Tensor], torch.Tensor]:
         """What a batch of waveforms (B, N) of lengths (B,) is to be predicted as.
 
-        Networks that pad their input have their first frame earlier than others: each
-        frame of the student has those of the teachers that are nearest in time. At the
-        beginning the first of them, where there is none yet.
+        Each frame of the student has those of the teachers that are nearest in time.
 
         Returns:
             Targets (B, T, D), arbitrary in padded frames, and the valid frames (B,):
             of each utterance those of the teacher with the fewest.
         """
-        chosen, lengths = [], []
+        networks = self._read()
+        states, lengths, offsets = [], [], []
         with torch.autocast(speech.device.type, enabled=False):
-            networks = self._read()
-            for network, fact, n in zip(networks, self.describe(), self._offsets):
+            for network, fact, offset in zip(
+                networks, self.describe(), self._grid.offsets(networks)
+            ):
                 network.to(speech.device)
-                states, valid = network(speech.float(), speech_lengths)
-                lengths.append(valid - n)
-                chosen.append([_moved(states[layer], n) for layer in fact["layers"]])
-        frames = min(states[0].size(1) for states in chosen)
-        chosen = [[state[:, :frames] for state in states] for states in chosen]
-        valid = torch.stack(lengths).amin(dim=0)
+                hidden, valid = network(speech.float(), speech_lengths)
+                states += [hidden[layer] for layer in fact["layers"]]
+                lengths += [valid for _ in fact["layers"]]
+                offsets += [offset for _ in fact["layers"]]
+        states, valid = side_by_side(states, lengths, offsets)
         if self.aggregate == HEADS:
-            return [state for states in chosen for state in states], valid
-        together = []
-        for states in zip(*chosen):
-            normal = [F.layer_norm(state, state.shape[-1:]) for state in states]
-            if self.aggregate == CONCAT:
-                together.append(torch.cat(normal, dim=-1))
-            else:
-                together.append(torch.stack(normal).mean(dim=0))
-        return together, valid
+            return states, valid
+        count = len(states) // len(networks)  # layers of each teacher
+        pairs = [states[layer::count] for layer in range(count)]
+        return [aggregate(some, self.aggregate) for some in pairs], valid
 
     def _read(self) -> List[HFFrontend]:
         """The networks, read when they are needed first."""
         if not self._networks:
             read = [HFFrontend(upstream=x, freeze="all") for x in self.upstreams]
-            self._offsets = [self._offset(*pair) for pair in zip(self.upstreams, read)]
+            self._check_rates(read)
             self._networks = [network.requires_grad_(False).eval() for network in read]
             known = [fact["fingerprint"] for fact in self._facts]
             if known and known != [network.fingerprint() for network in read]:
@@ -242,17 +235,15 @@ class FrozenTeachers:
                 )
         return self._networks
 
-    def _offset(self, name: str, network: HFFrontend) -> int:
-        """Number of the teacher's frame that is nearest to the student's first."""
-        (student,) = self._student
-        if network.frame_shift != student.frame_shift:
-            raise ValueError(
-                f"found the teacher {name} with a frame every {network.frame_shift} "
-                f"samples, expected every {student.frame_shift} as the student "
-                f"{student.name} has them: take a teacher of that rate"
-            )
-        later = student.frame_centre - network.frame_centre
-        return round(later / student.frame_shift)
+    def _check_rates(self, networks: Sequence[HFFrontend]) -> None:
+        for name, network in zip(self.upstreams, networks):
+            if network.frame_shift != self._grid.frame_shift:
+                raise ValueError(
+                    f"found the teacher {name} with a frame every "
+                    f"{network.frame_shift} samples, expected every "
+                    f"{self._grid.frame_shift} as the student {self._grid.name} has "
+                    "them: take a teacher of that rate"
+                )
 
     def _layers_of(self, networks: Sequence[HFFrontend]) -> List[List[int]]:
         """Numbers of the layers of each teacher that are targets."""
@@ -277,30 +268,28 @@ class FrozenTeachers:
         return [list(numbers) for numbers in each]
 
 
-def _moved(states: torch.Tensor, frames: int) -> torch.Tensor:
-    """States (B, T, D) without the first frames; of a negative number, repeated."""
-    if frames >= 0:
-        return states[:, frames:]
-    return torch.cat([states[:, :1].expand(-1, -frames, -1), states], dim=1)
-
-
 @dataclasses.dataclass
 class TokenTeacher:
-    """A frozen upstream and its codebooks: tokens of what it hears, on the fly.
+    """Frozen upstreams and their codebooks: tokens of what they hear, on the fly.
 
     A distorted view has tokens of its own then, and not those of the true signal. It
     is no module, and is read when it is needed first.
 
     Args:
-        upstream: as of :class:`HFFrontend`.
-        codebooks: file that ``learn_codebooks`` wrote of it.
+        upstreams: as of :class:`HFFrontend`: one, or several in a list.
+        codebooks: file that ``learn_codebooks`` wrote of them.
     """
 
-    upstream: str
+    upstreams: Union[str, Sequence[str]]
     codebooks: str
 
     def __post_init__(self):
-        self._read: Optional[Tuple[HFFrontend, Codebooks]] = None
+        self._grid: Optional[Grid] = None
+        self._tokenizer: Any = None
+
+    def attach(self, student: AbsLayerFrontend) -> None:
+        """Take the frames of the upstream that is trained."""
+        self._grid = Grid.of(student)
 
     def check(self, token_info: Mapping[str, Any]) -> None:
         """Refuse codebooks of other tokens than the training's.
@@ -309,9 +298,9 @@ class TokenTeacher:
             token_info: contents of its tokens.json.
 
         Raises:
-            ValueError: They are others, or of another upstream.
+            ValueError: They are others, or of other upstreams.
         """
-        found = self._started()[1].fingerprint()
+        found = self._started().info["codebook_fingerprint"]
         if found != token_info.get("codebook_fingerprint"):
             raise ValueError(
                 f"found the codebooks {self.codebooks} ({found}), expected those of "
@@ -319,26 +308,29 @@ class TokenTeacher:
                 "codebooks.npz beside their tokens.json"
             )
 
-    @torch.no_grad()
     def tokens(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> torch.Tensor:
         """Tokens (B, T, S) of a batch (B, N) of lengths (B,); -1 in padded frames."""
-        network, codebooks = self._started()
-        network.to(speech.device)
+        tokenizer = self._started()
+        for source in tokenizer.sources:
+            source.to(speech.device)
         with torch.autocast(speech.device.type, enabled=False):
-            states, lengths = network(speech.float(), speech_lengths)
-            return codebooks.assign(states, lengths)
+            tokens, _ = tokenizer(speech.float(), speech_lengths)
+        # What inference mode made cannot be part of a graph.
+        return tokens.clone()
 
-    def _started(self) -> Tuple[HFFrontend, Codebooks]:
-        if self._read is None:
-            network = HFFrontend(upstream=self.upstream, freeze="all").eval()
-            codebooks = Codebooks.load(self.codebooks)
-            if codebooks.upstream_fingerprint != network.fingerprint():
-                raise ValueError(
-                    f"found the codebooks {self.codebooks} of another upstream "
-                    f"({codebooks.stream}) than the teacher {self.upstream}, expected "
-                    "those of its stage 5"
-                )
-            self._read = network, codebooks
-        return self._read
+    def _started(self):
+        if self._tokenizer is None:
+            # Which know the losses, and these this file.
+            from espnet2_distilmos.mos import token_upstreams
+            from espnet2_distilmos.mos.tokens import load_codebooks
+
+            names = self.upstreams
+            names = [names] if isinstance(names, str) else list(names)
+            read = [HFFrontend(upstream=name, freeze="all").eval() for name in names]
+            token_upstreams.check_upstreams(read, self._grid)
+            self._tokenizer = token_upstreams.Tokenizer(
+                read, self._grid, load_codebooks(self.codebooks)
+            )
+        return self._tokenizer

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.grid import HEADS
 from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction
 from espnet2_distilmos.mos.head.layer_predictor import LayerPredictor
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, AbsMOSLoss, Target
 from espnet2_distilmos.mos.masking import frame_mask, masked_mean
-from espnet2_distilmos.mos.teacher import HEADS, FrozenTeachers
+from espnet2_distilmos.mos.teacher import FrozenTeachers
 
 
 class LayerDistillLoss(AbsMOSLoss):

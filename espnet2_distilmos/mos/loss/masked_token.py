@@ -3,11 +3,12 @@
 
 """Masked prediction: the tokens of frames that the transformer does not see."""
 
-from typing import List, Optional, Tuple
+from typing import List, Optional, Tuple, Union
 
 import torch
 
-from espnet2_distilmos.mos.head.abs_head import MOSPrediction
+from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.head.abs_head import AbsMOSHead, MOSPrediction
 from espnet2_distilmos.mos.loss.abs_loss import MASKED, Target
 from espnet2_distilmos.mos.loss.token import NO_TOKEN, TokenCrossEntropyLoss
 from espnet2_distilmos.mos.teacher import TokenTeacher
@@ -24,10 +25,10 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         alpha: 1 predicts masked frames only, 0 the others only; None weighs all frames
             alike.
         columns, normalise: see :class:`TokenCrossEntropyLoss`.
-        teacher: upstream that gives the tokens of what the teachers hear (see
-            ``teacher`` of ``noisy_view``), instead of those of the true signal.
-        codebooks: the ``codebooks.npz`` of the training's tokens, which are of that
-            upstream.
+        teacher: upstream, or a list of several, that gives the tokens of what the
+            teachers hear (see ``teacher`` of ``noisy_view``), instead of those of the
+            true signal.
+        codebooks: the ``codebooks.npz`` of the training's tokens, which are of it.
     """
 
     name = "masked_token_ce"
@@ -39,7 +40,7 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         alpha: Optional[float] = 1.0,
         columns: Optional[List[str]] = None,
         normalise: Optional[bool] = None,
-        teacher: Optional[str] = None,
+        teacher: Union[None, str, List[str]] = None,
         codebooks: Optional[str] = None,
     ):
         super().__init__(weight, columns, normalise)
@@ -53,6 +54,10 @@ class MaskedTokenCrossEntropyLoss(TokenCrossEntropyLoss):
         )
         if teacher is not None:
             self.token_teacher = TokenTeacher(teacher, codebooks)
+
+    def attach(self, frontend: AbsLayerFrontend, head: AbsMOSHead) -> None:
+        if self.token_teacher is not None:
+            self.token_teacher.attach(frontend)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         if self.alpha is None:

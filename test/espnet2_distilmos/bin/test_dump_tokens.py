@@ -17,7 +17,7 @@ from espnet2_distilmos.data.audio import read_audio
 from espnet2_distilmos.data.datadir import read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend, build_model
 from espnet2_distilmos.mos.frontend.mfcc import MFCCFrontend
-from espnet2_distilmos.mos.token_upstreams import Grid
+from espnet2_distilmos.mos.grid import Grid
 from espnet2_distilmos.mos.tokens import Codebooks, load_codebooks
 
 

@@ -2,11 +2,20 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import io
+import os
 
+import numpy as np
 import pytest
 import torch
+from transformers import WhisperModel
 
+from espnet2_distilmos.mos.build import build_model
+from espnet2_distilmos.mos.frontend.hf import HFFrontend
+from espnet2_distilmos.mos.grid import Grid
 from espnet2_distilmos.mos.teacher import EMATarget
+from espnet2_distilmos.mos.tokens import Codebooks, save_codebooks, token_info
+
+from .frontend.tiny_upstreams import batch, tiny
 
 
 class Frontend(torch.nn.Module):
@@ -77,3 +86,64 @@ def test_the_average_travels_in_the_optimizers_state():
 def test_impossible_options_are_refused():
     with pytest.raises(ValueError, match="found EMATarget"):
         EMATarget(momentum_steps=0)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_tokens_of_what_the_teachers_hear(several, tmp_path):
+    """The loss is that of a batch with the codebooks' tokens of what they hear."""
+    folders = [str(tmp_path / name) for name in ("hubert", "whisper")[: 1 + several]]
+    books, networks = [], []
+    generator = np.random.default_rng(0)
+    for folder in folders:
+        network = tiny(os.path.basename(folder)).eval()
+        if "whisper" in folder:
+            WhisperModel(network.model.config).save_pretrained(folder)
+        else:
+            network.model.save_pretrained(folder)
+        network = HFFrontend(upstream=folder).eval()
+        centroids = generator.normal(size=(2, 5, 32))
+        fingerprint = network.fingerprint()
+        books.append(
+            Codebooks(centroids, (1, 3), network.name, 320, 16000, fingerprint)
+        )
+        networks.append(network)
+    with open(tmp_path / "codebooks.npz", "wb") as file:
+        save_codebooks(file, books)
+    info = token_info(books, Grid.of(networks[0]))
+
+    def make(**options):
+        torch.manual_seed(0)
+        config = {
+            "frontend": "hf",
+            "frontend_conf": {"upstream": folders[0]},
+            "head": "distilmos",
+            "head_conf": {"hidden_dim": 16},
+            "losses": {"masked_token_ce": {"alpha": None, **options}},
+            "model_conf": {"mask": {"start_prob": 0.0}},
+            "token_info": info,
+        }
+        return build_model(config, load_pretrained=True).eval()
+
+    upstreams = folders if several else folders[0]
+    taught = make(teacher=upstreams, codebooks=str(tmp_path / "codebooks.npz"))
+    (teacher,) = taught.token_teachers()
+    teacher.check(info)
+    with pytest.raises(ValueError, match="expected those of the tokens, other"):
+        teacher.check({"codebook_fingerprint": "other"})
+    speech, lengths = batch()
+    noisy, heard = batch(seed=1)[0], batch(seed=2)[0]
+    columns = []
+    for network, book in zip(networks, books):
+        with torch.no_grad():
+            columns.append(book.assign(*network(heard, lengths)))
+    frames = min(column.size(1) for column in columns)
+    tokens = torch.cat([column[:, :frames] for column in columns], dim=-1)
+    data = dict(speech=speech, speech_lengths=lengths, noisy=noisy, utt_id=list("abc"))
+    given = torch.zeros_like(tokens)
+    found = taught(**data, heard=heard, tokens=given)["loss"]
+    assert torch.equal(found, make()(**data, tokens=tokens)["loss"])
+    assert not torch.equal(found, make()(**data, tokens=given)["loss"])
+    found.backward()
+    assert all(
+        p.grad is None for n in teacher._tokenizer.sources for p in n.parameters()
+    )
