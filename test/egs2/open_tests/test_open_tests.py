@@ -459,12 +459,10 @@ def test_what_sizes_and_prune_need_is_said(tmp_path, monkeypatch, capsys):
 
 
 SIZES = """
-whisper_2 | conf/train_ridge.yaml | --head_conf layers=[2] | --use_tokens false
 cnn_s | conf/train_spec_cnn.yaml | CNN | --use_tokens false
 whisper-distilled_1 | conf/train_ridge.yaml | --frontend_conf num_layers=1 --head_conf layers=[1] --head_conf penalty=10.0 | PSEUDO
 whisper-distilled_4 | conf/train_ridge.yaml | --head_conf layers=[2] --head_conf penalty=10.0 | PSEUDO
 pruned_50 | local/prune.py | --keep 0.5 --model {exp}/whisper-distilled_4/seed0/{fold} --data {dumpdir}/raw --fold {fold}
-pruned-random_30 | local/prune.py | --keep 0.3 --importance random --model {exp}/whisper-distilled_4/seed0/{fold} --data {dumpdir}/raw --fold {fold}
 """  # noqa: E501
 TINY_CNN = (
     "--frontend_conf channels=[2,2] --frontend_conf hidden_size=8 "
@@ -508,16 +506,9 @@ def test_accuracy_against_size(sized):
     assert all(f"| {name} " in page for name in names)
     assert (exp / "RESULTS.png").read_bytes().startswith(b"\x89PNG")
     size = {name: one["size"] for name, one in found.items()}
-    for less, more in (
-        ("pruned_50", "whisper-distilled_4"),
-        ("pruned-random_30", "pruned_50"),
-        ("whisper-distilled_1", "whisper-distilled_4"),
-    ):
+    for less in ("pruned_50", "whisper-distilled_1"):
         for key in ("parameters", "gmacs"):
-            assert size[less][key] < size[more][key]
-    assert size["whisper_2"] | {"speed": 0} == size["whisper-distilled_4"] | {
-        "speed": 0
-    }
+            assert size[less][key] < size["whisper-distilled_4"][key]
     # By hand, the scale of 0 to 100 mapped to 1 to 5, over the seeds.
     assert found["cnn_s"]["seeds"] == ["0", "1"]
     runs = recipe.dir / "exp/ablation_sizes"
@@ -539,7 +530,7 @@ def test_accuracy_against_size(sized):
             cell = found[name]["test_sets"][test_set]
             assert list(cell.values()) == pytest.approx(np.mean(values, 0), abs=1e-5)
     # Test parts of sets that are tested whole are left out.
-    assert set(found["whisper_2"]["test_sets"]) == {
+    assert set(found["cnn_s"]["test_sets"]) == {
         "test_bvrnn",
         "vocal_separation/test",
     }

@@ -6,8 +6,8 @@
 """Accuracy against size: one table and one figure of the runs of local/run_sizes.sh.
 
 Lines of the list are METHOD SEED FOLD EXP, as scripts/mos_ablation.sh writes them into
-the first run's model: in EXP/pruned if it is there, else EXP/latest.pth.
-the first run's model: in EXP/pruned if that is there, else EXP/latest.pth.
+its runs.txt; METHOD is FAMILY_SIZE. A row is the mean over the seeds. The size is that
+of the first run's model: in EXP/pruned if it is there, else EXP/latest.pth.
 """
 
 import argparse
