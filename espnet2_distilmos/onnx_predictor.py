@@ -6,10 +6,11 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 from functools import cached_property
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -22,6 +23,10 @@ BOX = os.path.join(os.path.dirname(__file__), "box", "box.onnx")
 BOX_NAME = "box"
 
 OUTPUTS = ("utt_mos", "frame_mos", "embedding")
+# Property of the metadata: SHA-256 of the network, its weights above all.
+DIGEST = "graph_sha256"
+# Numbers of protobuf's fields in ONNX: of a model, and of an entry of its metadata.
+_GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
 
 
 def is_exported(model: Optional[str]) -> bool:
@@ -52,6 +57,69 @@ def load_predictor(model: Optional[str] = None, **options: Any) -> AbsMOSPredict
     return MOSPredictor.from_pretrained(model, **options)
 
 
+def read_digests(file: bytes) -> Tuple[str, Optional[str]]:
+    """SHA-256 of the network in an ONNX file, and what its metadata say of that.
+
+    The network is the field ``graph`` as it stands in the file, so that others may add
+    to the metadata. The fields are read here, as onnxruntime has no bytes to give and
+    importing onnx would take longer than a first score.
+
+    Args:
+        file: its bytes.
+
+    Returns:
+        Hexadecimal digits; the second None where there is no such property.
+
+    Raises:
+        ValueError: this is no file of ONNX.
+    """
+    found, stated = hashlib.sha256(), None
+    for number, content in _fields(memoryview(file)):
+        if number == _GRAPH:
+            found.update(content)
+        elif number == _METADATA:
+            entry = {key: bytes(value) for key, value in _fields(content)}
+            if entry.get(_KEY) == DIGEST.encode():
+                stated = entry.get(_VALUE, b"").decode("ascii", "replace").strip('"')
+    return found.hexdigest(), stated
+
+
+def _fields(message: memoryview) -> Iterator[Tuple[int, memoryview]]:
+    """Number and content of the fields of a protobuf message that have a length.
+
+    Raises:
+        ValueError: the bytes are no message.
+    """
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while place < len(message) and shift < 64:
+            byte = message[place]
+            place += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+        raise ValueError("found the end of the message within a number")
+
+    while place < len(message):
+        tag = varint()
+        number, kind = tag >> 3, tag & 7
+        if kind == 0:
+            varint()
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError(f"found a field of kind {kind}")
+        length = {1: 8, 5: 4}.get(kind) or varint()
+        if length > len(message) - place:
+            raise ValueError("found the end of the message within a field")
+        if kind == 2:
+            yield number, message[place : place + length]
+        place += length
+
+
 class ONNXPredictor(AbsMOSPredictor):
     """A model of ``distilmos export`` that scores waveforms and files on the CPU.
 
@@ -69,8 +137,8 @@ class ONNXPredictor(AbsMOSPredictor):
         corpus, listener, precision: nothing else than what the model was exported with.
 
     Raises:
-        ValueError: the file is no exported model or of another format version, or an
-            option is impossible.
+        ValueError: the file is no exported model, of another format version, or not
+            as it was written, or an option is impossible.
         OSError: it cannot be opened.
     """
 
@@ -115,6 +183,7 @@ class ONNXPredictor(AbsMOSPredictor):
         with open(model_file, "rb") as file:
             self._graph = file.read()
         self._path = model_file
+        self._check_digest()
         properties = self._read_properties()
         self.sample_rate: int = properties["sample_rate"]
         self.minimum_samples: int = properties["minimum_samples"]
@@ -135,6 +204,28 @@ class ONNXPredictor(AbsMOSPredictor):
             knn_weight,
             knn_datastore,
         )
+
+    def _check_digest(self) -> None:
+        """Refuse a network that is not the one that was written.
+
+        Raises:
+            ValueError: it is not.
+        """
+        try:
+            found, stated = read_digests(self._graph)
+        except ValueError:
+            return  # onnxruntime says what it is
+        if stated is None:
+            logging.warning(
+                f"{self._path}: found no {DIGEST} in the metadata, as it was exported "
+                "by an earlier version: a damaged file would not be noticed"
+            )
+        elif found != stated:
+            raise ValueError(
+                f"{self._path} is damaged: found a network with the SHA-256 "
+                f"{found[:12]}..., expected {stated[:12]}..., that of its export; "
+                "copy the file again, or export the model again"
+            )
 
     def _read_properties(self) -> Dict[str, Any]:
         """Metadata of ``distilmos export``.

@@ -21,7 +21,7 @@ from espnet2_distilmos.abs_predictor import digest
 from espnet2_distilmos.cli import add_condition_arguments, run
 from espnet2_distilmos.data.datadir import DataError, atomic_write
 from espnet2_distilmos.evaluation.trust import scale_fingerprint
-from espnet2_distilmos.onnx_predictor import OUTPUTS
+from espnet2_distilmos.onnx_predictor import DIGEST, OUTPUTS, read_digests
 
 # Greatest difference of a score between torch and onnxruntime.
 TOLERANCE = 1e-4
@@ -173,7 +173,8 @@ def to_onnx(
     then no mask is needed, and the graph is as exact as a single file. Its metadata say
     the rest: ``sample_rate``, ``minimum_samples``, ``maximum_samples`` (empty: no
     limit), ``frame_shift`` (samples from one frame score to the next),
-    ``frame_centre``, ``format_version``.
+    ``frame_centre``, ``format_version``, and ``graph_sha256``, which tells a damaged
+    file.
 
     Args:
         model: an ``ESPnetMOSModel``; check the result at several lengths, for what a
@@ -246,6 +247,7 @@ def to_onnx(
         **(properties or {}),
     }
     pack_weights(proto, weights)
+    metadata[DIGEST], _ = read_digests(proto.SerializeToString())
     onnx.helper.set_model_props(
         proto, {k: "" if v is None else json.dumps(v) for k, v in metadata.items()}
     )

@@ -16,7 +16,6 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import soundfile
@@ -35,8 +34,6 @@ from espnet2_distilmos.data.datadir import (
 # Files of --output beside the model and its config.yaml.
 RECORD, TABLE = "pruning.json", "pruning.csv"
 IMPORTANCES = ("taylor", "l0", "magnitude", "random")
-# Utterances that the Taylor importance is averaged over, at most.
-IMPORTANCE_UTTERANCES = 2000
 # Steps of an epoch at most: what a killed pruning repeats.
 _EPOCH = 500
 # Factor on the learning rates of the model's own training.
@@ -50,6 +47,8 @@ _FILES = {
 }
 # Options of the model's training that go on to hold.
 _KEPT = (
+    # The model's in any case; stated, since checks ask whether it reads corpora.
+    *("head", "head_conf"),
     *("losses", "model_conf", "score_range", "train_dtype", "use_amp", "num_workers"),
     *("optim", "optim_conf", "upstream_lr", "upstream_lr_decay"),
     *("grad_clip", "grad_clip_type", "accum_grad"),
@@ -119,6 +118,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--last_steps", type=int, metavar="N", help=text)
     text = 'options of mos_train that override the model\'s, e.g. "--upstream_lr 1e-5"'
     add("--train_args", default="", metavar="OPTIONS", help=text)
+    text = "what the Taylor importance is the mean over, at most (%(default)s)"
+    add("--importance_utterances", type=int, default=2000, metavar="N", help=text)
     add("--seed", type=int, default=0, help="of training and importance (%(default)s)")
     add("--ngpu", type=int, choices=(0, 1), default=0, help="0: CPU, 1: one GPU")
     return parser
@@ -189,6 +190,7 @@ def data_options(
     Where there are no tokens, losses that read them are left out of ``config``.
     """
     from espnet2_distilmos.mos.build import build_losses
+    from espnet2_distilmos.train.mos_sampler import BY_COUNT
 
     sets = {"train": args.train_set, "valid": args.valid_set or args.train_set}
     trained_on = config.get("train_data_path_and_name_and_type") or []
@@ -200,13 +202,23 @@ def data_options(
         options += [f"--{which}_shape_file", shapes]
         for name, (file, kind) in _FILES.items():
             path = os.path.join(folder, file)
-            if name in names and not (name == "votes" and which == "valid"):
+            # As stage 7 of mos.sh gives them to a training.
+            is_left_out = which == "valid" and (
+                name == "votes" or (name == "corpus" and not os.path.exists(path))
+            )
+            if name in names and not is_left_out:
                 option = f"--{which}_data_path_and_name_and_type"
                 options += [option, f"{path},{name},{kind}"]
                 with open(path, "rb") as content:
                     digest = hashlib.sha256(content.read()).hexdigest()[:16]
                 digests[f"{which}/{file}"] = digest
         tokens[which] = find_tokens(folder, which, ids[which], config)
+    # Sets that are drawn by weights, if they are those of the model's training.
+    weights, path = config.get("sampling_weights"), f"{sets['train']}/utt2set"
+    if weights and config.get("batch_type") in BY_COUNT and os.path.exists(path):
+        if set(read_scp(path).values()) == set(weights):
+            options += ["--sampling_categories", path]
+            options += ["--sampling_weights", json.dumps(weights)]
     if os.path.exists(os.path.join(sets["valid"], "utt2sys")):
         options += ["--valid_utt2sys", os.path.join(sets["valid"], "utt2sys")]
     losses = build_losses(config["losses"])
@@ -301,7 +313,7 @@ class Record:
 
 def describe(number: int, model, target: float) -> Dict[str, Any]:
     """What a row says of the network itself."""
-    from espnet2_distilmos.mos.pruning import Units, macs_per_second
+    from espnet2_distilmos.mos.pruning import Units, macs_per_second, num_parameters
 
     macs = macs_per_second(model.frontend, model.head)
     left = model.frontend.units()
@@ -309,12 +321,7 @@ def describe(number: int, model, target: float) -> Dict[str, Any]:
         "round": number,
         "target": target,
         "kept": Units(model.frontend).kept,
-        # Without token predictors and losses, which scores need not.
-        "parameters": sum(
-            p.numel()
-            for name, p in model.named_parameters()
-            if not name.startswith(("head.predictors.", "losses."))
-        ),
+        "parameters": num_parameters(model),
         "upstream_parameters": sum(p.numel() for p in model.frontend.parameters()),
         "gmacs_per_second": (macs["upstream"] + macs["head"]) / 1e9,
         "upstream_gmacs_per_second": macs["upstream"] / 1e9,
@@ -378,6 +385,7 @@ class Pruner:
         self.options, digests = data_options(args, data)
         self.training["losses"] = data["losses"]
         names = ("keep", "importance", "steps", "last_steps", "train_args", "seed")
+        names += ("importance_utterances",)
         self.record = Record(
             self.output,
             {
@@ -493,7 +501,7 @@ class Pruner:
                 batch["speech"].requires_grad_(model.frontend.freeze == "all")
                 yield batch
                 count += len(batch["utt_id"])
-                if count >= IMPORTANCE_UTTERANCES:
+                if count >= self.args.importance_utterances:
                     return
 
         # cuDNN's LSTM has no backward pass in eval mode.
@@ -505,6 +513,7 @@ class Pruner:
         import torch
 
         from espnet2_distilmos.mos.checkpoint import initial_model, model_states
+        from espnet2_distilmos.mos.head.probe import ProbeHead
         from espnet2_distilmos.mos.pruning import (
             Units,
             choose,
@@ -540,6 +549,9 @@ class Pruner:
                 kept = torch.ones(len(units), dtype=torch.bool)
             model.cpu()
             units.remove(kept, gates)
+            if isinstance(model.head, ProbeHead) and model.frontend.freeze == "all":
+                # No training mends the states: the regression on them is made anew.
+                model.head.probe.is_fitted.fill_(False)
             config = {**self.config, **{key: vars(task)[key] for key in _NETWORK}}
             config["frontend_conf"] = model.frontend.resolved_conf()
             config["mos_format_version"] = FORMAT_VERSION
@@ -616,33 +628,6 @@ class Pruner:
         self.write_model(self.output, model_states(latest), config)
 
 
-def cpu_seconds(models: Sequence[Any], seconds: int = 10, rounds: int = 5) -> List:
-    """CPU seconds that each model takes for a second of audio, on one thread.
-
-    Args:
-        models: on the CPU, in eval mode; they take turns.
-        seconds: of noise that is scored.
-        rounds: of which the fastest counts.
-    """
-    import torch
-
-    from espnet2_distilmos.train.mos_preprocessor import SAMPLE_RATE
-
-    speech = 0.1 * torch.randn(1, seconds * SAMPLE_RATE)
-    threads, found = torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        for _ in range(rounds):
-            found.append([])
-            for model in models:
-                start = time.process_time()
-                model.inference(speech, torch.tensor([speech.size(1)]))
-                found[-1].append((time.process_time() - start) / seconds)
-    finally:
-        torch.set_num_threads(threads)
-    return [min(times) for times in zip(*found)]
-
-
 def _plain(value: Any) -> Any:
     """Lists for tuples, and one object for each place: YAML without anchors."""
     if isinstance(value, Mapping):
@@ -661,12 +646,13 @@ def prune(args: argparse.Namespace) -> int:
             f"found --keep {args.keep:g}, expected a share above 0 and up to 1 of the "
             "units."
         )
-    for name in ("rounds", "steps", "last_steps"):
+    for name in ("rounds", "steps", "last_steps", "importance_utterances"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise DataError(f"found --{name} {value}, expected 1 or more.")
     get_device(args.ngpu)
     from espnet2_distilmos.mos.checkpoint import load_model, open_trained_model
+    from espnet2_distilmos.mos.pruning import cpu_seconds
 
     models = (args.model, args.output)
     os.makedirs(args.output, exist_ok=True)

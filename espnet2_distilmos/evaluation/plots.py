@@ -324,3 +324,47 @@ def comparison_figure(
     panels[0].set_ylim(len(models) - 0.5, -0.5)
     figure.suptitle(title)
     return figure
+
+
+def size_figure(
+    rows: Sequence[Mapping[str, Any]], label: str = "utterance SRCC", title: str = ""
+) -> "Figure":
+    """Draw accuracy over the number of parameters, a line for each family.
+
+    Args:
+        rows: ``panel``, ``family``, ``parameters`` (above 0) and ``value``.
+        label: What the values are.
+        title: Title of the figure.
+
+    Returns:
+        A figure of a panel each, four in a row, in the order of the rows.
+
+    Raises:
+        ValueError: There is no row.
+    """
+    if not rows:
+        raise ValueError("found no model of known size, expected one at least")
+    panels = list(dict.fromkeys(row["panel"] for row in rows))
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    width = min(4, len(panels))
+    height = -(-len(panels) // width)
+    figure = _figure(3.4 * width + 1.8, 3.2 * height)
+    grid = figure.subplots(height, width, sharex=True, squeeze=False).flatten()
+    for axes, panel in zip(grid, panels):
+        for k, family in enumerate(families):
+            points = sorted(
+                (row["parameters"], row["value"])
+                for row in rows
+                if (row["panel"], row["family"]) == (panel, family)
+            )
+            axes.plot(*zip(*points), label=family, **_style(k)) if points else None
+        axes.set_xscale("log")
+        _finish(axes, None, xlabel="parameters", ylabel=label, title=panel)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    handles = {}
+    for axes in grid[: len(panels)]:
+        handles.update(dict(zip(*reversed(axes.get_legend_handles_labels()))))
+    figure.legend(handles.values(), handles, loc="outside right upper")
+    figure.suptitle(title)
+    return figure

@@ -10,13 +10,25 @@ have the units in one order: layer by layer, heads before inner units.
 
 import contextlib
 import math
+import time
 from operator import attrgetter
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+)
 
 import torch
 
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend, prunable_families
+from espnet2_distilmos.mos.frontend.spec_cnn import SpecCNNFrontend
 
 
 class _Group(NamedTuple):
@@ -270,8 +282,19 @@ def open_probability(log_alpha: torch.Tensor) -> torch.Tensor:
 # --- Costs ----------------------------------------------------------------------------
 
 
+def num_parameters(model: torch.nn.Module) -> int:
+    """Parameters that scores need: not token predictors and losses."""
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not name.startswith(("head.predictors.", "losses."))
+    )
+
+
 def macs_per_second(
-    frontend: HFFrontend, head: Optional[torch.nn.Module] = None, seconds: float = 10.0
+    frontend: AbsLayerFrontend,
+    head: Optional[torch.nn.Module] = None,
+    seconds: float = 10.0,
 ) -> Dict[str, float]:
     """Multiply-accumulates for a second of audio, in closed form.
 
@@ -280,15 +303,36 @@ def macs_per_second(
     norms, softmax and activations are left out.
 
     Args:
-        frontend: of a family that can be pruned.
+        frontend: ``spec_cnn``, or of a family that can be pruned.
         head: what follows. Its linear maps, convolutions and LSTMs count once a frame,
             token predictors, which inference does not run, not at all.
         seconds: length of the utterance.
 
     Returns:
         ``upstream`` and ``head``.
+
+    Raises:
+        ValueError: of this upstream they are not known.
     """
     num_samples = round(seconds * frontend.sample_rate)
+    frames = frontend.num_frames(num_samples)
+    if isinstance(frontend, SpecCNNFrontend):
+        macs = frontend.macs(num_samples)
+    elif isinstance(frontend, HFFrontend):
+        macs = _macs_of_units(frontend, num_samples)
+    else:
+        raise ValueError(
+            f"found the upstream {frontend.name}, whose multiply-accumulates are not "
+            f"known, expected spec_cnn or one of {', '.join(prunable_families())}"
+        )
+    return {
+        "upstream": macs / seconds,
+        "head": 0.0 if head is None else _head_weights(head) * frames / seconds,
+    }
+
+
+def _macs_of_units(frontend: HFFrontend, num_samples: int) -> int:
+    """Of a network with heads and inner units, some of which may be pruned."""
     frames = frontend.num_frames(num_samples)
     macs = frontend.family.macs_before_layers(frontend.model, num_samples)
     dimension, width = frontend.output_size(), frontend.head_size
@@ -305,10 +349,7 @@ def macs_per_second(
         )
         of_head += 0 if gate is None else gate.weight.numel()
         macs += frames * (len(heads) * of_head + 2 * dimension * ffn)
-    return {
-        "upstream": macs / seconds,
-        "head": 0.0 if head is None else _head_weights(head) * frames / seconds,
-    }
+    return macs
 
 
 def _head_weights(head: torch.nn.Module) -> int:
@@ -322,3 +363,29 @@ def _head_weights(head: torch.nn.Module) -> int:
             weights = (w for w, *_ in module.named_parameters() if "weight" in w)
             count += sum(getattr(module, w).numel() for w in weights)
     return count
+
+
+def cpu_seconds(
+    models: Sequence[Any], seconds: float = 10.0, rounds: int = 5
+) -> List[float]:
+    """CPU seconds that each model takes for a second of audio, on one thread.
+
+    Args:
+        models: ``ESPnetMOSModel``, on the CPU, in eval mode; they take turns.
+        seconds: of noise that is scored.
+        rounds: of which the fastest counts.
+    """
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for _ in range(rounds):
+            found.append([])
+            for model in models:
+                samples = round(seconds * model.frontend.sample_rate)
+                speech = 0.1 * torch.randn(1, samples)
+                start = time.process_time()
+                model.inference(speech, torch.tensor([samples]))
+                found[-1].append((time.process_time() - start) / seconds)
+    finally:
+        torch.set_num_threads(threads)
+    return [min(times) for times in zip(*found)]

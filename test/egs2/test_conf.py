@@ -387,6 +387,9 @@ def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
         assert {"lambda0", "ssl_mos"} < set(runs)
         baseline = "lambda0"
     # What trains on the same upstream with the same settings shares the tokens.
+    if "distilmos" not in runs:
+        assert not any(run.use_tokens == "true" for run in runs.values())
+        return
     assert runs[baseline].tokens_tag == runs["distilmos"].tokens_tag
     if "frozen" in runs:
         assert runs["frozen"].tokens_tag == runs["distilmos"].tokens_tag

@@ -88,6 +88,35 @@ def test_names_of_any_kind_and_notes_of_others(exported, scorer_dir, tmp_path):
             assert load(model)(wave, 16000).score == pytest.approx(score, abs=1e-5)
 
 
+def test_a_damaged_file_is_refused(exported, tmp_path, caplog):
+    data = Path(exported).read_bytes()
+    proto, path = onnx.load(exported), tmp_path / "damaged.onnx"
+    weights = max(proto.graph.initializer, key=lambda t: len(t.raw_data)).raw_data
+    first = data.index(weights)
+    # A sign, a last digit; somebody else's note is no damage, see above.
+    for place, bit in ((first + 3, 128), (first + len(weights) // 2, 1)):
+        flipped = bytearray(data)
+        flipped[place] ^= bit
+        path.write_bytes(flipped)
+        assert len(onnx.load(str(path)).graph.initializer)  # it is a graph still
+        with pytest.raises(ValueError, match="damaged.onnx is damaged"):
+            load_predictor(str(path))
+    for end in (len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:end])
+        with pytest.raises(ValueError, match="export the model again"):
+            load_predictor(str(path))
+    assert not caplog.records
+    # Of an earlier version.
+    entries = {p.key: p.value for p in proto.metadata_props if p.key != "graph_sha256"}
+    onnx.helper.set_model_props(proto, entries)
+    onnx.save(proto, str(path))
+    wave = 0.1 * np.sin(np.arange(20000) / 7)
+    found = load_predictor(str(path))(wave, 16000).score
+    assert found == load_predictor(exported)(wave, 16000).score
+    (record,) = caplog.records
+    assert "by an earlier version" in record.getMessage()
+
+
 def test_threads_are_those_of_openmp(exported, monkeypatch):
     wave = 0.1 * np.sin(np.arange(20000) / 7)
     scores = []

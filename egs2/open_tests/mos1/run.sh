@@ -11,6 +11,8 @@ cd "$(dirname "$0")"
 
 fold=all
 labels=ranks
+test_parts=true
+train_config=conf/train_ridge.yaml
 train_args=
 expdir="exp/{fold}"
 dumpdir="dump/{fold}"
@@ -18,12 +20,13 @@ skip_bad=false
 options=()
 # shellcheck source=/dev/null
 . scripts/utils/take_options.sh
-take_options "fold labels train_args expdir dumpdir skip_bad" "$@"
+take_options "fold labels test_parts train_config train_args expdir dumpdir skip_bad" "$@"
 # shellcheck source=/dev/null
 . ./path.sh
 
-upstream=$(scripts/utils/whisper_option.sh)
-words=$(python3 local/folds.py "${fold}" --labels "${labels}") # --train_set or --train_sets, and the others
+upstream=
+if grep -qs '^frontend: hf' "${train_config}"; then upstream=$(scripts/utils/whisper_option.sh); fi
+words=$(python3 local/folds.py "${fold}" --labels "${labels}" --test_parts "${test_parts}") # --train_set or --train_sets, and the others
 mapfile -t sets <<< "${words}"
 # Batches of a single set need no sampler for it.
 [ "${sets[0]}" = --train_sets ] || train_args=${train_args//--sampling_batches single/}
@@ -40,7 +43,7 @@ mapfile -t sets <<< "${words}"
     --num_clusters 100 \
     --use_tokens false \
     --use_corpora true \
-    --train_config conf/train_ridge.yaml \
+    --train_config "${train_config}" \
     --train_args "${train_args} ${upstream}" \
     --inference_config conf/decode.yaml \
     --inference_tag inference \

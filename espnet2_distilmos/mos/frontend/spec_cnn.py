@@ -157,6 +157,27 @@ class SpecCNNFrontend(AbsLayerFrontend):
     def num_frames(self, num_samples: int) -> int:
         return max(0, (num_samples - WINDOW) // self.frame_shift + 1)
 
+    def macs(self, num_samples: int) -> int:
+        """Multiply-accumulates of an utterance, without spectrum and norms.
+
+        Every weight counts as often as it is applied, and attention both products of
+        T x T.
+        """
+        model, macs, num_bins = self.model, 0, NUM_BINS
+        windows, frames = (num_samples - WINDOW) // HOP + 1, self.num_frames(
+            num_samples
+        )
+        for i, block in enumerate(model.convolutions):
+            num_bins = -(-num_bins // 2)
+            rows = windows if i == 0 else frames
+            macs += block.conv.weight.numel() * rows * num_bins
+        weights = model.projection.weight.numel() + model.positions.weight.numel()
+        for layer in model.layers:
+            maps = [m for m in layer.modules() if isinstance(m, torch.nn.Linear)]
+            weights += sum(m.weight.numel() for m in maps)
+            weights += 2 * frames * self.output_size()
+        return macs + frames * weights
+
     def resolved_conf(self) -> dict:
         return dict(
             size=self.size,

@@ -28,6 +28,8 @@ from ..corpora import write_lines
 
 add_crops = load_script("open_tests/mos1/local/add_crops.py")
 folds = load_script("open_tests/mos1/local/folds.py")
+prune = load_script("open_tests/mos1/local/prune.py")
+sizes = load_script("open_tests/mos1/local/sizes.py")
 SETS = {"p835": "p835/p835", "bvrnn": "bvrnn/test", "yourtts": "yourtts/test"}
 SYSTEMS = ("a", "b", "c")
 
@@ -47,6 +49,8 @@ def test_what_a_fold_trains_on_and_tests(name, train, parts, test):
     fold = folds.read_fold(name, SETS)
     assert (fold.train, len(fold.parts)) == (train, parts)
     assert fold.test == test.split()
+    whole = [n for n in fold.test if "/" in n or f"{n[5:]}/" not in " ".join(fold.test)]
+    assert fold.without_parts(SETS).test == whole
     options = dict(zip(fold.options()[::2], fold.options()[1::2]))
     # Equal weights; training sets of one name are the same whatever the fold.
     of = {2: "open", 1: "closed"}[parts]
@@ -72,6 +76,7 @@ def test_columns_of_the_table():
         "alone, in domain | test_bvrnn@only_bvrnn",
         "alone, gap | test_bvrnn@only_bvrnn | test_p835@only_bvrnn",
     ]
+    assert folds.columns(["only_bvrnn"], sets, test_parts=False) == lines[6:8]
 
 
 def test_labels_become_normal_scores_of_their_ranks():
@@ -420,3 +425,124 @@ def test_pieces_are_of_their_clips(tmp_path):
             assert waves[clip].tobytes().find(samples.tobytes()) % 2 == 0
             made[-1][piece] = samples.tobytes()
     assert made[0] == made[1]
+
+
+# Accuracy against size
+
+
+def test_agreement_is_that_of_a_line():
+    random = np.random.default_rng(0)
+    true = random.uniform(1, 5, 50)
+    pred = 3 + 0.2 * (true - 3) + 0.1 * random.normal(size=50)
+    found = sizes.agreement(pred, true)
+    line = scipy.stats.linregress(true, pred)
+    assert found["slope"] == pytest.approx(line.slope)
+    # The slope is the correlation times the ratio of the spreads.
+    assert found["sd_ratio"] == pytest.approx(line.slope / line.rvalue)
+    assert found["srcc"] == pytest.approx(scipy.stats.spearmanr(pred, true)[0])
+    assert sizes.agreement(pred, np.full(50, 2.0)) == dict.fromkeys(found)
+    flat = sizes.agreement(np.full(50, 2.0), true)
+    assert flat == {"srcc": None, "slope": 0, "sd_ratio": 0}
+
+
+def test_what_sizes_and_prune_need_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
+    write_lines(tmp_path / "runs.txt", ["a_1 0 exp"])
+    for path, words in (("runs.txt", "the line 'a_1 0 exp'"), ("none", "none cannot")):
+        assert sizes.main([path, "--output", "out"]) == 1
+        assert words in capsys.readouterr().err
+    options = "--model exp --keep 0.5 --data dump --out out --fold".split()
+    for fold, words in (("all", "train the run first"), ("no_x", "fold is 'no_x'")):
+        assert prune.main([*options, fold]) == 1
+        assert words in capsys.readouterr().err
+
+
+SIZES = """
+cnn_s | conf/train_spec_cnn.yaml | CNN | --use_tokens false
+whisper-distilled_1 | conf/train_ridge.yaml | --frontend_conf num_layers=1 --head_conf layers=[1] --head_conf penalty=10.0 | PSEUDO
+whisper-distilled_4 | conf/train_ridge.yaml | --head_conf layers=[2] --head_conf penalty=10.0 | PSEUDO
+pruned_50 | local/prune.py | --keep 0.5 --model {exp}/whisper-distilled_4/seed0/{fold} --data {dumpdir}/raw --fold {fold}
+"""  # noqa: E501
+TINY_CNN = (
+    "--frontend_conf channels=[2,2] --frontend_conf hidden_size=8 "
+    "--frontend_conf num_layers=1 --frontend_conf num_attention_heads=1 "
+    "--frontend_conf intermediate_size=8 --max_epoch 1 --num_iters_per_epoch 2"
+)
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory, whisper):
+    """All kinds of lines, two seeds of the network that is trained, one fold."""
+    recipe = Recipe(tmp_path_factory.mktemp("sized"), whisper)
+    pseudo = "--use_tokens false --use_corpora true --further_sets pseudo:3"
+    text = SIZES.replace("CNN", TINY_CNN).replace("PSEUDO", pseudo)
+    (recipe.dir / "conf/ablation/sizes.txt").write_text(text)
+    waves = {f"c{k}": f"{recipe.dir}/copies/c{k}.wav" for k in range(8)}
+    for k, path in enumerate(waves.values()):
+        write_tone(recipe.dir / path, 0.3, hertz=100 + 50 * k)
+    folder = recipe.dir / "data/pseudo"
+    write_scp(folder / "wav.scp", waves)
+    write_metric_scp(folder / "metric.scp", {u: 1 + k / 2 for k, u in enumerate(waves)})
+    for name in ("utt2sys", "utt2src"):
+        write_scp(folder / name, {u: u for u in waves})
+    options = ("--folds", "only_bvrnn", "--nj", 1, "--bootstrap", 20)
+    script = "local/run_sizes.sh"
+    # In parts, the later ones of what is there.
+    first = recipe.run(*options, "--only", "cnn_s", "--seeds", "0 1", script=script)
+    last = recipe.run(*options, "--seeds", "0", script=script)
+    return recipe, first, last
+
+
+@pytest.mark.slow
+def test_accuracy_against_size(sized):
+    recipe, _, last = sized
+    assert "cnn_s/seed0/only_bvrnn is done already" in last.stdout
+    exp = recipe.dir / "exp/sizes"
+    found = json.loads((exp / "results.json").read_text())["only_bvrnn"]
+    names = [line.split()[0] for line in SIZES.strip().splitlines()]
+    assert list(found) == names
+    page = (exp / "RESULTS.md").read_text()
+    assert all(f"| {name} " in page for name in names)
+    assert (exp / "RESULTS.png").read_bytes().startswith(b"\x89PNG")
+    size = {name: one["size"] for name, one in found.items()}
+    for less in ("pruned_50", "whisper-distilled_1"):
+        for key in ("parameters", "gmacs"):
+            assert size[less][key] < size["whisper-distilled_4"][key]
+    # By hand, the scale of 0 to 100 mapped to 1 to 5, over the seeds.
+    assert found["cnn_s"]["seeds"] == ["0", "1"]
+    runs = recipe.dir / "exp/ablation_sizes"
+    for name, of in (("cnn_s", ["seed0", "seed1"]), ("pruned_50", ["seed0"])):
+        for test_set in ("test_bvrnn", "vocal_separation/test"):
+            truth = recipe.recipes.scores("open_tests", f"data/{test_set}")
+            values = []
+            for seed in of:
+                path = (
+                    runs / name / seed / f"only_bvrnn/inference/{test_set}/metric.scp"
+                )
+                pred = read_metric_scp(str(path))
+                assert pred.keys() == truth.keys()
+                labels = [1 + truth[u] / 25 for u in pred]
+                scores = list(pred.values())
+                line = scipy.stats.linregress(labels, scores)
+                rank = scipy.stats.spearmanr(labels, scores)[0]
+                values.append([rank, line.slope, np.std(scores) / np.std(labels)])
+            cell = found[name]["test_sets"][test_set]
+            assert list(cell.values()) == pytest.approx(np.mean(values, 0), abs=1e-5)
+    # Test parts of sets that are tested whole are left out.
+    assert set(found["cnn_s"]["test_sets"]) == {
+        "test_bvrnn",
+        "vocal_separation/test",
+    }
+
+
+@pytest.mark.slow
+def test_networks_share_the_data_of_further_sets(sized):
+    """One preparation; the labels are on the scale of 1 to 5, linearly."""
+    recipe, _, last = sized
+    assert last.stdout.count("Data of whisper-distilled") == 1
+    labels = recipe.recipes.scores(
+        "open_tests", "dump/sizes/only_bvrnn/raw/train_closed_bvrnn"
+    )
+    truth = recipe.recipes.scores("open_tests", "data/bvrnn/test")
+    assert labels == pytest.approx({u: 1 + truth[u] / 25 for u in labels})

@@ -1,6 +1,7 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
+import hashlib
 import json
 import sys
 
@@ -109,7 +110,9 @@ def test_heads(head, head_conf, stride):
     model = make(head=head, head_conf=head_conf, normalize_waveform=True)
     graph = to_onnx(model)
     assert_equal_scores(model, graph)
+    network = onnx.load_model_from_string(graph).graph.SerializeToString()
     assert metadata_of(graph) == {
+        "graph_sha256": hashlib.sha256(network).hexdigest(),
         "format_version": 1,
         "sample_rate": 16000,
         "minimum_samples": model.frontend.minimum_samples,

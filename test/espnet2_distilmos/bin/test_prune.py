@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from espnet2_distilmos.bin import export_upstream, mos_pack
 from espnet2_distilmos.bin.prune import main
-from espnet2_distilmos.data.datadir import lock, write_scp
+from espnet2_distilmos.data.datadir import lock, read_scp, write_scp
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.checkpoint import (
     load_model,
@@ -23,6 +23,7 @@ from espnet2_distilmos.mos.checkpoint import (
     open_trained_model,
     read_config,
 )
+from espnet2_distilmos.mos.head.probe import Probe
 from espnet2_distilmos.mos.pruning import Units, choose, taylor_importance
 from espnet2_distilmos.predictor import MOSPredictor
 from espnet2_distilmos.train.mos_preprocessor import MOSPreprocessor
@@ -247,6 +248,66 @@ def test_other_audio_without_tokens(trained, mos_corpus, tmp_path, caplog):
     assert main([*cmd, "--output", str(tmp_path / "b")]) == 1
 
 
+@pytest.fixture(scope="module")
+def ridge(mos_corpus, tmp_path_factory):
+    """Ridge regression on a frozen upstream, of two sets drawn 3 to 1."""
+    root = tmp_path_factory.mktemp("ridge")
+    sets = root / "sets"
+    shutil.copytree(mos_corpus.root / "train", sets)
+    lines = (sets / "wav.scp").read_text().splitlines()
+    groups = {line.split()[0]: "ab"[k < 6] for k, line in enumerate(lines)}
+    for name in ("utt2set", "utt2domain"):
+        write_scp(sets / name, groups)
+    conf = {**mos_corpus.frontend_conf, "freeze": "all"}
+    options = ["--sampling_categories", f"{sets}/utt2set"]
+    options += ["--sampling_weights", '{"a": 1, "b": 3}']
+    options += ["--train_data_path_and_name_and_type"]
+    options += [f"{sets}/utt2domain,corpus,text"]
+    changes = dict(frontend_conf=conf, head="probe", head_conf={"penalty": 10.0})
+    changes.update(losses={"mos_l1": {"weight": 1.0}}, optim_conf={"lr": 0.0})
+    return mos_corpus.train(root / "exp", *options, tokens=False, **changes), sets
+
+
+def test_a_ridge_regression_is_made_anew(ridge, mos_corpus, tmp_path):
+    """To the states of the smaller network, by the weights of the sets."""
+    exp, sets = ridge
+    options = ["--train_set", str(sets), "--rounds", "1", "--steps", "1"]
+    cmd = command(mos_corpus, exp, tmp_path / "a", *options)
+    assert main([*cmd, "--importance_utterances", "6"]) == 0
+    model = model_of(tmp_path / "a")
+    labels = mos_corpus.labels
+    utts = sorted(read_scp(str(sets / "wav.scp")))
+    waves = [
+        soundfile.read(sets / "data" / f"{u}.wav", dtype="float32")[0] for u in utts
+    ]
+    features = torch.cat(
+        [
+            model.probe_features(torch.from_numpy(w)[None], torch.tensor([len(w)]))
+            for w in waves
+        ]
+    )
+    groups = ["ab".index(x) for x in map(read_scp(str(sets / "utt2set")).get, utts)]
+    counts = {g: groups.count(g) for g in (0, 1)}
+    probe = Probe(32, 2, penalty=10.0)
+    probe.fit(
+        features,
+        torch.tensor([labels[u] for u in utts]),
+        torch.tensor(groups),
+        torch.tensor([(1, 3)[g] / counts[g] for g in groups]),
+    )
+    found = model.head.probe
+    torch.testing.assert_close(found.linear.weight, probe.linear.weight)
+    torch.testing.assert_close(found.centre, probe.centre)
+    before = load_model(str(exp / "config.yaml"), str(exp / "latest.pth"))[0]
+    assert not torch.allclose(before.head.probe.linear.weight, found.linear.weight)
+    # A frozen network keeps the weights of the units that are left.
+    kept = model.frontend.state_dict()
+    assert torch.equal(
+        kept["model.feature_projection.projection.weight"],
+        before.frontend.state_dict()["model.feature_projection.projection.weight"],
+    )
+
+
 def test_bad_input(trained, scorer_dir, mos_corpus, tmp_path, capsys):
     def refuse(words, *options, model=trained, output=tmp_path / "x", keep=0.5):
         assert main(command(mos_corpus, model, output, *options, keep=keep)) == 1
@@ -257,6 +318,7 @@ def test_bad_input(trained, scorer_dir, mos_corpus, tmp_path, capsys):
         refuse(["--keep", "above 0 and up to 1"], keep=keep)
     refuse(["--rounds 0"], "--rounds", 0)
     refuse(["--steps -1"], "--steps", -1)
+    refuse(["--importance_utterances 0"], "--importance_utterances", 0)
     refuse(["where the model is"], output=trained)
     refuse(["nowhere"], model=tmp_path / "nowhere")
     refuse(["wav.scp"], "--train_set", tmp_path)

@@ -11,6 +11,7 @@ from espnet2_distilmos.evaluation.plots import (  # noqa: E402
     frame_figure,
     residual_figure,
     scatter_figure,
+    size_figure,
     system_figure,
     training_figure,
     write_figure,
@@ -172,3 +173,28 @@ def test_comparison():
     small = [line for line in axes.lines if line.get_fillstyle() == "none"]
     assert [list(line.get_xdata()) for line in small] == [[0.7, 0.9]]
     assert min(small[0].get_ydata()) > 0
+
+
+def test_a_line_for_each_family_over_the_size():
+    rows = [
+        dict(panel="in", family="cut", parameters=4e6, value=0.5),
+        dict(panel="in", family="cut", parameters=1e6, value=0.4),
+        dict(panel="in", family="pruned", parameters=2e6, value=0.6),
+        dict(panel="out", family="pruned", parameters=2e6, value=0.1),
+    ]
+    figure = size_figure(rows)
+    first, second = figure.axes
+    assert [a.get_title() for a in figure.axes] == ["in", "out"]
+    drawn = {
+        x.get_label(): (list(x.get_xdata()), list(x.get_ydata())) for x in first.lines
+    }
+    assert drawn == {"cut": ([1e6, 4e6], [0.4, 0.5]), "pruned": ([2e6], [0.6])}
+    assert [x.get_label() for x in second.lines] == ["pruned"]
+    # A family looks the same in every panel.
+    assert second.lines[0].get_color() == first.lines[1].get_color()
+    assert first.get_xscale() == "log"
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["cut", "pruned"]
+    assert len(size_figure([{**rows[0], "panel": str(k)} for k in range(5)]).axes) == 5
+    with pytest.raises(ValueError, match="no model of known size"):
+        size_figure([])

@@ -11,6 +11,7 @@ import yaml
 
 from espnet2_distilmos.mos.build import build_frontend
 from espnet2_distilmos.mos.frontend.hf import HFFrontend, prunable_families
+from espnet2_distilmos.mos.frontend.spec_cnn import SpecCNNFrontend
 from espnet2_distilmos.mos.head.distilmos import DistilMOSHead
 from espnet2_distilmos.mos.pruning import (
     Units,
@@ -306,7 +307,7 @@ def counted_macs(frontend, head, seconds, monkeypatch):
             positions = output.numel() // channels if channels else 0
             total[part] += module.weight.numel() * positions
 
-    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.LSTM)
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.LSTM)
     for part, whole in (("upstream", frontend), ("head", head)):
         for module in whole.modules():
             if isinstance(module, kinds):
@@ -340,6 +341,16 @@ def test_macs_against_counting(variant, seconds, monkeypatch):
     found = macs_per_second(frontend, head, seconds)
     assert found["head"] == whole["head"] and found["upstream"] < whole["upstream"]
     assert found == pytest.approx(counted_macs(frontend, head, seconds, monkeypatch))
+
+
+@pytest.mark.parametrize("seconds", [0.7, 3.013])
+def test_macs_of_a_network_from_scratch(seconds, monkeypatch):
+    frontend = SpecCNNFrontend(channels=[3, 4, 5], hidden_size=12, num_layers=2)
+    head = DistilMOSHead(12, 2, hidden_dim=16).eval()
+    found = macs_per_second(frontend.eval(), head, seconds)
+    assert found == pytest.approx(counted_macs(frontend, head, seconds, monkeypatch))
+    with pytest.raises(ValueError, match="not known, expected spec_cnn or one of"):
+        macs_per_second(build_frontend("mfcc", {}))
 
 
 # Bad input

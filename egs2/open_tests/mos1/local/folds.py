@@ -74,6 +74,11 @@ class Fold(NamedTuple):
         of = "open" if "test" in self.parts else "closed"
         return [f"{part}_{of}_{name}" for name in self.train]
 
+    def without_parts(self, sets: Dict[str, str]) -> "Fold":
+        """The same without test parts of sets that it tests whole."""
+        whole = {f"test_{name}" for name, of in sets.items() if of in self.test}
+        return self._replace(test=[name for name in self.test if name not in whole])
+
     def options(self) -> List[str]:
         """Options of mos.sh, names and values."""
         names = self.directories("train")
@@ -251,11 +256,14 @@ def write_fold(fold: Fold, sets: Dict[str, str], data: Path, labels: str) -> Non
     combine(parts, f"{data}/dev_{fold.name}", SCALE)
 
 
-def columns(folds: Sequence[str], sets: Dict[str, str]) -> List[str]:
+def columns(
+    folds: Sequence[str], sets: Dict[str, str], test_parts: bool = True
+) -> List[str]:
     """Columns of the table of these folds, see ``distilmos results --columns``.
 
     Every set left out, their mean, and, on the test parts, the means of models that
-    had the set in training, of those that had not, and the gap between them.
+    had the set in training, of those that had not, and the gap between them. Without
+    ``test_parts`` only folds of a single set have columns, and no gap.
     """
     left = [name for name in sets if f"no_{name}" in folds]
     alone = [name for name in sets if f"only_{name}" in folds]
@@ -273,6 +281,7 @@ def columns(folds: Sequence[str], sets: Dict[str, str]) -> List[str]:
         outside = " ".join(f"test_{other}@only_{one}" for one, other in pairs)
         whole = " ".join(f"{sets[other]}@only_{one}" for one, other in pairs)
         lines += [f"alone, other sets | {whole}", f"alone, in domain | {inside}"]
+    if alone and test_parts:
         lines.append(f"alone, gap | {inside} | {outside}")
     return lines
 
@@ -283,16 +292,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("fold", nargs="+")
     parser.add_argument("--write", type=Path, help="write the data directories here")
     parser.add_argument("--labels", choices=("ranks", "linear"), default="ranks")
+    text = "test the test parts of sets that are tested whole, too"
+    parser.add_argument("--test_parts", choices=("true", "false"), help=text)
     parser.add_argument("--columns", action="store_true", help="columns of the table")
     args = parser.parse_args(argv)
     try:
         sets = read_sets()
         folds = [read_fold(name, sets) for name in args.fold]
+        if args.test_parts == "false":
+            folds = [fold.without_parts(sets) for fold in folds]
         for fold in folds:
             if args.write:
                 write_fold(fold, sets, args.write, args.labels)
         if args.columns:
-            print("\n".join(columns(args.fold, sets)))
+            test_parts = args.test_parts != "false"
+            print("\n".join(columns(args.fold, sets, test_parts)))
         elif not args.write:
             print("\n".join(folds[0].options()))
     except DataError as error:

@@ -354,9 +354,17 @@ def test_runs_share_the_tokens_that_they_can(write):
         "k100 | a.yaml | | --num_clusters 100",
         "none | a.yaml | | --use_tokens false",
         "corpora | a.yaml | | --use_corpora true",
+        "more | a.yaml | | --use_tokens false --further_sets more:3",
+        "more_b | b.yaml | | --use_tokens false --further_sets more:3",
+        "less_b | b.yaml | | --use_tokens false --further_sets more:2",
+        "more_tokens | a.yaml | | --further_sets more:3",
     )
     runs = read_runs(path)
     tags = {name: run.tokens_tag for name, run in runs.items()}
+    # Without tokens it is the data of the sets, which any network may read.
+    assert tags.pop("more") == tags.pop("more_b")
+    assert len({tags.pop("less_b"), tags.pop("more_tokens")} - {*tags.values()}) == 2
+    runs = {name: runs[name] for name in tags}
     assert tags["first"] == tags["frozen"] == tags["weight"] == tags["after"]
     assert tags["first"] == tags["corpora"]
     assert runs["first"].settings() != runs["corpora"].settings()

@@ -193,7 +193,10 @@ def read_run(line, train_args, token_options):
     # unequal ones are not, whatever runs the list has.
     conf = {k: v for k, v in frontend.conf.items() if k not in TRAINING_ONLY}
     own = {k: v for k, v in options.items() if k not in FURTHER_FILES}
-    key = hash_of([frontend.name, conf, frontend.init_model, own])
+    key = [frontend.name, conf, frontend.init_model, own]
+    if use_tokens == "false" and set(own) & set(FURTHER_SETS):
+        key = [own]  # data alone, whatever reads it
+    key = hash_of(key)
     tag = "ablation"
     if "num_clusters" in options:
         tag += f"_k{options['num_clusters']}"
