@@ -289,6 +289,12 @@ class AbsMOSPredictor(ABC):
             **self._neighbours(),
         }
 
+    def own_weights(self) -> None:
+        """Read the model's file whole, for processes that outlast it.
+
+        Where weights are mapped to it, writing into it meanwhile would end the process.
+        """
+
     # What computes
 
     def _own_settings(self, grad: bool) -> ContextManager[None]:

@@ -4,6 +4,7 @@
 """MOS of waveforms and files with a trained model."""
 
 import io
+import itertools
 import os
 import threading
 from functools import cached_property
@@ -99,6 +100,9 @@ class MOSPredictor(AbsMOSPredictor):
       through a score is the caller's, under the caller's settings.
     * *training*: ``train()`` and ``requires_grad_()`` of a module that holds ``model``
       change nothing here. Weights that were moved or cast are refused.
+    * *files*: on the CPU the weights stay mapped to the model's file, of which
+      processes share the memory. It may be removed or replaced (written beside and
+      renamed) meanwhile; where it could be written into, call :meth:`own_weights`.
     * *threads*: one predictor may be called from several; they take turns.
     * *processes*: a predictor can be copied and pickled, for spawned ones too; the copy
       is loaded anew from the configuration and the weights. (Upstreams of s3prl need
@@ -217,6 +221,10 @@ class MOSPredictor(AbsMOSPredictor):
         self.model.set_corpus(chosen["corpus"])
         self.model.set_listener(chosen["listener"])
         self._settle()
+
+    def own_weights(self) -> None:
+        for tensor in itertools.chain(self.model.parameters(), self.model.buffers()):
+            tensor.data = tensor.data.clone()
 
     @classmethod
     def from_pretrained(

@@ -11,7 +11,18 @@ import json
 import os
 import sys
 import warnings
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+)
 
 from espnet2_distilmos.cli import (
     add_model_arguments,
@@ -183,14 +194,17 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _score(
-    predictor, items: Sequence[InputFile], args: argparse.Namespace, scorer: str
+    predictor,
+    items: Sequence[InputFile],
+    args: argparse.Namespace,
+    scorer: Callable[[], str],
 ) -> Iterator[Score]:
     """Score files; with an output in the order of completion, else in theirs."""
     found = predictor.predict_files(
         (item.path for item in items), args.jobs, in_order=not args.output
     )
     for one in progress(found, "scores", len(items), "file"):
-        record = make_record(items[one.index], one, scorer, args.interval)
+        record = make_record(items[one.index], one, scorer(), args.interval)
         if args.frames and one.result is not None:
             frames = write_frames(args.frames, record.id, one.result.frames)
             record.extra["frames"] = frames
@@ -273,7 +287,7 @@ def predict_to_file(
         if args.resume:
             print(f"{len(records)} of {len(items)} files have scores", file=sys.stderr)
         remaining = [item for item in items if item.id not in records]
-        for record in _score(predictor, remaining, args, scorer):
+        for record in _score(predictor, remaining, args, lambda: scorer):
             journal.add(_to_row(record))
             records[record.id] = record
         ordered = [records[item.id] for item in items]
@@ -306,15 +320,18 @@ def predict_to_screen(
     )
     writer.writeheader()
     records = []
-    scorer = scorer_of(predictor, args.interval)
-    for record, system in zip(_score(predictor, items, args, scorer), systems):
-        record.system = system
-        row = {**_to_row(record), "system": system}
-        for name in ("id", "path", "system"):
-            row[name] = encode_name(row[name] or "", "distilmos-csv")
-        writer.writerow(row)
-        sys.stdout.flush()
-        records.append(record)
+    # All weights are hashed, which is not to keep the first score waiting.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        scorer = beside.submit(scorer_of, predictor, args.interval)
+        found = _score(predictor, items, args, scorer.result)
+        for record, system in zip(found, systems):
+            record.system = system
+            row = {**_to_row(record), "system": system}
+            for name in ("id", "path", "system"):
+                row[name] = encode_name(row[name] or "", "distilmos-csv")
+            writer.writerow(row)
+            sys.stdout.flush()
+            records.append(record)
     return records
 
 

@@ -198,6 +198,7 @@ def serve(args: argparse.Namespace) -> int:
     # Before the model, which takes seconds: callers wait, a taken port is told at once.
     with _listen(args.host, args.port) as listening:
         predictor = load_predictor(args)
+        predictor.own_weights()
         with needs_extra("serve"):
             app = make_app(predictor, limits, token)
         server = uvicorn.Server(

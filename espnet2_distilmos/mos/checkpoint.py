@@ -405,15 +405,23 @@ def _refuse_experiment(path: Optional[str], config: Mapping[str, Any]) -> None:
 # --- Weights --------------------------------------------------------------------------
 
 
-def read_states(path: str) -> Dict[str, Any]:
+def read_states(path: str, mapped: bool = False) -> Dict[str, Any]:
     """Contents of a file that ``torch.save`` wrote, on the CPU.
+
+    Args:
+        path: The file.
+        mapped: The tensors' memory is the file, of which pages are read where they are
+            needed; writing into the tensors leaves it as it is. It may be removed or
+            replaced meanwhile, but not be written into.
 
     Raises:
         DataError: when the file is cut off, empty or of another kind.
         OSError: when it cannot be opened.
     """
     try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
+        # torch before 1.6 wrote what cannot be mapped.
+        mapped = mapped and zipfile.is_zipfile(path)
+        states = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         if not isinstance(states, Mapping):
             raise TypeError
     except Exception as error:
@@ -428,13 +436,12 @@ def read_states(path: str) -> Dict[str, Any]:
     return states
 
 
-def model_states(path: str) -> Mapping[str, Any]:
+def model_states(path: str, mapped: bool = False) -> Mapping[str, Any]:
     """State dict in a model file (``*.pth``) or in a training checkpoint.
 
-    Raises:
-        DataError, OSError: as :func:`read_states`.
+    Args, Raises: as :func:`read_states`.
     """
-    states = read_states(path)
+    states = read_states(path, mapped)
     return states["model"] if {"model", "optimizers"} <= set(states) else states
 
 
@@ -445,6 +452,7 @@ def load_states(
     mend: str,
     origins: Optional[Mapping[str, Optional[str]]] = None,
     unused: Tuple[str, ...] = (),
+    assign: bool = False,
 ) -> None:
     """Load tensors strictly: all must be there in their shape, and none left over.
 
@@ -456,6 +464,8 @@ def load_states(
         origins: name in ``states`` of each tensor of ``module``, None for one that
             keeps its value. By default the names are the same.
         unused: how the names of tensors begin that need not be taken.
+        assign: the tensors become the module's own, instead of being copied into them;
+            the dtype stays the module's.
 
     Raises:
         DataError: names the first tensor that is missing, misshapen or left over.
@@ -473,7 +483,7 @@ def load_states(
                 f"{where}: found {shape} for {origin}, expected a tensor of shape "
                 f"{expected}: {mend}"
             )
-        loaded[key] = found
+        loaded[key] = found.to(loaded[key].dtype).contiguous() if assign else found
     taken = set(origins.values())
     left = [k for k in states if k not in taken and not k.startswith(unused)]
     if left:
@@ -481,7 +491,7 @@ def load_states(
             f"{where}: found {len(left)} tensors that the model does not have, the "
             f"first is {left[0]}: {mend}"
         )
-    module.load_state_dict(loaded, strict=True)
+    module.load_state_dict(loaded, strict=True, assign=assign)
 
 
 class _NoRandomWeights(TorchDispatchMode):
@@ -505,7 +515,7 @@ def load_model(
 
     Args:
         train_config: the experiment's ``config.yaml``.
-        model_file: its weights.
+        model_file: its weights; on the CPU they stay mapped to it (``read_states``).
         device: such as ``cpu`` or ``cuda``.
 
     Returns:
@@ -516,7 +526,7 @@ def load_model(
     """
     config = read_config(train_config)
     _expect_model_file(model_file)
-    states = model_states(model_file)
+    states = model_states(model_file, mapped=True)
     return restore_model(config, states, str(model_file), device), config
 
 
@@ -529,7 +539,7 @@ def restore_model(
 
     Args:
         config: as :func:`read_config` gives it.
-        states: the state dict.
+        states: the state dict; its tensors become the model's.
         where: what it is of, for the error.
         device: such as ``cpu`` or ``cuda``.
 
@@ -541,7 +551,8 @@ def restore_model(
     with torch.random.fork_rng(devices=[]):
         with contextlib.nullcontext() if measured else _NoRandomWeights():
             model = build_model(config, load_pretrained=False)
-    load_states(model, states, where, _MEND)
+    # Some of s3prl's modules may hold a weight by another way than its name.
+    load_states(model, states, where, _MEND, assign=not measured)
     return model.to(device).eval()
 
 

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -937,6 +938,27 @@ def test_scores_of_all_listeners(corpora_dir, scorer_dir):
         assert same.model_fingerprint != mean.model_fingerprint
     with pytest.raises(ValueError, match="a model without listeners, expected"):
         MOSPredictor.from_pretrained(str(scorer_dir), listener="all")
+
+
+# Files
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_the_models_file_may_go(is_own, scorer_dir, tmp_path):
+    folder = shutil.copytree(scorer_dir, tmp_path / "model")
+    predictor = MOSPredictor.from_pretrained(str(folder))
+    wave = syllables()
+    (file,) = folder.glob("*.pth")
+    if is_own:
+        predictor.own_weights()
+        file.write_bytes(b"")
+    else:
+        beside = folder / "beside"
+        beside.write_bytes(b"")
+        beside.replace(file)
+    expected = MOSPredictor.from_pretrained(str(scorer_dir))
+    assert predictor(wave, 16000).score == expected(wave, 16000).score
+    assert predictor.fingerprint == expected.fingerprint
 
 
 # Imports

@@ -29,6 +29,8 @@ from espnet2_distilmos.mos.checkpoint import (
     unpack_zip,
 )
 
+from .frontend.tiny_upstreams import each_variant, tiny
+
 MOS_ONLY = {"losses": {"mos_l1": {"weight": 1.0}}}
 
 
@@ -179,6 +181,49 @@ def test_loading_draws_no_random_weights_and_loses_none(mos_corpus, tmp_path):
     speech = torch.randn(2, 4000), torch.tensor([4000, 3000])
     scores = [m.inference(*speech).utt_mos for m in (model, loaded)]
     assert torch.equal(*scores)
+
+
+@each_variant
+def test_mapped_weights_are_those_that_are_copied(variant, tmp_path):
+    """With all that is in no file: constants, what is trained, eval mode."""
+    frontend = tiny(variant, {"freeze": "cnn"})
+    config = {
+        "mos_format_version": 1,
+        "frontend": "hf",
+        "frontend_conf": frontend.resolved_conf(),
+        "head": "distilmos",  # with an LSTM
+        "head_conf": {"hidden_dim": 16},
+        "token_info": None,
+        **MOS_ONLY,
+    }
+    copied = build_model(config, load_pretrained=True).eval()
+    save(tmp_path, config, copied.state_dict())
+    files = tmp_path / "config.yaml", tmp_path / "model.pth"
+    content = files[1].read_bytes()
+    mapped, _ = load_model(*files)
+    for kind in ("named_parameters", "named_buffers"):
+        found, expected = (dict(getattr(m, kind)()) for m in (mapped, copied))
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name
+            assert found[name].requires_grad == value.requires_grad, name
+    modes = [[module.training for module in m.modules()] for m in (mapped, copied)]
+    assert modes[0] == modes[1]
+    speech = torch.randn(2, 8000), torch.tensor([8000, 5000])
+    scores = [m.inference(*speech).utt_mos for m in (mapped, copied)]
+    assert torch.equal(*scores)
+    # Whoever trains on has weights of one's own.
+    for parameter in mapped.parameters():
+        parameter.data += 1
+    assert files[1].read_bytes() == content
+
+
+def test_weights_in_another_precision_are_cast(trained):
+    states = {k: v.half() for k, v in states_of(trained).items()}
+    torch.save(states, trained / "model.pth")
+    model, _ = load_model(trained / "config.yaml", trained / "model.pth")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert_same(model, {k: v.float() for k, v in states.items()})
 
 
 # --- configurations -------------------------------------------------------------------
