@@ -119,7 +119,7 @@ class MOSTask(AbsTask):
             "--token_source",
             type=str_or_none,
             help="Upstream that the tokens must be of, or several with commas between "
-            "them: a stream (mfcc, hubert), a fingerprint, or what `frontend: hf` takes "
+            "them: a stream (mfcc, hubert), a fingerprint, or what `frontend: hf` has "
             "as frontend_conf.upstream. None: the frontend as it is at the start",
         )
         add(
