@@ -11,17 +11,23 @@ in ideal batches: of each batch size on a list, the one that is fastest here. Lo
 the model counts on neither side. The network has base size and random weights, which
 change nothing about the time.
 
-First score: a fresh process that imports, loads the model and scores a file of 3 s,
-against one that imports torch and the transformers model class and does nothing.
+First score: a fresh process of each checkout that imports, loads the model and scores a
+file of 3 s, and where its time goes: imports, loading, that score, the same once more
+(what the network takes), the fingerprint. What is left of loading and the first score
+without the second is the start's own.
 
 Times are CPU seconds of the process (all threads of it, decoding too), with one thread
-for torch: other work on the machine hardly changes them. Rounds are interleaved, and
-the least of each side counts.
+for torch: other work on the machine hardly changes them. Rounds are interleaved. Of the
+throughput the least of each side counts; of the first score medians are shown, and
+ranges.
 
 Example:
 
     % OMP_NUM_THREADS=1 python tools/benchmark_predict.py
     % OMP_NUM_THREADS=1 python tools/benchmark_predict.py --model_type wavlm
+    % git worktree add ../before main~10
+    % OMP_NUM_THREADS=1 python tools/benchmark_predict.py . ../before \
+          --audio_seconds 0 --rounds 5
 """
 
 import argparse
@@ -37,17 +43,45 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 CLASSES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
 # Padded seconds of the bare upstream's batches; 0 is one utterance at a time.
 BATCH_SECONDS = (0, 6, 12, 24)
+# What a fresh process does; it prints its clocks, CPU and wall, after each part.
+PARTS = ("imports", "loading", "first", "again", "fingerprint")
+START = """
+import json, time
+clocks = [(time.process_time(), time.perf_counter())]
+def tick():
+    clocks.append((time.process_time(), time.perf_counter()))
+import torch
+from transformers import {model_class}
+from espnet2_distilmos.predictor import MOSPredictor
+tick()
+predictor = MOSPredictor.from_pretrained({folder!r})
+tick()
+next(predictor.predict_files([{path!r}]))
+tick()
+next(predictor.predict_files([{path!r}]))
+tick()
+predictor.fingerprint
+tick()
+print(json.dumps(clocks))
+"""
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Compare distilmos predict with the bare upstream.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "checkouts",
+        nargs="*",
+        default=[str(ROOT)],
+        help="roots of the package, for the first score",
     )
     parser.add_argument("--model_type", choices=CLASSES, default="hubert")
     parser.add_argument(
@@ -56,7 +90,8 @@ def get_parser() -> argparse.ArgumentParser:
         default={},
         help="JSON; changes to the base size",
     )
-    parser.add_argument("--audio_seconds", type=float, default=60)
+    text = "of the throughput; 0 for the first score alone"
+    parser.add_argument("--audio_seconds", type=float, default=60, help=text)
     parser.add_argument(
         "--lengths", type=float, nargs=2, default=(1.0, 12.0), help="seconds"
     )
@@ -180,28 +215,50 @@ def throughput(
     return {key: min(found) for key, found in times.items()}
 
 
-def first_score(folder: Path, model_class: str, rounds: int) -> Dict[str, float]:
-    """CPU seconds of two fresh processes, from the start of Python."""
+def first_score(
+    folder: Path, model_class: str, checkouts: Sequence[str], rounds: int
+) -> Dict[str, np.ndarray]:
+    """Time fresh processes, which take turns.
+
+    Returns:
+        Seconds of each checkout's parts, (rounds, len(PARTS), 2), CPU and wall; what
+        comes before the first clock counts as import.
+    """
     import soundfile
 
     path = str(folder / "short.wav")
     soundfile.write(path, 0.1 * np.random.default_rng(1).normal(size=48000), 16000)
-    bodies = {
-        "imports": f"import torch\nfrom transformers import {model_class}",
-        "first_score": "from espnet2_distilmos import MOSPredictor\n"
-        f"predictor = MOSPredictor.from_pretrained({str(folder)!r})\n"
-        f"next(predictor.predict_files([{path!r}]))",
-    }
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = START.format(model_class=model_class, folder=str(folder), path=path)
     times = defaultdict(list)
     for _ in range(rounds):
-        for name, body in bodies.items():
-            code = f"{body}\nimport time\nprint(time.process_time())"
+        for checkout in checkouts:
+            paths = [os.path.abspath(checkout), *sys.path]
             output = subprocess.check_output(
-                [sys.executable, "-c", code], text=True, env=environment
+                [sys.executable, "-c", code],
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
-            times[name].append(float(output))
-    return {name: min(found) for name, found in times.items()}
+            clocks = np.array(json.loads(output))
+            parts = np.diff(clocks, axis=0)
+            parts[0, 0] += clocks[0, 0]
+            times[checkout].append(parts)
+    return {checkout: np.array(found) for checkout, found in times.items()}
+
+
+def print_first_score(times: Dict[str, np.ndarray]) -> None:
+    """Print a table, a checkout a row."""
+    columns = ["first score", "range", *PARTS, "start's own", "range", "wall"]
+    print(f"\n| checkout | {' | '.join(columns)} |")
+    print(f"|---|{'---:|' * len(columns)}")
+    for checkout, parts in times.items():
+        total = parts[:, :3].sum(axis=1)
+        own = parts[:, 1] + parts[:, 2] - parts[:, 3]
+        cells = []
+        for values in (total[:, 0], *parts[:, :, 0].T, own[:, 0], total[:, 1]):
+            cells.append(f"{np.median(values):.2f}")
+        for place, values in ((1, total[:, 0]), (-1, own[:, 0])):
+            cells.insert(place, f"{values.min():.2f}–{values.max():.2f}")
+        print(f"| {checkout} | {' | '.join(cells)} |")
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
@@ -210,22 +267,22 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder, upstream_config)
-        waves = make_audio(folder / "wav", args.audio_seconds, args.lengths)
-        first = first_score(folder, CLASSES[args.model_type], args.rounds)
-        times = throughput(folder, waves, args.rounds, args.precision)
-    seconds = sum(map(len, waves)) / 16000
-    predict = times.pop("predict")
-    best = min(times, key=times.__getitem__)
-    print(f"{len(waves)} files, {seconds:.0f} s of audio; CPU seconds")
-    print(
-        f"predict {predict:.3g} ({seconds / predict:.1f} x real time), bare upstream "
-        f"{times[best]:.3g} ({best} s a batch): "
-        f"{100 * times[best] / predict:.0f} %"
-    )
-    print(
-        f"first score {first['first_score']:.2f}, torch and the model class alone "
-        f"{first['imports']:.2f}"
-    )
+        first = first_score(
+            folder, CLASSES[args.model_type], args.checkouts, args.rounds
+        )
+        if args.audio_seconds > 0:
+            waves = make_audio(folder / "wav", args.audio_seconds, args.lengths)
+            times = throughput(folder, waves, args.rounds, args.precision)
+            seconds = sum(map(len, waves)) / 16000
+            predict = times.pop("predict")
+            best = min(times, key=times.__getitem__)
+            print(
+                f"{len(waves)} files, {seconds:.0f} s of audio; CPU seconds\n"
+                f"predict {predict:.3g} ({seconds / predict:.1f} x real time), bare "
+                f"upstream {times[best]:.3g} ({best} s a batch): "
+                f"{100 * times[best] / predict:.0f} %"
+            )
+    print_first_score(first)
     return 0
 
 

@@ -11,15 +11,22 @@ on labels and, for DistilMOS, on tokens of all layers. The network has base size
 random weights, which change nothing about the time, and trains as a whole. Processes
 take turns within a round: a change of the machine's pace meets all alike.
 
+`--rival sheet` adds SHEET's own SSL-MOS (package `sheet-sqa`): the same network through
+s3prl, its head and its clipped loss on every frame, and its trainer's step, which reads
+the loss and clips gradients.
+
 On the CPU seconds are of the process (all of its threads) and memory is what the
 resident set grew by at its peak; on a GPU they are seconds until the device is idle,
-and of the allocator. The last column has the optimizer's step and clipping, too.
+and of the allocator. "With step" has the optimizer's step and clipping, too; utterances
+a second are of that.
 
 Example:
 
     % OMP_NUM_THREADS=1 python tools/benchmark_training.py
     % git worktree add ../before main~10
     % OMP_NUM_THREADS=1 python tools/benchmark_training.py . ../before --rounds 5
+    % pip install --target /tmp/sheet --no-deps sheet-sqa
+    % PYTHONPATH=/tmp/sheet python tools/benchmark_training.py --rival sheet
 """
 
 import argparse
@@ -27,6 +34,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -34,7 +42,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-BARE = "bare upstream"
+BARE, SHEET = "bare upstream", "sheet"
 FIGURES = ("pass", "wall", "mib", "step")
 
 
@@ -68,6 +76,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--dtype", default="fp32", choices=["fp32", "bf16"], help="bf16 is autocast"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    text = "what else is measured; needs the package sheet-sqa on PYTHONPATH"
+    parser.add_argument("--rival", choices=[SHEET], help=text)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser
 
@@ -77,7 +87,10 @@ class Step:
 
     Args:
         args: of the tool.
-        what: a head, or ``BARE``.
+        what: a head, ``BARE`` or ``SHEET``.
+
+    Raises:
+        RuntimeError: SHEET is not there, or does not take the network.
     """
 
     def __init__(self, args: argparse.Namespace, what: str):
@@ -103,6 +116,10 @@ class Step:
             self.network = AutoModel.from_config(config, dtype=torch.float32)
             batch["mask"] = valid.long()
             self.loss: Callable = self._bare
+        elif what == SHEET:
+            self.network, self.loss = _sheet(frontend.model)
+            batch["speech_lengths"] = lengths
+            batch["mos"] = 1 + 4 * torch.rand(len(lengths), generator=generator)
         else:
             layers, clusters = range(1, frontend.num_layers + 1), args.clusters
             columns = [{"stream": "x", "layer": i, "K": clusters} for i in layers]
@@ -129,7 +146,7 @@ class Step:
             batch["tokens"] = torch.randint(clusters, size, generator=generator)
             self.loss = lambda network, **batch: network(**batch)["loss"]
         self.batch = {name: value.to(args.device) for name, value in batch.items()}
-        if what != BARE:
+        if what not in (BARE, SHEET):
             # as the trainer gives them
             self.batch.update(numbers)
         self.network.to(args.device).train()
@@ -177,6 +194,56 @@ class Step:
         return {"pass": end - start, "wall": wall, "mib": mib, "step": step}
 
 
+def _sheet(network):
+    """SHEET's SSL-MOS with the upstream ``network``, and its loss of a batch.
+
+    Raises:
+        RuntimeError: as :class:`Step`.
+    """
+    from unittest import mock
+
+    import s3prl.nn
+    from transformers import Wav2Vec2FeatureExtractor
+
+    try:
+        from sheet.losses import ScalarLoss
+        from sheet.models.sslmos import SSLMOS
+    except ImportError as error:
+        raise RuntimeError(
+            f"--rival sheet: found no SHEET ({error}), expected it on PYTHONPATH: pip "
+            "install --target DIR --no-deps sheet-sqa, and PYTHONPATH=DIR"
+        ) from error
+    config = network.config
+    if config.model_type not in ("hubert", "wav2vec2"):
+        raise RuntimeError(
+            f"--rival sheet: found {config.model_type}, expected hubert or wav2vec2, "
+            "which s3prl takes from a folder"
+        )
+    entry = f"hf_{config.model_type}_custom"
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+
+        # SHEET knows names of s3prl, which would be downloaded, and no folder.
+        class Local(s3prl.nn.S3PRLUpstream):
+            def __init__(self, name):
+                super().__init__(name, path_or_url=folder)
+
+        with mock.patch.object(s3prl.nn, "S3PRLUpstream", Local):
+            model = SSLMOS("waveform", "s3prl", entry, config.hidden_size)
+    # As in its recipes; without masks, so that all frames of a batch count.
+    criterion = ScalarLoss(tau=0.5)
+
+    def loss(network, speech, speech_lengths, mos):
+        # Its trainer's step: outputs, loss, and the loss read for the log.
+        found = network({"waveform": speech, "waveform_lengths": speech_lengths})
+        value = criterion(found["mean_scores"], mos, speech.device)
+        value.item()
+        return value
+
+    return model, loss
+
+
 def work(args: argparse.Namespace) -> None:
     """Take a step for each line of the standard input."""
     import torch
@@ -194,7 +261,10 @@ def start(checkout: str, what: str, options: Sequence[str]) -> subprocess.Popen:
     """Start a process that takes steps of ``what`` with a checkout's package."""
     # not that of the folder above the tool
     command = [sys.executable, __file__, *options, "--worker", what]
-    environment = {**os.environ, "PYTHONPATH": os.path.abspath(checkout)}
+    path = os.path.abspath(checkout)
+    if what == SHEET:
+        path = os.pathsep.join([path, *sys.path[1:]])
+    environment = {**os.environ, "PYTHONPATH": path}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, stdin=pipe, stdout=pipe, text=True, env=environment
@@ -232,10 +302,12 @@ def main(cmd: Optional[List[str]] = None) -> int:
         f"{', compiled' if args.compile else ''}; batch of "
         f"{', '.join(f'{n:g}' for n in args.seconds)} s\n"
     )
-    print("| what | checkout | pass, s | range | ratio | wall s | MiB | with step, s |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    columns = ["pass, s", "range", "ratio", "wall s", "MiB", "with step, s", "utt/s"]
+    print(f"| what | checkout | {' | '.join(columns)} |")
+    print(f"|---|---|{'---:|' * len(columns)}")
     for head in args.heads:
         names = [(BARE, ""), *((head, checkout) for checkout in args.checkouts)]
+        names += [(args.rival, "")] if args.rival else []
         processes: List[subprocess.Popen] = []
         try:
             for what, checkout in names:
@@ -248,13 +320,13 @@ def main(cmd: Optional[List[str]] = None) -> int:
                 process.wait()
         reference = np.array([step["pass"] for step in found[0]])
         for (what, checkout), steps in zip(names, found):
-            columns = {key: np.array([step[key] for step in steps]) for key in FIGURES}
-            took = columns["pass"]
+            values = {key: np.array([step[key] for step in steps]) for key in FIGURES}
+            took, step = values["pass"], np.median(values["step"])
             print(
                 f"| {what} | {checkout} | {np.median(took):.3g} | {took.min():.3g}–"
                 f"{took.max():.3g} | {np.median(took / reference):.3f} | "
-                f"{np.median(columns['wall']):.3g} | {columns['mib'].max():.0f} | "
-                f"{np.median(columns['step']):.3g} |",
+                f"{np.median(values['wall']):.3g} | {values['mib'].max():.0f} | "
+                f"{step:.3g} | {len(args.seconds) / step:.3g} |",
                 flush=True,
             )
     return 0

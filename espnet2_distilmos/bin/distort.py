@@ -30,14 +30,9 @@ from espnet2_distilmos.data.datadir import (
 from espnet2_distilmos.data.inputs import InputFile, collect_inputs
 from espnet2_distilmos.data.names import without_ending
 from espnet2_distilmos.distortion import fingerprint
-from espnet2_distilmos.distortion.degradations import SAMPLE_RATE
-from espnet2_distilmos.distortion.systems import (
-    SEED,
-    choose_systems,
-    generator,
-    make_copy,
-)
 
+# Of distortion.systems, which a help text does not load: it takes a second.
+SAMPLE_RATE, SEED = 16000, 2026
 MANIFEST = "manifest.csv"
 # What a copy's file says of itself, in the order of the manifest's columns.
 Row = Dict[str, Any]
@@ -135,6 +130,12 @@ def write_copy(
     path: str, stamp: str, audio: np.ndarray, number: int, row: Row, settings: Settings
 ) -> None:
     """Make one copy, and complete its row; the file keeps both."""
+    from espnet2_distilmos.distortion.systems import (
+        choose_systems,
+        generator,
+        make_copy,
+    )
+
     length = round(settings.max_seconds * SAMPLE_RATE)
     start = 0
     if len(audio) > length:

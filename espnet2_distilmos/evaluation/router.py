@@ -8,7 +8,7 @@ import json
 from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy
 
 from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.data.datadir import DataError, atomic_write, read_text
@@ -120,7 +120,9 @@ def fit(
         gradient = np.concatenate([of_logits.sum(axis=0), (of_logits.T @ z).ravel()])
         return value + shares @ flat**2, gradient + 2 * shares * flat
 
-    found = minimize(loss, np.zeros(count * (count + 1)), jac=True, method="L-BFGS-B")
+    found = scipy.optimize.minimize(
+        loss, np.zeros(count * (count + 1)), jac=True, method="L-BFGS-B"
+    )
     slopes, biases = found.x[count:].reshape(count, count), found.x[:count]
     average = _softmax(z @ slopes.T + biases, known).mean(axis=0)
     scale = float(average @ mean), float(average @ sd)

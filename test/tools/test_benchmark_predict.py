@@ -50,9 +50,14 @@ def test_the_bare_upstream_gets_the_same_audio(batch_seconds):
 def test_all_of_it_on_a_tiny_network(capsys):
     options = ["--upstream_config", json.dumps(TINY), "--audio_seconds", "3"]
     assert tool.main([*options, "--lengths", "0.3", "1", "--rounds", "1"]) == 0
-    size, throughput, first = capsys.readouterr().out.splitlines()
+    size, throughput, _, heading, _, row = capsys.readouterr().out.splitlines()
     assert size.endswith(" files, 3 s of audio; CPU seconds")
     ours, bare = re.findall(r"(?:predict|upstream) (\S+)", throughput)
     ratio = float(re.search(r"(\d+) %", throughput)[1]) / 100
     assert ratio == pytest.approx(float(bare) / float(ours), abs=0.01)
-    assert all(float(text) > 0 for text in re.findall(r"\d+\.\d+", first))
+    names, cells = ([c.strip() for c in r.split("|")[2:-1]] for r in (heading, row))
+    seconds = {n: float(c) for n, c in zip(names, cells) if n != "range"}
+    total = sum(seconds[part] for part in ("imports", "loading", "first"))
+    assert seconds["first score"] == pytest.approx(total, abs=0.02)
+    own = seconds["loading"] + seconds["first"] - seconds["again"]
+    assert seconds["start's own"] == pytest.approx(own, abs=0.02)

@@ -11,7 +11,13 @@ import soundfile
 
 from espnet2_distilmos.bin import distort
 from espnet2_distilmos.data.datadir import read_scp
-from espnet2_distilmos.distortion.systems import SYSTEMS, choose_systems, make_copy
+from espnet2_distilmos.distortion import degradations
+from espnet2_distilmos.distortion.systems import (
+    SEED,
+    SYSTEMS,
+    choose_systems,
+    make_copy,
+)
 
 
 def speech(seed, seconds=1.0, rate=16000):
@@ -39,6 +45,10 @@ def run(output, *inputs, copies=3, nj=1, **options):
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     return distort.main(command)
+
+
+def test_what_is_not_imported():
+    assert (distort.SAMPLE_RATE, distort.SEED) == (degradations.SAMPLE_RATE, SEED)
 
 
 def read_manifest(output):
