@@ -505,7 +505,7 @@ def test_tokens_of_several_upstreams(finished, whisper, tmp_path):
         assert len(np.load(next(folder.rglob("*.npy")))[0]) == 4
     log = (recipe.dir / "exp" / "mos_several" / "train.log").read_text()
     assert "token_acc_hubert_l01=" in log and "token_acc_whisper_l02=" in log
-    again = recipe.run(*options)  # done already
+    again = recipe.run(*options, "--stop_stage", 5)
     assert again.stdout.count("are there already") == 2
     # Those of one upstream are not what is asked for.
     options = ["--stage", 7, "--stop_stage", 7, *upstreams, "--tag", "other"]
