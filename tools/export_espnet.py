@@ -140,13 +140,20 @@ COMMITS: Dict[str, List[Entry]] = {
         *mos("loss/bradley_terry", "loss/prs", "loss/triplet", tests=False),
     ],
     "units that can be pruned": mos("pruning", "loss/l0", tests=False),
-    "codebooks and teachers": mos("teacher", "loss/masked_ema", "tokens"),
-    "the model": mos("espnet_model"),
+    "codebooks": mos("grid", "tokens"),
+    "teachers": [
+        *mos("teacher", "loss/masked_ema"),
+        *mos("optimizer_state", "head/layer_predictor", tests=False),
+    ],
+    "distillation": mos("loss/layer_distill"),
+    "distortions as domains": mos("loss/domain_adversarial", "loss/distortion"),
+    "the model": mos("espnet_model", tests=False),
     "registries": mos("build"),
     "checkpoints": [
         *moved("named_models", "mos/named_models"),
         *mos("checkpoint", tests=False),
     ],
+    "tokens of several upstreams": mos("token_upstreams"),
     "released models": mos("official", tests=False),
     "preprocessing": [
         (INIT, "test/espnet2/mos/train/__init__.py"),
@@ -156,6 +163,10 @@ COMMITS: Dict[str, List[Entry]] = {
             "train/mos_preprocessor",
             "train",
         ),
+    ],
+    "distortions": [
+        *moved("distortion/degradations", "mos/degradations"),
+        *moved("distortion/systems", "mos/systems"),
     ],
     "views": [
         (INIT, "test/espnet2/mos/distortion/__init__.py"),
@@ -180,6 +191,7 @@ COMMITS: Dict[str, List[Entry]] = {
         (INIT, "test/espnet2/mos/tasks/__init__.py"),
         test_of("tasks/mos", "tasks"),
     ],
+    "tests of the model": mos("espnet_model", tests=True),
     "tests of pruning": mos("pruning", "loss/l0", tests=True),
     "tests of the trainer": [test_of("train/mos_trainer", "train")],
     "tests of the checks": [test_of("train/mos_checks", "train")],

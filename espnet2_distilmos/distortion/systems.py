@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from espnet2_distilmos.distortion import degradations as d
+import espnet2_distilmos.distortion.degradations as d
 
 SEED = 2026
 CLEAN = "clean"

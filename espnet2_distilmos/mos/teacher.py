@@ -323,14 +323,13 @@ class TokenTeacher:
     def _started(self):
         if self._tokenizer is None:
             # Which know the losses, and these this file.
-            from espnet2_distilmos.mos import token_upstreams
+            from espnet2_distilmos.mos.token_upstreams import Tokenizer, check_upstreams
             from espnet2_distilmos.mos.tokens import load_codebooks
 
             names = self.upstreams
             names = [names] if isinstance(names, str) else list(names)
             read = [HFFrontend(upstream=name, freeze="all").eval() for name in names]
-            token_upstreams.check_upstreams(read, self._grid)
-            self._tokenizer = token_upstreams.Tokenizer(
-                read, self._grid, load_codebooks(self.codebooks)
-            )
+            check_upstreams(read, self._grid)
+            codebooks = load_codebooks(self.codebooks)
+            self._tokenizer = Tokenizer(read, self._grid, codebooks)
         return self._tokenizer
