@@ -224,11 +224,12 @@ def build_dry_model(config: Mapping[str, Any]) -> ESPnetMOSModel:
         named = [i.rpartition("_l") for i in sorted(ids) or ["stand_in_l01"]]
         columns = [{"stream": s, "layer": layer, "K": 2} for s, _, layer in named]
         token_info = {"format_version": FORMAT_VERSION, "columns": columns}
-    losses = {key: dict(x or {}) for key, x in (config.get("losses") or {}).items()}
-    if LayerDistillLoss.name in losses:
-        distill = losses[LayerDistillLoss.name]
+    losses = config.get("losses") or {}
+    if isinstance(losses, Mapping) and LayerDistillLoss.name in losses:
+        distill = dict(losses[LayerDistillLoss.name] or {})
         stand_in = {"fingerprint": "", "layers": [1], "size": 16}
         distill["known"] = [stand_in for _ in distill.get("teachers") or ()]
+        losses = {**losses, LayerDistillLoss.name: distill}
     filled = {
         "losses": losses,
         "frontend": name,
