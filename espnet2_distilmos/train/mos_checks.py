@@ -41,9 +41,9 @@ from espnet2_distilmos.mos.espnet_model import ACCURACIES, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
 from espnet2_distilmos.mos.span_mask import SpanMask
-from espnet2_distilmos.train import views
 from espnet2_distilmos.train.mos_sampler import BY_COUNT, BY_SIZE, MIXED, SINGLE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
+from espnet2_distilmos.train.views import TRUE_SIGNAL, kinds_of
 
 # Name of the training data, file of a data directory, what losses read of it, and the
 # option of a recipe that gives it, of each condition.
@@ -91,10 +91,10 @@ def check_before_training(args: argparse.Namespace) -> None:
         "--noisy_view and no loss that reads it",
         "one of the masked view, such as --losses masked_token_ce.weight=0.05",
     )
-    view = (args.noisy_view or {}).get("teacher", views.CLEAN)
+    view = (args.noisy_view or {}).get("teacher", TRUE_SIGNAL)
     taught = [x for x in active.values() if x.view == MASKED and is_taught(x)]
     _expect(
-        view == views.CLEAN or taught,
+        view == TRUE_SIGNAL or taught,
         f"noisy_view.teacher={view} and no loss of the masked view with a teacher",
         "one, such as layer_distill with view=masked, or teacher=clean",
     )
@@ -114,7 +114,7 @@ def fill_in_classes(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) 
     """State what the losses on distortions and corpora tell from each other."""
     for name, loss in losses.items():
         if "distortion" in loss.needs:
-            classes = views.kinds_of(**args.noisy_view) if args.noisy_view else []
+            classes = kinds_of(**args.noisy_view) if args.noisy_view else []
         elif "corpus" in loss.needs:
             classes = args.corpus_list or ["a", "b"][: 2 * args.dry_run]
         else:

@@ -25,7 +25,7 @@ SCHEMES = {
     "systems": (),
 }
 # What teachers hear of a distorted view: the true signal, the view, or another one.
-CLEAN, SAME, OWN = TEACHERS = ("clean", "same", "own")
+TRUE_SIGNAL, SAME, OWN = TEACHERS = ("clean", "same", "own")
 # Lowest and highest ratio in dB; those of "single" and "double" are whole numbers.
 _NOISE_SNR = {"mix": (0.0, 20.0), "single": (10, 19), "double": (10, 19)}
 _CENTS = 500
@@ -101,7 +101,7 @@ class NoisyView:
     """
 
     scheme: str = "mix"
-    teacher: str = CLEAN
+    teacher: str = TRUE_SIGNAL
     systems: Sequence[str] = ()
     noise_prob: float = 0.4
     noise_scp: Optional[str] = None
