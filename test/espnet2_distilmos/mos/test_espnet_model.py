@@ -194,7 +194,9 @@ def test_the_head_stays_in_fp32_under_autocast(mos_corpus):
         score = model.inference(*inputs).utt_mos
     assert hidden[-1].dtype == torch.bfloat16
     expected = model.head([states.float() for states in hidden], frames).utt_mos
-    assert torch.equal(score, expected) and torch.equal(result["utt_mos"], expected)
+    # Kernels differ by a digit with and without a graph; bfloat16 would by 1e-2.
+    for found in (score, result["utt_mos"]):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     # near 3, bfloat16 knows every 1/64 only
     assert not torch.equal(expected, expected.bfloat16().float())
     plain = model(**data)
