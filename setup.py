@@ -45,6 +45,7 @@ setup(
         "huggingface_hub",
         "onnxruntime",  # the scorer in the box
         "entmax",
+        "safetensors",
         "scikit-learn",
         "joblib",
         "soundfile",

@@ -50,19 +50,20 @@ def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
         dtype: of the weights.
 
     Raises:
-        DataError: It is none of transformers, takes no waveform, has adapters or was
-            pruned.
+        DataError: It is none of transformers, has adapters, was pruned, or is a part
+            of a Whisper encoder.
     """
     import torch
-    from transformers import AutoConfig, Wav2Vec2FeatureExtractor
+    import transformers
+    from safetensors.torch import save_file
 
     from espnet2_distilmos.mos.frontend.hf import HFFrontend
 
     instead = "start from the model itself with --init_model."
-    if not isinstance(frontend, HFFrontend) or not frontend.family.takes_waveform:
+    if not isinstance(frontend, HFFrontend):
         raise DataError(
             f"{where} has the upstream {frontend.name}, expected a network of "
-            f"transformers that takes the waveform; {instead}"
+            f"transformers; {instead}"
         )
     if frontend.lora is not None:
         raise DataError(
@@ -74,18 +75,33 @@ def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
             f"{where} has a pruned upstream, whose layers are of several sizes, which "
             f"no configuration of transformers describes; {instead}"
         )
+    family = frontend.family
+    prefix = family.checkpoint_prefix
+    if prefix and not family.is_whole:
+        raise DataError(
+            f"{where} has the first {frontend.num_layers} layers of {frontend.name} "
+            "without the norm behind its last one, which no configuration of "
+            f"transformers describes; {instead}"
+        )
     conf = {**frontend.config_dict, "num_hidden_layers": frontend.num_layers}
+    conf["dtype"] = dtype
     # Not the configuration of the running network: its mask probabilities are zero,
     # and a network built from that has no mask embedding.
-    config = AutoConfig.for_model(conf.pop("model_type"), **conf)
-    network = frontend.family.build(config)
+    config = transformers.AutoConfig.for_model(conf.pop("model_type"), **conf)
+    config.architectures = [transformers.MODEL_MAPPING[type(config)].__name__]
+    config.save_pretrained(folder)
+    network = family.build(config)
     network.load_state_dict(frontend.model.state_dict())
-    network.to(getattr(torch, dtype)).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(
-        sampling_rate=frontend.sample_rate,
-        do_normalize=frontend.normalize_waveform,
-        return_attention_mask=True,
-    ).save_pretrained(folder)
+    weights = network.to(getattr(torch, dtype)).state_dict()
+    save_file(
+        {prefix + name: value.contiguous() for name, value in weights.items()},
+        os.path.join(folder, "model.safetensors"),
+        metadata={"format": "pt"},
+    )
+    options = {"return_attention_mask": True, **family.extractor_conf}
+    if family.takes_waveform:
+        options["do_normalize"] = frontend.normalize_waveform
+    getattr(transformers, family.extractor_name)(**options).save_pretrained(folder)
     # safetensors lets nobody else read its files.
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), 0o644)

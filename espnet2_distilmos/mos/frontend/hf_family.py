@@ -29,6 +29,10 @@ class HFFamily(torch.nn.Module, ABC):
     masks_with_zeros = False
     # What the checkpoint's preprocessor_config.json must say, where it says it.
     extractor_conf: Mapping[str, Any] = {"sampling_rate": 16000}
+    # Its class in transformers.
+    extractor_name = "Wav2Vec2FeatureExtractor"
+    # Before the names of the weights in a checkpoint.
+    checkpoint_prefix = ""
     # As in AbsLayerFrontend; None for its default.
     maximum_samples: Optional[int] = None
     frame_centre: Optional[float] = None
@@ -40,10 +44,12 @@ class HFFamily(torch.nn.Module, ABC):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.is_whole = True  # all layers are kept
 
     def keep_layers(self, num_layers: int) -> None:
         """Let the network that is built have its first layers only, fewer than all."""
         self.config.num_hidden_layers = num_layers
+        self.is_whole = False
 
     @staticmethod
     def load(upstream: str, config, cls=None) -> Tuple[torch.nn.Module, Set[str]]:

@@ -29,6 +29,7 @@ class Wav2Vec2BertFamily(HFFamily):
     takes_waveform = False
     frame_shift = HOP * STACK
     minimum_samples = WINDOW + HOP * (STACK - 1)
+    extractor_name = "SeamlessM4TFeatureExtractor"
     extractor_conf = {"sampling_rate": 16000, "stride": STACK}
 
     def __init__(self, config):

@@ -44,6 +44,8 @@ class WhisperFamily(HFFamily):
     frame_centre = 0.0
     # Its keys have no bias.
     unit_names = UnitNames("self_attn", "fc1", "fc2", biases=2)
+    extractor_name = "WhisperFeatureExtractor"
+    checkpoint_prefix = "encoder."
     extractor_conf = {
         "sampling_rate": 16000,
         "n_fft": FFT,
@@ -69,16 +71,14 @@ class WhisperFamily(HFFamily):
         filters = torch.from_numpy(filters).float()
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
-        self._is_whole = True
 
     def keep_layers(self, num_layers: int) -> None:
         super().keep_layers(num_layers)
         # Two names of one number in newer versions of transformers.
         self.config.encoder_layers = num_layers
-        self._is_whole = False
 
     def prepare(self, model: torch.nn.Module) -> None:
-        if not self._is_whole:
+        if not self.is_whole:
             # It belongs to the last layer of the whole network.
             model.layer_norm = torch.nn.Identity()
 

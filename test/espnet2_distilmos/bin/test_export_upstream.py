@@ -15,9 +15,27 @@ from espnet2_distilmos.mos.build import build_model
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 
 
+WHISPER = dict(
+    model_type="whisper",
+    d_model=32,
+    encoder_layers=2,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=48,
+)
+W2V_BERT = dict(
+    model_type="wav2vec2-bert",
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=48,
+    feature_projection_input_dim=160,
+)
+
+
 def experiment(scorer_dir, folder, **frontend_conf):
     config = yaml.safe_load((scorer_dir / "config.yaml").read_text())
-    config["frontend_conf"].update(normalize_waveform=True, **frontend_conf)
+    config["frontend_conf"].update({"normalize_waveform": True, **frontend_conf})
     model = build_model(config, load_pretrained=True).eval()
     config["frontend_conf"] = model.frontend.resolved_conf()
     folder.mkdir()
@@ -64,6 +82,31 @@ def test_the_copy_of_a_cut_network_is_as_small(scorer_dir, tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "upstream,extractor",
+    [
+        (WHISPER, transformers.WhisperFeatureExtractor),
+        (W2V_BERT, transformers.SeamlessM4TFeatureExtractor),
+    ],
+)
+def test_networks_that_take_a_spectrogram(upstream, extractor, scorer_dir, tmp_path):
+    conf = {"upstream_config": upstream, "normalize_waveform": False}
+    trained = experiment(scorer_dir, tmp_path / "exp", **conf)
+    output = tmp_path / "out"
+    assert main([str(tmp_path / "exp"), str(output)]) == 0
+    copy = HFFrontend(upstream=str(output))
+    for a, b in zip(hidden_states(trained), hidden_states(copy), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    # As transformers' own classes read them: weights, and the extractor's options.
+    network = transformers.AutoModel.from_pretrained(output)
+    network = getattr(network, "encoder", network) if upstream is WHISPER else network
+    for key, value in trained.model.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key])
+    options = extractor.from_pretrained(output).to_dict()
+    for key, value in trained.family.extractor_conf.items():
+        assert options[key] == value
+
+
 def test_nothing_is_replaced_unasked(scorer_dir, tmp_path, capsys):
     output = tmp_path / "out"
     output.mkdir()
@@ -92,18 +135,7 @@ def test_a_copy_that_differs_gets_no_name(scorer_dir, tmp_path, capsys, monkeypa
     "conf,words",
     [
         ({"lora": {"rank": 1}}, "adapters"),
-        (
-            {
-                "upstream_config": dict(
-                    model_type="whisper",
-                    d_model=32,
-                    encoder_layers=2,
-                    encoder_attention_heads=2,
-                    encoder_ffn_dim=48,
-                )
-            },
-            "waveform",
-        ),
+        ({"upstream_config": WHISPER, "num_layers": 1}, "norm"),
     ],
 )
 def test_what_no_checkpoint_holds(conf, words, scorer_dir, tmp_path, capsys):
