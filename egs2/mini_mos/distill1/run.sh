@@ -40,7 +40,7 @@ teachers=../mos1/upstream/hubert_tiny # Upstreams, directories or hub ids.
 aggregate=heads      # Of several teachers: heads, average or concat.
 layers=              # Layers that are predicted, such as "[4,8,12]", or "[[1,3],[4,8]]" of two teachers; thirds if empty.
 student=             # Upstream whose convolutions and first layers the student begins with; the first teacher if empty.
-student_layers=2     # Layers of the student.
+student_layers=2     # Layers of the student; all: the whole network.
 
 # Distortions
 cdm=none             # Cross-distortion mapping: none, same, setup1 or setup2.
@@ -93,6 +93,7 @@ one_of aggregate heads average concat
 
 read -r first _ <<< "${teachers}"
 student=${student:-${first}}
+[ "${student_layers}" != all ] || student_layers=null
 options=(--frontend_conf "upstream=${student}" --frontend_conf "num_layers=${student_layers}")
 options+=(--losses "layer_distill.teachers=[${teachers// /,}]" --losses "layer_distill.aggregate=${aggregate}")
 [ -z "${layers}" ] || options+=(--losses "layer_distill.layers=${layers// /}")

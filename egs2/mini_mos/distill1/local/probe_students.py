@@ -16,17 +16,20 @@ Linear probes, fitted in closed form to clean speech of the training speakers:
 Each of them where the student hears the clean speech, `seen` distortions (those of
 cross-distortion mapping) and `unseen` ones, of kinds that no training has. On listening
 tests, SRCC of ridge regression on mean and standard deviation, groups of clips left
-out.
+out. A name that is given several directories, of several seeds, has the mean of them.
 """
 
 import argparse
+import collections
 import json
+import logging
 import os
 import random
 import sys
 import zlib
 from typing import Any, Dict, List, Optional, Tuple
 
+import joblib
 import numpy as np
 import torch
 
@@ -49,10 +52,10 @@ UNSEEN = ("mnru_strong", "clip_strong", "gsm", "mp3", "griffin_lim", "loss_zero"
 PENALTIES = np.logspace(-1, 5, 13)
 
 
-def open_frontend(path: str) -> AbsLayerFrontend:
+def open_frontend(path: str, layers: Optional[int] = None) -> AbsLayerFrontend:
     """The upstream of a trained model, or a checkpoint of transformers."""
     if os.path.exists(os.path.join(path, "config.json")) or not os.path.exists(path):
-        return build_frontend("hf", {"upstream": path}).eval()
+        return build_frontend("hf", {"upstream": path, "num_layers": layers}).eval()
     with open_trained_model(path) as files:
         return load_model(*files)[0].frontend.eval()
 
@@ -208,38 +211,74 @@ def rated_srcc(student: AbsLayerFrontend, folder: str, groups_of: str) -> float:
     return float(spearmanr(predicted, y)[0])
 
 
-def probe_all(args: argparse.Namespace) -> int:
-    """Write the table and the numbers; return the exit code."""
-    train = Clips(args.train, args.train_utterances, args.seconds, args.seed)
-    dev = Clips(args.dev, args.dev_utterances, args.seconds, args.seed)
-    teaching = Teaching(args, train, dev)
-    results: Dict[str, Dict[str, Any]] = {}
+def find_students(args: argparse.Namespace) -> List[Tuple[str, str, Optional[int]]]:
+    """Name, path and number of layers of everything that is probed."""
+    found: List[Tuple[str, str, Optional[int]]] = []
+    if args.baseline_layers:
+        few = args.baseline_layers
+        found = [("teacher", args.teacher, None)]
+        found.append((f"its first {few} layers", args.teacher, few))
     for given in args.students:
         name, _, path = given.partition("=")
         if not path:
             raise DataError(f"found the student {given!r}, expected NAME=DIRECTORY.")
-        student = open_frontend(path)
-        results[name] = probe(student, train, dev, teaching)
-        for rated in args.ratings:
-            folder, _, groups_of = rated.rpartition(":")
-            if not folder:
-                raise DataError(
-                    f"found the ratings {rated!r}, expected DIRECTORY:FILE with the "
-                    "file whose groups are left out, such as data/p835:utt2spk."
-                )
-            key = f"srcc_{os.path.basename(folder.rstrip('/'))}"
-            results[name][key] = rated_srcc(student, folder, groups_of)
-    with atomic_write(f"{args.output}.json") as file:
-        file.write(json.dumps(results, indent=1) + "\n")
-    columns = list(next(iter(results.values())))
+        found.append((name, path, None))
+    for rated in args.ratings:
+        if not rated.rpartition(":")[0]:
+            raise DataError(
+                f"found the ratings {rated!r}, expected DIRECTORY:FILE with the "
+                "file whose groups are left out, such as data/p835:utt2spk."
+            )
+    return found
+
+
+def write_table(rows: Dict[str, Dict[str, Dict[str, float]]], output: str) -> None:
+    """Write and print a line of each name, the mean over its directories."""
+    columns = list(next(iter(next(iter(rows.values())).values())))
     lines = ["| student | " + " | ".join(c.replace("_", " ") for c in columns) + " |"]
     lines.append("|---|" + "---:|" * len(columns))
-    for name, row in results.items():
-        values = " | ".join(f"{row[column]:.3f}" for column in columns)
-        lines.append(f"| {name} | {values} |")
-    with atomic_write(f"{args.output}.md") as file:
+    apart = []
+    for name, of_name in rows.items():
+        values = np.array([[row[c] for c in columns] for row in of_name.values()])
+        means = " | ".join(f"{x:.3f}" for x in values.mean(0))
+        lines.append(f"| {name} | {means} |")
+        if len(values) > 1:
+            apart.append(values.std(0, ddof=1))
+    if apart:
+        spread = np.sqrt(np.mean(np.square(apart), axis=0))
+        spreads = " | ".join(f"{x:.3f}" for x in spread)
+        lines.append(f"| *SD between seeds* | {spreads} |")
+    with atomic_write(f"{output}.json") as file:
+        file.write(json.dumps(rows, indent=1) + "\n")
+    with atomic_write(f"{output}.md") as file:
         file.write("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def probe_all(args: argparse.Namespace) -> int:
+    """Write the table and the numbers; return the exit code."""
+    students = find_students(args)
+    train = Clips(args.train, args.train_utterances, args.seconds, args.seed)
+    dev = Clips(args.dev, args.dev_utterances, args.seconds, args.seed)
+    teaching = Teaching(args, train, dev)
+
+    def row_of(name: str, path: str, layers: Optional[int]) -> Dict[str, float]:
+        student = open_frontend(path, layers)
+        row = probe(student, train, dev, teaching)
+        for rated in args.ratings:
+            folder, _, groups_of = rated.rpartition(":")
+            key = f"srcc_{os.path.basename(folder.rstrip('/'))}"
+            row[key] = rated_srcc(student, folder, groups_of)
+        logging.info(f"{name}: {path} is probed")
+        return row
+
+    # Threads, as the clips of all views are large.
+    run = joblib.Parallel(n_jobs=args.nj, prefer="threads")
+    found = run(joblib.delayed(row_of)(*student) for student in students)
+    rows: Dict[str, Dict[str, Any]] = collections.defaultdict(dict)
+    for (name, path, _), row in zip(students, found):
+        rows[name][path] = row
+    write_table(rows, args.output)
     return 0
 
 
@@ -250,6 +289,8 @@ def main(cmd: Optional[List[str]] = None) -> int:
     )
     add = parser.add_argument
     add("students", nargs="+", metavar="NAME=DIRECTORY", help="model or checkpoint")
+    add("--nj", type=int, default=1, help="students at a time")
+    add("--baseline_layers", type=int, help="lines of the teacher and its first layers")
     add("--train", required=True, help="data directory of the training speakers")
     add("--dev", required=True, help="data directory of other speakers")
     add("--teacher", required=True, help="upstream: directory or hub id")
