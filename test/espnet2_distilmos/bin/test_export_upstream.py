@@ -14,7 +14,6 @@ from espnet2_distilmos.bin.export_upstream import main
 from espnet2_distilmos.mos.build import build_model
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
 
-
 WHISPER = dict(
     model_type="whisper",
     d_model=32,
