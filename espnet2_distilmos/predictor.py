@@ -5,6 +5,7 @@
 
 import io
 import itertools
+import logging
 import os
 import threading
 from functools import cached_property
@@ -167,6 +168,11 @@ class MOSPredictor(AbsMOSPredictor):
         self.precision = check_precision(precision)
         if precision == "bf16":
             batch_seconds = _ONE_AT_A_TIME
+            if self.device.type == "cpu" and not _cpu_computes_bf16():
+                logging.warning(
+                    "precision=bf16: this CPU has no instructions for bfloat16 "
+                    "(avx512_bf16, amx_bf16) and takes many times as long as with fp32"
+                )
         if batch_seconds is None:
             on_cpu = self.device.type == "cpu"
             batch_seconds = _BATCH_SECONDS if on_cpu else _BATCH_SECONDS_ON_GPU
@@ -453,6 +459,14 @@ class _Resample(torch.autograd.Function):
 def _soxr(wave: torch.Tensor, fs: float, sample_rate: float) -> torch.Tensor:
     samples = wave.detach().cpu().contiguous().numpy()
     return torch.from_numpy(resample(samples, fs, sample_rate)).to(wave.device)
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether the CPU multiplies in bfloat16; True where torch cannot tell."""
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    if has.get("architecture") != "x86_64":
+        return True
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2"))
 
 
 def _device(name: Union[str, torch.device]) -> torch.device:

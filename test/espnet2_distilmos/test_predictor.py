@@ -100,6 +100,27 @@ def test_bf16_is_near_and_the_same_in_any_batch(predictor, scorer_dir):
         MOSPredictor.from_pretrained(str(scorer_dir), precision="fp16")
 
 
+@pytest.mark.parametrize(
+    "capabilities,slow",
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False}, True),
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_a_cpu_without_bf16_is_warned_of(
+    capabilities, slow, scorer_dir, caplog, monkeypatch
+):
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: capabilities, raising=False
+    )
+    MOSPredictor.from_pretrained(str(scorer_dir), precision="bf16")
+    assert ("no instructions for bfloat16" in caplog.text) == slow
+    caplog.clear()
+    MOSPredictor.from_pretrained(str(scorer_dir))
+    assert not caplog.text
+
+
 def test_alone_in_any_batch_in_any_order(predictor):
     waves = [syllables(0.4 + 0.37 * k, seed=k) for k in range(6)]
     single = [predictor(wave, 16000) for wave in waves]
