@@ -96,7 +96,7 @@ def test_from_speech_to_a_student_of_two_teachers(recipe, tmp_path):
     trained = torch.load(exp / "valid.layer_distill.best.pth")
     for key, value in student.state_dict().items():
         assert torch.equal(value, trained[f"frontend.{key}"])
-    (row,) = json.loads((exp / "probes.json").read_text())["student"].values()
+    (row,) = json.loads((exp / "probes.json").read_text())["rows"].values()
     assert set(row) == {
         *(f"{p}_{v}" for p in ("recovered", "tokens", "speakers") for v in VIEWS),
         "srcc_rated",

@@ -20,14 +20,14 @@ out. A name that is given several directories, of several seeds, has the mean of
 """
 
 import argparse
-import collections
 import json
 import logging
 import os
 import random
 import sys
+import threading
 import zlib
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import joblib
 import numpy as np
@@ -47,8 +47,19 @@ from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
 from espnet2_distilmos.mos.tokens import Codebooks, fit_codebooks
 from espnet2_distilmos.train.views import NoisyView
 
+WHAT = ("recovered", "tokens", "speakers")
 VIEWS = ("clean", "seen", "unseen")
 UNSEEN = ("mnru_strong", "clip_strong", "gsm", "mp3", "griffin_lim", "loss_zero")
+SETTINGS = (
+    "train",
+    "dev",
+    "teacher",
+    "teacher_layer",
+    "seconds",
+    "num_clusters",
+    "seed",
+)
+SETTINGS += ("train_utterances", "dev_utterances")
 PENALTIES = np.logspace(-1, 5, 13)
 
 
@@ -211,6 +222,21 @@ def rated_srcc(student: AbsLayerFrontend, folder: str, groups_of: str) -> float:
     return float(spearmanr(predicted, y)[0])
 
 
+def name_of(rated: str) -> str:
+    """The column of a listening test, given as DIRECTORY:FILE.
+
+    Raises:
+        DataError: It is given in another way.
+    """
+    folder = rated.rpartition(":")[0]
+    if not folder:
+        raise DataError(
+            f"found the ratings {rated!r}, expected DIRECTORY:FILE with the file whose "
+            "groups are left out, such as data/p835:utt2spk."
+        )
+    return f"srcc_{os.path.basename(os.path.normpath(folder))}"
+
+
 def find_students(args: argparse.Namespace) -> List[Tuple[str, str, Optional[int]]]:
     """Name, path and number of layers of everything that is probed."""
     found: List[Tuple[str, str, Optional[int]]] = []
@@ -223,62 +249,89 @@ def find_students(args: argparse.Namespace) -> List[Tuple[str, str, Optional[int
         if not path:
             raise DataError(f"found the student {given!r}, expected NAME=DIRECTORY.")
         found.append((name, path, None))
-    for rated in args.ratings:
-        if not rated.rpartition(":")[0]:
-            raise DataError(
-                f"found the ratings {rated!r}, expected DIRECTORY:FILE with the "
-                "file whose groups are left out, such as data/p835:utt2spk."
-            )
     return found
 
 
-def write_table(rows: Dict[str, Dict[str, Dict[str, float]]], output: str) -> None:
-    """Write and print a line of each name, the mean over its directories."""
-    columns = list(next(iter(next(iter(rows.values())).values())))
-    lines = ["| student | " + " | ".join(c.replace("_", " ") for c in columns) + " |"]
-    lines.append("|---|" + "---:|" * len(columns))
-    apart = []
-    for name, of_name in rows.items():
-        values = np.array([[row[c] for c in columns] for row in of_name.values()])
-        means = " | ".join(f"{x:.3f}" for x in values.mean(0))
-        lines.append(f"| {name} | {means} |")
-        if len(values) > 1:
-            apart.append(values.std(0, ddof=1))
-    if apart:
-        spread = np.sqrt(np.mean(np.square(apart), axis=0))
-        spreads = " | ".join(f"{x:.3f}" for x in spread)
-        lines.append(f"| *SD between seeds* | {spreads} |")
-    with atomic_write(f"{output}.json") as file:
-        file.write(json.dumps(rows, indent=1) + "\n")
-    with atomic_write(f"{output}.md") as file:
-        file.write("\n".join(lines) + "\n")
-    print("\n".join(lines))
+class Probes:
+    """What is known of each student, by its fingerprint, kept in OUTPUT.json.
+
+    Args:
+        output: without .json; what it has of the same settings is not computed again.
+        settings: options that change what a probe finds.
+    """
+
+    def __init__(self, output: str, settings: Dict[str, Any]):
+        self.output = output
+        self.settings = settings
+        self.rows: Dict[str, Dict[str, float]] = {}
+        self.students: Dict[str, Dict[str, str]] = {}
+        self._lock = threading.Lock()
+        if os.path.exists(f"{output}.json"):
+            with open(f"{output}.json") as file:
+                before = json.load(file)
+            if before["settings"] == settings:
+                self.rows = before["rows"]
+
+    def add(self, name: str, path: str, fingerprint: str, row: Dict[str, float]):
+        """Keep a student's row."""
+        with self._lock:
+            self.rows[fingerprint] = row
+            self.students.setdefault(name, {})[path] = fingerprint
+            names = ("settings", "students", "rows")
+            data = {key: getattr(self, key) for key in names}
+            with atomic_write(f"{self.output}.json") as file:
+                file.write(json.dumps(data, indent=1) + "\n")
+
+    def table(self, names: Sequence[str], columns: Sequence[str]) -> str:
+        """A line of each name, the mean over its directories."""
+        heads = (column.replace("_", " ") for column in columns)
+        lines = ["| student | " + " | ".join(heads) + " |"]
+        lines.append("|---|" + "---:|" * len(columns))
+        apart = []
+        for name in names:
+            rows = [self.rows[f] for f in self.students[name].values()]
+            values = np.array([[row[column] for column in columns] for row in rows])
+            means = " | ".join(f"{x:.3f}" for x in values.mean(0))
+            lines.append(f"| {name} | {means} |")
+            if len(values) > 1:
+                apart.append(values.var(0, ddof=1))
+        if apart:
+            spread = " | ".join(f"{x:.3f}" for x in np.sqrt(np.mean(apart, axis=0)))
+            lines.append(f"| *SD between seeds* | {spread} |")
+        return "\n".join(lines) + "\n"
 
 
 def probe_all(args: argparse.Namespace) -> int:
     """Write the table and the numbers; return the exit code."""
     students = find_students(args)
+    settings = {key: getattr(args, key) for key in SETTINGS}
+    probes = Probes(args.output, settings)
+    rated = {name_of(given): given.rpartition(":")[::2] for given in args.ratings}
+    columns = [f"{what}_{view}" for what in WHAT for view in VIEWS]
     train = Clips(args.train, args.train_utterances, args.seconds, args.seed)
     dev = Clips(args.dev, args.dev_utterances, args.seconds, args.seed)
     teaching = Teaching(args, train, dev)
 
-    def row_of(name: str, path: str, layers: Optional[int]) -> Dict[str, float]:
+    def look_at(name: str, path: str, layers: Optional[int]) -> None:
         student = open_frontend(path, layers)
-        row = probe(student, train, dev, teaching)
-        for rated in args.ratings:
-            folder, _, groups_of = rated.rpartition(":")
-            key = f"srcc_{os.path.basename(folder.rstrip('/'))}"
-            row[key] = rated_srcc(student, folder, groups_of)
+        fingerprint = student.fingerprint()
+        row = dict(probes.rows.get(fingerprint, {}))
+        if not set(columns) <= set(row):
+            row.update(probe(student, train, dev, teaching))
+        for key, (folder, groups_of) in rated.items():
+            if key not in row:
+                row[key] = rated_srcc(student, folder, groups_of)
+        probes.add(name, path, fingerprint, row)
         logging.info(f"{name}: {path} is probed")
-        return row
 
     # Threads, as the clips of all views are large.
     run = joblib.Parallel(n_jobs=args.nj, prefer="threads")
-    found = run(joblib.delayed(row_of)(*student) for student in students)
-    rows: Dict[str, Dict[str, Any]] = collections.defaultdict(dict)
-    for (name, path, _), row in zip(students, found):
-        rows[name][path] = row
-    write_table(rows, args.output)
+    run(joblib.delayed(look_at)(*student) for student in students)
+    names = list(dict.fromkeys(name for name, *_ in students))
+    table = probes.table(names, [*columns, *rated])
+    with atomic_write(f"{args.output}.md") as file:
+        file.write(table)
+    print(table, end="")
     return 0
 
 

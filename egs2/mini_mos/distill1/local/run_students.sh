@@ -67,12 +67,12 @@ for seed in ${seeds}; do
         teachers=$(trimmed "${teachers}")
         teachers=${teachers//'{whisper}'/${whisper}}
         teachers=${teachers//'{hubert}'/${hubert}}
-        if [[ "${teachers}" == *"{"* ]]; then
-            wait # for the student that is a teacher here
-            while [[ "${teachers}" =~ \{([^}]*)\} ]]; do
-                teachers=${teachers//"${BASH_REMATCH[0]}"/${expdir}/seed0/${BASH_REMATCH[1]}/upstream}
-            done
-        fi
+        while [[ "${teachers}" =~ \{([^}]*)\} ]]; do
+            other="${expdir}/seed0/${BASH_REMATCH[1]}"
+            [ -e "${other}/.done" ] || wait # it is being trained
+            [ -e "${other}/.done" ] || fail "${name} is taught by ${BASH_REMATCH[1]} of seed 0, which is not done; add it to --only."
+            teachers=${teachers//"${BASH_REMATCH[0]}"/${other}/upstream}
+        done
         while [ "$(jobs -rp | wc -l)" -ge "${runs_nj}" ]; do wait -n || code=1; done
         student "${seed}" "${name}" "${teachers}" "${options}" &
         done_names+=("${seed} ${name}")
