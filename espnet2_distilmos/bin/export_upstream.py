@@ -6,7 +6,6 @@
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from typing import Dict, List, Optional
@@ -17,6 +16,8 @@ from espnet2_distilmos.data.datadir import DataError
 # Largest difference of a hidden state, by its layer's RMS: half precision keeps 11 bits
 # of each weight, and the layers add up what is lost.
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
+# What a checkpoint is.
+FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--dtype", choices=sorted(TOLERANCE), default="float32", help="of the weights"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace an existing directory"
+        "--overwrite", action="store_true", help="replace an earlier export"
     )
     return parser
 
@@ -134,6 +135,12 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
             f"{args.output} is there already, expected a new directory; choose "
             "another or give --overwrite."
         )
+    others = set(os.listdir(output)) - FILES if os.path.isdir(output) else set()
+    if others or os.path.isfile(output):
+        raise DataError(
+            f"{args.output} is no checkpoint alone, it has {sorted(others)[:3]}, "
+            f"expected at most {', '.join(sorted(FILES))} to overwrite; choose another."
+        )
     with open_trained_model(args.model) as files:
         model, _ = load_model(*files)
     os.makedirs(os.path.dirname(output), exist_ok=True)
@@ -149,7 +156,8 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
                 "at most; nothing was written: try --dtype float32."
             )
         if os.path.exists(output):
-            shutil.rmtree(output)
+            # Aside first: what is there goes only when the new one has its name.
+            os.rename(output, f"{folder}.old")
         os.rename(folder, output)
     print(f"{args.output}: hidden states differ by {difference:.1e} of their RMS")
     return {}

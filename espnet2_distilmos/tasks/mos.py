@@ -120,7 +120,8 @@ class MOSTask(AbsTask):
             type=str_or_none,
             help="Upstream that the tokens must be of, or several with commas between "
             "them: a stream (mfcc, hubert), a fingerprint, or what `frontend: hf` has "
-            "as frontend_conf.upstream. None: the frontend as it is at the start",
+            "as frontend_conf.upstream; average: or concat: before them where they "
+            "share codebooks. None: the frontend as it is at the start",
         )
         add(
             "--upstream_lr",

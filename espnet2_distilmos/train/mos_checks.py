@@ -18,7 +18,18 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import yaml
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
@@ -39,11 +50,12 @@ from espnet2_distilmos.mos.build import (
 )
 from espnet2_distilmos.mos.espnet_model import ACCURACIES, ESPnetMOSModel
 from espnet2_distilmos.mos.frontend.abs_frontend import AbsLayerFrontend
+from espnet2_distilmos.mos.grid import JOINT
 from espnet2_distilmos.mos.loss.abs_loss import CLEAN, MASKED, AbsMOSLoss
 from espnet2_distilmos.mos.span_mask import SpanMask
 from espnet2_distilmos.train.mos_sampler import BY_COUNT, BY_SIZE, MIXED, SINGLE
 from espnet2_distilmos.train.mos_trainer import LEVELS, STATISTICS
-from espnet2_distilmos.train.views import TRUE_SIGNAL, kinds_of
+from espnet2_distilmos.train.views import TRUE_SIGNAL, check_view, kinds_of
 
 # Name of the training data, file of a data directory, what losses read of it, and the
 # option of a recipe that gives it, of each condition.
@@ -72,6 +84,8 @@ def check_before_training(args: argparse.Namespace) -> None:
         if option in ("losses", "noisy_view") or option.endswith("_conf"):
             check_numbers(option, value)
     check_options(args)
+    if args.noisy_view is not None:
+        check_view(args.noisy_view)
     losses = build_losses(args.losses)
     active = {name: loss for name, loss in losses.items() if loss.weight > 0}
     _expect(active, f"no loss of weight above 0 among {list(losses)}", "one")
@@ -489,19 +503,40 @@ def check_tokens(args: argparse.Namespace, frontend: AbsLayerFrontend) -> None:
     # Of one stream the file says it once.
     streams = {c["stream"]: c.get("upstream_fingerprint", fingerprint) for c in columns}
     source = args.token_source
+    lacking: Set[str] = set()
     if source is None:
         meant = set(streams.values()) == {frontend.fingerprint()}
     else:
         meant = {source} in ({*streams}, {fingerprint})
-        meant = meant or _upstreams_named(source, streams) == _upstreams_of(streams)
+        if not meant:
+            how, names = _split_source(source)
+            named, found = _upstreams_named(names, streams), _upstreams_of(streams)
+            lacking = {name for name, of in named.items() if not of <= found}
+            same_kind = {how} == {
+                _joined(fingerprint) for fingerprint in streams.values()
+            }
+            meant = same_kind and set().union(*named.values()) == found
     _expect(
         meant,
-        f"tokens made by another upstream ({', '.join(sorted(streams))}, fingerprint "
-        f"{fingerprint})",
+        "tokens made by another upstream or in another way "
+        f"({', '.join(f'{name} {of}' for name, of in sorted(streams.items()))})"
+        + (f", nothing of {', '.join(sorted(lacking))}" if lacking else ""),
         f"those of {source or frontend.name + ' as configured'}, and of no other: "
         "rerun stage 5 with this configuration, or name their upstreams with "
-        "--token_source if they are meant",
+        "--token_upstreams and --token_aggregate of the recipe (--token_source of the "
+        "training) if they are meant",
     )
+
+
+def _split_source(source: str) -> Tuple[str, List[str]]:
+    """How upstreams are joined, ``""`` for side by side, and their names."""
+    how = next((x for x in JOINT if source.startswith(f"{x}:")), "")
+    return how, source[len(how) + bool(how) :].split(",")
+
+
+def _joined(fingerprint: Optional[str]) -> str:
+    """How the upstreams of a stream are joined, ``""`` where it is of one."""
+    return str(fingerprint).rpartition(":")[0]
 
 
 def _upstreams_of(streams: Mapping[str, Optional[str]]) -> Set[str]:
@@ -510,16 +545,18 @@ def _upstreams_of(streams: Mapping[str, Optional[str]]) -> Set[str]:
     return {upstream for part in parts for upstream in part.split("+")}
 
 
-def _upstreams_named(source: str, streams: Mapping[str, Optional[str]]) -> Set[str]:
-    """Fingerprints of the upstreams that ``--token_source`` names."""
-    found: Set[str] = set()
-    for name in source.split(","):
+def _upstreams_named(
+    names: Sequence[str], streams: Mapping[str, Optional[str]]
+) -> Dict[str, Set[str]]:
+    """Fingerprints of the upstreams that are named."""
+    found: Dict[str, Set[str]] = {}
+    for name in names:
         if name in streams:
-            found |= _upstreams_of({name: streams[name]})
+            found[name] = _upstreams_of({name: streams[name]})
         elif "/" in name or os.path.isdir(name):
-            found.add(build_frontend("hf", {"upstream": name}).fingerprint())
+            found[name] = {build_frontend("hf", {"upstream": name}).fingerprint()}
         else:
-            found.add(name)
+            found[name] = {name}
     return found
 
 

@@ -3,8 +3,9 @@
 
 """Distorted views of an utterance: what a second pass or a teacher hears."""
 
-import dataclasses
-from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple
+import math
+import os
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import scipy.signal
@@ -26,8 +27,18 @@ SCHEMES = {
 }
 # What teachers hear of a distorted view: the true signal, the view, or another one.
 TRUE_SIGNAL, SAME, OWN = TEACHERS = ("clean", "same", "own")
-# Lowest and highest ratio in dB; those of "single" and "double" are whole numbers.
-_NOISE_SNR = {"mix": (0.0, 20.0), "single": (10, 19), "double": (10, 19)}
+_NOISE = {"noise_scp": None, "noise_snr": (0.0, 20.0)}
+_ROOM = {"rir_scp": None, "rt60": (0.2, 0.8)}
+_SPEECH = {"speech_prob": 0.2, "speech_snr": (-5.0, 5.0), "speech_share": 0.5}
+# Ratios of cross-distortion mapping are whole numbers.
+_CROSSED = {**_NOISE, **_ROOM, "noise_snr": (10, 19)}
+# Options that a scheme reads, and their defaults.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "mix": {**_NOISE, **_SPEECH, **_ROOM, "noise_prob": 0.4, "reverb_prob": 0.2},
+    "single": _CROSSED,
+    "double": _CROSSED,
+    "systems": {"systems": ()},
+}
 _CENTS = 500
 # Widest rejected band, of the whole range in mel.
 _REJECTED = 13.5 / 256
@@ -36,6 +47,70 @@ _REJECTED = 13.5 / 256
 def kinds_of(scheme: str = "mix", systems: Sequence[str] = (), **others) -> List[str]:
     """What the options of a :class:`NoisyView` let be done."""
     return [*SCHEMES.get(scheme, ()), *systems]
+
+
+def check_view(options: Mapping[str, Any]) -> Dict[str, Any]:
+    """Check options of a :class:`NoisyView` but for its audio, and fill in the rest.
+
+    Args:
+        options: as a configuration has them; None is the default.
+
+    Returns:
+        All that the scheme reads, with ``scheme`` and ``teacher``.
+
+    Raises:
+        ValueError: One is unknown, of another scheme, or out of its range.
+    """
+
+    def expect(good: bool, name: str, expected: str) -> None:
+        if not good:
+            raise ValueError(
+                f"found noisy_view.{name}={options.get(name)!r}, expected {expected}"
+            )
+
+    found = {name: value for name, value in options.items() if value is not None}
+    scheme = found.pop("scheme", "mix")
+    expect(scheme in OPTIONS, "scheme", f"one of {', '.join(OPTIONS)}")
+    teacher = found.pop("teacher", TRUE_SIGNAL)
+    expect(teacher in TEACHERS, "teacher", f"one of {', '.join(TEACHERS)}")
+    read = OPTIONS[scheme]
+    for name in found:
+        of = [other for other in OPTIONS if name in OPTIONS[other]]
+        where = f"it is of scheme {' and '.join(of)}" if of else "it is none"
+        names = ", ".join(["scheme", "teacher", *read])
+        expect(name in read, name, f"with scheme={scheme} some of {names}; {where}")
+    found = {**read, **found}
+    for name in sorted({"noise_prob", "speech_prob", "reverb_prob"} & set(found)):
+        good = is_number(found[name]) and 0 <= found[name] <= 1
+        expect(good, name, "a number from 0 to 1")
+    if scheme == "mix":
+        both = found["noise_prob"] + found["speech_prob"]
+        expect(both <= 1, "noise_prob", "1 at most together with speech_prob")
+        share = found["speech_share"]
+        good = is_number(share) and 0 < share <= 1
+        expect(good, "speech_share", "a number above 0, 1 at most")
+    for name in sorted({"noise_snr", "speech_snr", "rt60"} & set(found)):
+        values = found[name]
+        good = isinstance(values, (list, tuple)) and len(values) == 2
+        good = good and all(map(is_number, values)) and values[0] <= values[1]
+        expect(good, name, "a list of two numbers, the lower one first")
+    if "rt60" in found:
+        expect(found["rt60"][0] > 0, "rt60", "seconds above 0")
+    if scheme in ("single", "double"):
+        whole = all(float(value).is_integer() for value in found["noise_snr"])
+        expect(whole, "noise_snr", f"whole numbers with scheme={scheme}")
+    if scheme == "systems":
+        names = found["systems"]
+        good = isinstance(names, (list, tuple)) and len(names) > 0
+        good = good and all(name in SYSTEMS for name in names)
+        expect(good, "systems", f"with scheme=systems some of {', '.join(SYSTEMS)}")
+    return {"scheme": scheme, "teacher": teacher, **found}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of YAML is a finite number."""
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_one and math.isfinite(value)
 
 
 class View(NamedTuple):
@@ -52,7 +127,23 @@ class View(NamedTuple):
     snr: float
 
 
-@dataclasses.dataclass
+class _Done:
+    """What has been done to speech so far; steps that change nothing do not count."""
+
+    def __init__(self, speech: np.ndarray):
+        self.audio = speech
+        self.kinds: List[str] = []
+        self.snr = np.nan
+
+    def add(self, kind: str, audio: np.ndarray, snr: Optional[float] = None) -> None:
+        if audio is self.audio:
+            return
+        self.audio = audio
+        self.kinds.append(kind)
+        if snr is not None:
+            self.snr = snr
+
+
 class NoisyView:
     """A distorted view of each utterance, and one for its teachers.
 
@@ -75,84 +166,50 @@ class NoisyView:
     view drawn independently (``own``, its setup 2).
 
     Args:
-        scheme: one of the above.
-        teacher: one of the above.
-        systems: names of degradations, for the scheme ``systems``.
-        noise_prob: probability of noise.
-        noise_scp: ``wav.scp`` of noises; None makes white and pink noise, in ``single``
-            and ``double``, which have white noise, pink.
-        noise_snr: lowest and highest ratio of speech to noise in dB, drawn evenly; None
-            is 0 to 20 in ``mix``, 10 to 19 in others, where it is a whole number.
-        speech_prob: probability of another utterance of the training set.
-        speech_snr: lowest and highest ratio to it in dB.
-        speech_share: most of the utterance that it covers, at a random place.
-        reverb_prob: probability of a room.
-        rir_scp: ``wav.scp`` of impulse responses; None makes decaying noise.
-        rt60: shortest and longest reverberation time of made responses in s.
-        wav_paths: audio file by utterance, of the other speakers.
+        wav_paths: audio file by utterance, of the other speakers; for ``mix``.
         sample_rate: of all audio.
+        options: those of :data:`OPTIONS` that the scheme reads, else its defaults:
+
+            * scheme, teacher: one of the above.
+            * systems: names of degradations.
+            * noise_prob, speech_prob, reverb_prob: probabilities of noise, of another
+              utterance of the training set, and of a room.
+            * noise_scp: ``wav.scp`` of noises; None makes white and pink noise, in
+              ``single`` and ``double``, which have white noise, pink.
+            * noise_snr: lowest and highest ratio of speech to noise in dB, drawn
+              evenly; whole numbers in ``single`` and ``double``.
+            * speech_snr: lowest and highest ratio to the other utterance in dB.
+            * speech_share: most of the utterance that it covers, at a random place.
+            * rir_scp: ``wav.scp`` of impulse responses; None makes decaying noise.
+            * rt60: shortest and longest reverberation time of made responses in s.
 
     Attributes:
         kinds: all that may be done.
 
     Raises:
         ValueError: for impossible options.
-        DataError: when a list cannot be read.
+        DataError: A list, or a file of it, cannot be read or is of another rate.
     """
 
-    scheme: str = "mix"
-    teacher: str = TRUE_SIGNAL
-    systems: Sequence[str] = ()
-    noise_prob: float = 0.4
-    noise_scp: Optional[str] = None
-    noise_snr: Optional[Sequence[float]] = None
-    speech_prob: float = 0.2
-    speech_snr: Sequence[float] = (-5.0, 5.0)
-    speech_share: float = 0.5
-    reverb_prob: float = 0.2
-    rir_scp: Optional[str] = None
-    rt60: Sequence[float] = (0.2, 0.8)
-    wav_paths: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
-    sample_rate: int = 16000
-
-    def __post_init__(self):
-        self._check_scheme()
-        if self.noise_snr is None:
-            self.noise_snr = _NOISE_SNR.get(self.scheme, _NOISE_SNR["mix"])
-        either = self.noise_prob + self.speech_prob
-        shares = (self.noise_prob, self.speech_prob, either, self.speech_share)
-        ranges = (self.noise_snr, self.speech_snr, self.rt60)
-        mixes_speech = self.scheme == "mix" and self.speech_prob > 0
-        if not (
-            all(0 <= share <= 1 for share in (*shares, self.reverb_prob))
-            and all(low <= high for low, high in ranges)
-            and self.rt60[0] > 0
-            and (not mixes_speech or len(self.wav_paths) > 1)
-        ):
+    def __init__(
+        self,
+        wav_paths: Optional[Mapping[str, str]] = None,
+        sample_rate: int = 16000,
+        **options,
+    ):
+        self.wav_paths = dict(wav_paths or {})
+        self.sample_rate = sample_rate
+        self.options = check_view(options)
+        self.scheme, self.teacher = self.options["scheme"], self.options["teacher"]
+        self.kinds = kinds_of(**self.options)
+        if self.options.get("speech_prob") and len(self.wav_paths) < 2:
             raise ValueError(
-                f"found noisy_view {self}, expected shares from 0 to 1, of noise and "
-                "speech together; ranges that begin with the lowest value, rt60 above "
-                "0; and speech_prob=0 with less than two audio files"
+                f"found noisy_view.speech_prob={self.options['speech_prob']} and "
+                f"{len(self.wav_paths)} audio files, expected two or more: set it to 0"
             )
-        self.kinds = kinds_of(self.scheme, self.systems)
         self._ids = sorted(self.wav_paths)
-        self._noises = _read_list("noise_scp", self.noise_scp)
-        self._rooms = _read_list("rir_scp", self.rir_scp)
-
-    def _check_scheme(self):
-        for option, known in (("scheme", SCHEMES), ("teacher", TEACHERS)):
-            if getattr(self, option) not in known:
-                raise ValueError(
-                    f"found noisy_view.{option}={getattr(self, option)!r}, expected "
-                    f"one of {', '.join(known)}"
-                )
-        unknown = [name for name in self.systems if name not in SYSTEMS]
-        if unknown or bool(self.systems) != (self.scheme == "systems"):
-            raise ValueError(
-                f"found noisy_view.systems={list(self.systems)} with scheme="
-                f"{self.scheme}, expected with scheme=systems, and with no other, some "
-                f"of {', '.join(SYSTEMS)}"
-            )
+        self._noises = self._read_list("noise_scp")
+        self._rooms = self._read_list("rir_scp")
 
     def __call__(
         self, uid: str, speech: np.ndarray, generator: np.random.Generator
@@ -169,10 +226,8 @@ class NoisyView:
             come later, and of the same energy before something is added.
         """
         drawing = {"mix": self._mix, "systems": self._system}
-        audio, kinds, snr = drawing.get(self.scheme, self._crossed)(
-            uid, speech, generator
-        )
-        return View(np.asarray(audio, dtype=np.float32), tuple(kinds), snr)
+        done = drawing.get(self.scheme, self._crossed)(uid, speech, generator)
+        return View(np.asarray(done.audio, np.float32), tuple(done.kinds), done.snr)
 
     def labels(self, view: Optional[View] = None) -> Tuple[np.ndarray, np.ndarray]:
         """What was done to a view, as a training batch has it.
@@ -189,22 +244,20 @@ class NoisyView:
         return np.array(kinds, dtype=np.float32), np.array([snr], dtype=np.float32)
 
     def _mix(self, uid, speech, generator):
-        noisy, kinds, snr = speech, [], np.nan
-        if generator.random() < self.reverb_prob:
-            noisy = reverberate(noisy, self._room(generator))
-            kinds.append("reverb")
+        options = self.options
+        done = _Done(speech)
+        if generator.random() < options["reverb_prob"]:
+            done.add("reverb", reverberate(speech, self._room(generator)))
         kind = generator.random()
-        if kind < self.noise_prob:
+        if kind < options["noise_prob"]:
             noise = self._noise(len(speech), generator)
-            snr = generator.uniform(*self.noise_snr)
-            noisy = mix(noisy, noise, snr)
-            kinds.append("noise")
-        elif kind < self.noise_prob + self.speech_prob:
+            snr = generator.uniform(*options["noise_snr"])
+            done.add("noise", mix(done.audio, noise, snr), snr)
+        elif kind < options["noise_prob"] + options["speech_prob"]:
             other, start = self._speaker(uid, len(speech), generator)
-            snr = generator.uniform(*self.speech_snr)
-            noisy = mix(noisy, other, snr, start)
-            kinds.append("speech")
-        return noisy, kinds, snr
+            snr = generator.uniform(*options["speech_snr"])
+            done.add("speech", mix(done.audio, other, snr, start), snr)
+        return done
 
     def _crossed(self, uid, speech, generator):
         if self.scheme == "single":
@@ -212,33 +265,66 @@ class NoisyView:
         else:
             added = generator.choice(("noise", "gaussian", None), p=(0.5, 0.25, 0.25))
             steps = [added, generator.choice(("reverb", "pitch", "band_reject", None))]
-        kinds: List[str] = [str(kind) for kind in steps if kind is not None]
-        noisy, snr = speech, np.nan
-        for kind in kinds:
+        done = _Done(speech)
+        for kind in (str(kind) for kind in steps if kind is not None):
             if kind == "reverb":
-                noisy = reverberate(noisy, self._room(generator))
+                done.add(kind, reverberate(done.audio, self._room(generator)))
             elif kind == "pitch":
-                noisy = shift_pitch(noisy, generator.uniform(-_CENTS, _CENTS))
+                cents = generator.uniform(-_CENTS, _CENTS)
+                done.add(kind, shift_pitch(done.audio, cents))
             elif kind == "band_reject":
-                noisy = reject_band(noisy, self.sample_rate, generator)
+                done.add(kind, reject_band(done.audio, self.sample_rate, generator))
             else:
-                low, high = self.noise_snr
-                snr = float(generator.integers(int(low), int(high), endpoint=True))
+                low, high = map(int, self.options["noise_snr"])
+                snr = float(generator.integers(low, high, endpoint=True))
                 noise = generator.standard_normal(len(speech))
                 if kind == "noise":
                     noise = self._noise(len(speech), generator, pink=True)
-                noisy = mix(noisy, noise, snr)
-        return noisy, kinds, snr
+                done.add(kind, mix(done.audio, noise, snr), snr)
+        return done
 
     def _system(self, uid, speech, generator):
-        name = self.systems[int(generator.integers(len(self.systems)))]
+        names = self.options["systems"]
+        name = names[int(generator.integers(len(names)))]
         level = np.sqrt(np.mean(np.square(speech, dtype=np.float64)))
+        done = _Done(speech)
         if level == 0:
-            return speech, [], np.nan
+            return done
         step = draw(name, generator)
         audio = speech.astype(np.float64)
         degraded = process(audio, [step], 20 * np.log10(level), generator) / 32767
-        return degraded, [name], step[1].get("snr_db", np.nan)
+        done.add(name, degraded, step[1].get("snr_db", np.nan))
+        return done
+
+    def _read_list(self, option: str) -> List[str]:
+        """Files of a wav.scp that an option names, if it does, looked at once."""
+        path = self.options.get(option)
+        if not path:
+            return []
+        where = f"noisy_view.{option}"
+        if not os.path.exists(path):
+            raise DataError(f"{where}: found no file {path}, expected a wav.scp.")
+        files = read_scp(path)
+        if not files:
+            raise DataError(
+                f"{where}: {path} is empty, expected lines `name file` of audio: fill "
+                "it, or leave the option out"
+            )
+        for name, file in files.items():
+            try:
+                found = soundfile.info(file)
+            except (soundfile.SoundFileError, OSError, TypeError) as error:
+                raise DataError(
+                    f"{where}: {name} of {path}: found {file}, which cannot be read "
+                    f"({error}), expected audio at {self.sample_rate} Hz"
+                ) from error
+            if found.samplerate != self.sample_rate or not found.frames:
+                raise DataError(
+                    f"{where}: {name} of {path}: found {found.frames} samples at "
+                    f"{found.samplerate} Hz in {file}, expected some at "
+                    f"{self.sample_rate} Hz: resample it (as stage 2 does)"
+                )
+        return list(files.values())
 
     def _read(self, path: str, generator: np.random.Generator, length: int = 0):
         """(n,) of a file, or ``length`` samples of it from a random place."""
@@ -263,21 +349,21 @@ class NoisyView:
         path = self._noises[int(generator.integers(len(self._noises)))]
         noise = self._read(path, generator, length)
         # A short noise goes on from its beginning.
-        return np.resize(noise, length) if len(noise) else np.zeros(length)
+        return np.resize(noise, length)
 
     def _speaker(self, uid: str, length: int, generator: np.random.Generator):
         """Another utterance, and where it begins."""
         place = int(generator.integers(len(self._ids)))
         if self._ids[place] == uid:
             place = (place + 1) % len(self._ids)
-        longest = max(1, int(self.speech_share * length))
+        longest = max(1, int(self.options["speech_share"] * length))
         wanted = int(generator.integers(1, longest + 1))
         other = self._read(self.wav_paths[self._ids[place]], generator, wanted)
         return other, int(generator.integers(length - len(other) + 1))
 
     def _room(self, generator: np.random.Generator) -> np.ndarray:
         if not self._rooms:
-            rt60 = generator.uniform(*self.rt60)
+            rt60 = generator.uniform(*self.options["rt60"])
             return synthetic_room(rt60, self.sample_rate, generator)
         path = self._rooms[int(generator.integers(len(self._rooms)))]
         return self._read(path, generator)
@@ -327,7 +413,10 @@ def synthetic_room(
 
 
 def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Speech (N,) in a room, in time with its direct sound, at equal energy: (N,)."""
+    """Speech (N,) in a room, in time with its direct sound, at equal energy: (N,).
+
+    Silence, and speech in a response of zeros, are returned as they are.
+    """
     if not np.any(response):
         return speech
     response = response[np.argmax(np.abs(response)) :]
@@ -339,16 +428,17 @@ def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def shift_pitch(speech: np.ndarray, cents: float) -> np.ndarray:
-    """Speech (N,) at another pitch, as long and in time: (N,) float64.
+    """Speech (N,) at another pitch, as long and in time: (N,).
 
-    A phase vocoder stretches it, and it is played faster or slower.
+    A phase vocoder stretches it, and it is played faster or slower; 512 samples and
+    less are returned as they are.
     """
     factor = 2 ** (cents / 1200)
     size, hop = 512, 128
     window = torch.hann_window(size)
     samples = torch.from_numpy(np.array(speech, dtype=np.float32))
     if len(samples) <= size:  # shorter than a window; nothing can be said of its pitch
-        return np.array(speech, dtype=np.float64)
+        return speech
     spectrum = torch.stft(samples, size, hop, window=window, return_complex=True)
     advance = torch.linspace(0, np.pi * hop, size // 2 + 1)[:, None]
     spectrum = torchaudio.functional.phase_vocoder(spectrum, 1 / factor, advance)
@@ -372,16 +462,3 @@ def reject_band(
     frequencies = np.fft.rfftfreq(len(speech), 1 / sample_rate)
     spectrum[(frequencies >= edges[0]) & (frequencies <= edges[1])] = 0.0
     return np.fft.irfft(spectrum, len(speech))
-
-
-def _read_list(option: str, path: Optional[str]) -> List[str]:
-    """Files of a wav.scp that an option names, if it does."""
-    if not path:
-        return []
-    files = list(read_scp(path).values())
-    if not files:
-        raise DataError(
-            f"{path} is empty, expected lines `name file` of audio for noisy_view."
-            f"{option}: fill it, or leave the option out"
-        )
-    return files

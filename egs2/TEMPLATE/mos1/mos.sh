@@ -438,7 +438,11 @@ if in_stage 7; then
         opts+=(--token_info "${tokens_dir}/${train_set}/tokens.json")
         opts+=(--train_data_path_and_name_and_type "${tokens_dir}/${train_set}/tokens.scp,tokens,npy")
         opts+=(--valid_data_path_and_name_and_type "${tokens_dir}/${valid_set}/tokens.scp,tokens,npy")
-        [ ${#token_upstreams[@]} -eq 0 ] || opts+=(--token_source "$(IFS=,; echo "${token_upstreams[*]}")")
+        if [ ${#token_upstreams[@]} -gt 0 ]; then
+            how=
+            [ "${token_aggregate}" = heads ] || how="${token_aggregate}:"
+            opts+=(--token_source "${how}$(IFS=,; echo "${token_upstreams[*]}")")
+        fi
     fi
     if ${use_votes}; then
         need "${train_dir}/votes.scp" 1

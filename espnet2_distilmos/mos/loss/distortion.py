@@ -80,7 +80,12 @@ class DistortionLoss(AbsMOSLoss):
         return entropy + self.snr_weight * error
 
     def statistics(self) -> Dict[str, torch.Tensor]:
-        """Share of right answers on kinds, and mean error of the SNR in dB."""
+        """Share of right answers on kinds, and mean error of the SNR in dB.
+
+        None in validation, where nothing is distorted.
+        """
+        if not self.training:
+            return {}
         return {f"{self.name}_{key}": value for key, value in self.seen.items()}
 
     def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:

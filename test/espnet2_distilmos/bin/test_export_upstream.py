@@ -2,6 +2,8 @@
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
 import json
+import os
+import shutil
 import stat
 
 import pytest
@@ -112,8 +114,16 @@ def test_nothing_is_replaced_unasked(scorer_dir, tmp_path, capsys):
     (output / "mine").touch()
     assert main([str(scorer_dir), str(output)]) == 1
     assert str(output) in capsys.readouterr().err and (output / "mine").exists()
+    # An earlier export alone is replaced.
+    assert main([str(scorer_dir), str(output), "--overwrite"]) == 1
+    assert "['mine']" in capsys.readouterr().err and (output / "mine").exists()
+    (output / "mine").rename(output / "config.json")
     assert main([str(scorer_dir), str(output), "--overwrite"]) == 0
-    assert not (output / "mine").exists()
+    assert len(list(output.iterdir())) == 3 and len(list(tmp_path.iterdir())) == 1
+    copy = shutil.copytree(scorer_dir, tmp_path / "model")
+    before = sorted(os.listdir(copy))
+    assert main([str(copy), str(copy), "--overwrite"]) == 1
+    assert sorted(os.listdir(copy)) == before
 
 
 def test_a_copy_that_differs_gets_no_name(scorer_dir, tmp_path, capsys, monkeypatch):

@@ -423,13 +423,18 @@ def test_every_stream_must_be_meant(mos_corpus, tmp_path):
     joint = {"columns": joint, "upstream_fingerprint": f"average:{own}+{second}"}
     for source in (f"{own},{path}", f"{own}+{second}", f"{second},hubert"):
         assert refused(source) is None
-    for source in (f"{path},{own}", "hubert+hubert-2", f"average:{own}+{second}"):
+    named = f"average:{path},{own}", "average:hubert+hubert-2"
+    for source in (*named, "hubert+hubert-2", f"average:{own}+{second}"):
         assert refused(source, **joint) is None
+    # as average they have other codebooks than as concat, or side by side
+    for source in (f"{path},{own}", f"concat:{path},{own}"):
+        assert "in another way (hubert+hubert-2 average:" in refused(source, **joint)
+    assert "in another way (hubert " in refused(f"average:{own},{path}")
     # a stream that is not meant, one that is missing, another upstream
     for source in (None, "hubert", own, str(path)):
-        assert "made by another upstream (hubert, hubert-2" in refused(source)
-        assert "made by another upstream (hubert+hubert-2" in refused(source, **joint)
-    assert "made by another" in refused(f"hubert,hubert-2,{path},f00d")
+        assert "made by another upstream or in another way" in refused(source)
+        assert "(hubert+hubert-2 average:" in refused(source, **joint)
+    assert ", nothing of f00d, expected" in refused(f"hubert,hubert-2,{path},f00d")
     assert "made by another" in refused(f"{own},{path}", prints=(own, "f00d"))
     assert "made by another" in refused(f"{own},{path}", prints=(own,))
     assert refused(None, prints=(own,)) is None

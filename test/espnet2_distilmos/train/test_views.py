@@ -104,9 +104,38 @@ def test_files_of_noise_and_rooms(tmp_path, speakers):
     expected *= np.sqrt((speech**2).sum() / (expected**2).sum())
     np.testing.assert_allclose(reverberant, expected, atol=1e-5)
     (tmp_path / "wav.scp").write_text(f"c {tmp_path / 'c.wav'}\n")
-    view = NoisyView(**dict(NONE, noise_prob=1.0), noise_scp=scp)
-    with pytest.raises(DataError, match="c.wav: found audio at 8000 Hz"):
-        view("u", speech, rng())
+    for where, words in (
+        (tmp_path / "c.wav", "samples at 8000 Hz in .*c.wav, expected some at 16000"),
+        (tmp_path / "gone.wav", "gone.wav, which cannot be read"),
+        (tmp_path / "empty.wav", "found 0 samples"),
+    ):
+        soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+        (tmp_path / "wav.scp").write_text(f"c {where}\n")
+        with pytest.raises(DataError, match=f"noisy_view.noise_scp: c of .*{words}"):
+            NoisyView(**dict(NONE, noise_prob=1.0), noise_scp=scp)
+
+
+def test_what_changed_nothing_is_not_said_to_be_done(tmp_path):
+    """Silent noises, rooms without an impulse, and silence."""
+    soundfile.write(tmp_path / "silence.wav", np.zeros(800), 16000)
+    (tmp_path / "wav.scp").write_text(f"s {tmp_path / 'silence.wav'}\n")
+    scp = str(tmp_path / "wav.scp")
+    options = [
+        dict(NONE, noise_prob=1.0, reverb_prob=1.0),
+        dict(scheme="single"),
+        dict(scheme="double"),
+    ]
+    for each in options:
+        view = NoisyView(**each, noise_scp=scp, rir_scp=scp)
+        for seed in range(40):
+            for speech in (tone(300, 2000), np.zeros(2000, np.float32)):
+                audio, kinds, snr = view("u", speech, rng(seed))
+                assert not {"noise", "reverb"} & set(kinds)
+                assert np.isnan(snr) or "gaussian" in kinds
+                if not kinds:
+                    np.testing.assert_array_equal(audio, speech.astype(np.float32))
+                if not speech.any():
+                    assert not set(kinds) - {"pitch", "band_reject"}
 
 
 def test_shares_of_kinds(speakers):
@@ -133,6 +162,14 @@ def test_shares_of_kinds(speakers):
         {"scheme": "systems"},
         {"scheme": "systems", "systems": ["mnru_weak", "unheard_of"]},
         {"scheme": "double", "systems": ["mnru_weak"]},
+        {"scheme": "double", "noise_prob": 1.0},
+        {"scheme": "double", "noise_snr": [0.9, 1.9]},
+        {"scheme": "systems", "systems": ["mnru_weak"], "noise_scp": "noises.scp"},
+        {"nosuch": 3},
+        {"noise_snr": [10]},
+        {"noise_snr": 5},
+        {"noise_prob": "x"},
+        {"noise_prob": float("nan")},
     ],
 )
 def test_impossible_options_are_refused(options):
