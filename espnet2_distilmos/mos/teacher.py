@@ -224,16 +224,30 @@ class FrozenTeachers:
     def _read(self) -> List[HFFrontend]:
         """The networks, read when they are needed first."""
         if not self._networks:
-            read = [HFFrontend(upstream=x, freeze="all") for x in self.upstreams]
+            read = [self._open(name) for name in self.upstreams]
             self._check_rates(read)
+            prints = [network.fingerprint() for network in read]
+            if len(set(prints)) < len(prints):
+                raise ValueError(
+                    "found one network twice among the teachers "
+                    f"{', '.join(self.upstreams)}, expected different ones: name each "
+                    "once"
+                )
             self._networks = [network.requires_grad_(False).eval() for network in read]
             known = [fact["fingerprint"] for fact in self._facts]
-            if known and known != [network.fingerprint() for network in read]:
+            if known and known != prints:
                 raise ValueError(
                     f"found other weights of {', '.join(self.upstreams)} than training "
                     "began with, expected the same teachers"
                 )
         return self._networks
+
+    @staticmethod
+    def _open(name: str) -> HFFrontend:
+        try:
+            return HFFrontend(upstream=name, freeze="all")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"teacher {name}: {error}") from error
 
     def _check_rates(self, networks: Sequence[HFFrontend]) -> None:
         for name, network in zip(self.upstreams, networks):

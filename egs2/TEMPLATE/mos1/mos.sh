@@ -361,7 +361,8 @@ if in_stage 5 && ${use_tokens} && ! ${test_only}; then
         "${python}" -m espnet2_distilmos.bin.learn_codebooks \
             --config "${train_config}" --train_args="${train_args}" --wav_scp "${train_dir}/wav.scp" \
             --output "${tokens_dir}/codebooks.npz" --tokens_dir "${tokens_dir}/${train_set}" \
-            --nj "${nj}" --ngpu "${gpu}" "${opts[@]}"
+            --nj "${nj}" --ngpu "${gpu}" "${opts[@]}" \
+        || fail "stage 5 failed: $(grep -v '^#' "${tokens_dir}/learn_codebooks.log" | tail -n 1)"
 
     log "Stage 5b: Dump the tokens of ${train_set} and ${valid_set}"
     bad_sets=()

@@ -89,13 +89,20 @@ one_of() { # one_of OPTION VALUE ...
 one_of cdm none same setup1 setup2
 one_of dat none reversal alternating
 one_of aggregate heads average concat
-[ -n "${teachers}" ] || fail "--teachers is empty; give one upstream or several."
+read -ra each <<< "${teachers}"
+[ ${#each[@]} -gt 0 ] || fail "--teachers is empty; give one upstream or several."
+if [ "${cdm}" = none ]; then
+    # They would do nothing.
+    [ "${scheme}" = double ] || fail "--scheme ${scheme} with --cdm none, expected a distorted view: --cdm same, setup1 or setup2."
+    [ -z "${noisy_args}" ] || fail "--noisy_args with --cdm none, expected a distorted view: --cdm same, setup1 or setup2."
+    [ "${dat_domain}" != distortion ] || fail "--dat_domain distortion with --cdm none, expected a distorted view: --cdm same, setup1 or setup2."
+fi
+[[ "${student_layers}" =~ ^([1-9][0-9]*|all)$ ]] || fail "--student_layers is '${student_layers}', expected a number from 1, or all."
 
-read -r first _ <<< "${teachers}"
+first=${each[0]}
 student=${student:-${first}}
-[ "${student_layers}" != all ] || student_layers=null
-options=(--frontend_conf "upstream=${student}" --frontend_conf "num_layers=${student_layers}")
-options+=(--losses "layer_distill.teachers=[${teachers// /,}]" --losses "layer_distill.aggregate=${aggregate}")
+options=(--frontend_conf "upstream=${student}" --frontend_conf "num_layers=${student_layers/all/null}")
+options+=(--losses "layer_distill.teachers=[$(IFS=,; echo "${each[*]}")]" --losses "layer_distill.aggregate=${aggregate}")
 [ -z "${layers}" ] || options+=(--losses "layer_distill.layers=${layers// /}")
 if [ "${cdm}" != none ]; then
     case "${cdm}" in
@@ -107,7 +114,8 @@ if [ "${cdm}" != none ]; then
     if [ "${scheme}" = double ] || [ "${scheme}" = single ]; then
         options+=(--noisy_view "scheme=${scheme}")
     else
-        options+=(--noisy_view scheme=systems --noisy_view "systems=[${scheme// /,}]")
+        read -ra names <<< "${scheme}"
+        options+=(--noisy_view scheme=systems --noisy_view "systems=[$(IFS=,; echo "${names[*]}")]")
     fi
     # shellcheck disable=SC2206  # several options
     options+=(${noisy_args})
@@ -126,11 +134,16 @@ if [ "${equivariant}" != none ]; then
     options+=(--losses "distortion.weight=${equivariant}")
 fi
 if [ -z "${tag}" ]; then
-    for name in ${teachers}; do tag+="${tag:++}$(basename "${name}")"; done
-    tag+="_${aggregate}_${cdm}"
-    [ "${dat}" = none ] || tag+="_${dat}"
-    [ "${equivariant}" = none ] || tag+="_equivariant"
-    tag+="$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.=-]//g' <<< "${train_args}")"
+    tag=$(IFS=+; echo "${each[*]##*/}")_${aggregate}
+    [ -z "${layers}" ] || tag+="_layers${layers}"
+    [ "${student}" = "${first}" ] || tag+="_student${student##*/}"
+    [ "${student_layers}" = 2 ] || tag+="_${student_layers}layers"
+    tag+="_${cdm}"
+    [ "${scheme}" = double ] || tag+="_${scheme// /+}"
+    [ "${dat}" = none ] || tag+="_${dat}${dat_domain}${dat_weight}"
+    [ "${equivariant}" = none ] || tag+="_equivariant${equivariant}"
+    tag+=$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.=+-]//g' <<< "${noisy_args} ${train_args}")
+    tag=${tag//[^A-Za-z0-9_.=+-]/}
 fi
 exp="${expdir}/${tag}"
 feats="${dumpdir}/raw"
@@ -166,9 +179,14 @@ fi
 if in_stage 4; then
     log "Stage 4: Export: ${exp}/upstream"
     need "${exp}/config.yaml" 3
-    "${python}" -m espnet2_distilmos.bin.export_upstream --overwrite --dtype "${export_dtype}" "${exp}" "${exp}/upstream" \
-        || log "The student is no checkpoint of transformers, see above; it is the model ${exp}"
-    echo "To train on labels from it: ./run.sh --train_args \"--init_model $(realpath "${exp}") --head distilmos\" in ../mos1"
+    begin="./run.sh --train_args"
+    if "${python}" -m espnet2_distilmos.bin.export_upstream --overwrite --dtype "${export_dtype}" "${exp}" "${exp}/upstream"; then
+        begin+=" \"--frontend_conf upstream=$(realpath "${exp}/upstream")\""
+    else
+        begin+=" \"--init_model $(realpath "${exp}") --head distilmos\""
+        log "The student is no checkpoint of transformers, see above; it is the model ${exp}"
+    fi
+    echo "To train on labels from it: ${begin} in ../mos1"
 fi
 
 if in_stage 5; then

@@ -5,6 +5,7 @@
 
 import copy
 import json
+import os
 import logging
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -353,12 +354,18 @@ def _read_config(checkpoint: Optional[str], given: Optional[dict]):
 
 
 def _find(checkpoint: str, read, **kwargs):
+    is_path = os.path.isabs(checkpoint) or checkpoint.startswith(".")
+    if is_path and not os.path.isfile(os.path.join(checkpoint, "config.json")):
+        raise OSError(
+            f"found no {checkpoint}/config.json, expected the directory of a "
+            "transformers model: correct the upstream's path"
+        )
     try:
         return read(checkpoint, **kwargs)
     except OSError as error:
         raise OSError(
             f"{checkpoint} is neither a local directory with a transformers model "
             "nor a model that could be had from the Hugging Face hub or its cache: "
-            "check the name, or download it once where there is a network and set "
-            f"frontend_conf.upstream to its directory ({error})"
+            "check the name, or download it once where there is a network and give "
+            f"its directory instead ({error})"
         ) from error

@@ -60,14 +60,21 @@ class HFFamily(torch.nn.Module, ABC):
             in another shape.
         """
         from transformers import AutoModel
+        from transformers.utils import logging
 
-        model, report = (cls or AutoModel).from_pretrained(
-            upstream,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        # What it lacks is returned, and layers that are left out are nothing to report.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            model, report = (cls or AutoModel).from_pretrained(
+                upstream,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        finally:
+            logging.set_verbosity(verbosity)
         mismatched = (name for name, *_ in report["mismatched_keys"])
         return model, {*report["missing_keys"], *mismatched}
 

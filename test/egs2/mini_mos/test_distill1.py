@@ -114,6 +114,10 @@ def test_options_are_checked(recipe):
         (["--cdm", "setup3"], "--cdm is 'setup3', expected one of: none same"),
         (["--dat", "on"], "--dat is 'on', expected one of"),
         (["--equivariant", "0.1"], "expected a distorted view"),
+        (["--scheme", "single"], "expected a distorted view"),
+        (["--noisy_args", "--noisy_view rt60=[1,2]"], "expected a distorted view"),
+        (["--dat", "reversal", "--dat_domain", "distortion"], "a distorted view"),
+        (["--student_layers", "0"], "--student_layers is '0'"),
         (["--stage", "3", "--stop_stage", "3"], "run stage 2 first"),
     ):
         result = run(recipe, *options)
