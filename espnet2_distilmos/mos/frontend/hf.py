@@ -5,8 +5,8 @@
 
 import copy
 import json
-import os
 import logging
+import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch

@@ -293,7 +293,7 @@ def test_offline_reads_the_cache_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match="some/model is neither .*cache: .*its directory instead"):
+    with pytest.raises(OSError, match="some/model is neither .*directory instead"):
         HFFrontend(upstream="some/model")
     cached = tmp_path / "models--some--model"
     (cached / "refs").mkdir(parents=True)
