@@ -3,6 +3,8 @@
 
 """Recipes in a directory of their own, for fabricated corpora."""
 
+import atexit
+import functools
 import importlib.util
 import json
 import os
@@ -10,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +47,35 @@ def write_tone(path, seconds=0.3, rate=16000, hertz=220.0):
     soundfile.write(path, 0.1 * np.sin(2 * np.pi * hertz * time), rate)
 
 
+@functools.cache
+def quick_python():
+    """A folder with a python3 that imports nothing anew; see fork_server.py."""
+    folder = Path(tempfile.mkdtemp(prefix="python"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    script = Path(__file__).with_name("fork_server.py")
+    socket = folder / "socket"
+    # It ends when this process does, which holds its stdin.
+    server = subprocess.Popen(
+        [sys.executable, script, socket],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    while not socket.exists():
+        assert server.poll() is None, "the server of quick_python ended"
+        time.sleep(0.05)
+    for name in ("python", "python3"):
+        command = f'exec "{sys.executable}" -IS "{script}" "{socket}"'
+        text = f'#!/bin/sh\n{command} "{sys.executable}" "$@"\n'
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
 def make_tree(root):
     """Make an empty repository whose TEMPLATE is this one's, with this Python."""
     (root / "tools").mkdir()
-    activate = f'export PATH="{Path(sys.executable).parent}:$PATH"\n'
+    path = f"{quick_python()}:{Path(sys.executable).parent}"
+    activate = f'export PATH="{path}:$PATH"\n'
     (root / "tools" / "activate_python.sh").write_text(activate)
     (root / "tools" / "extra_path.sh").write_text("")
     (root / "egs2").mkdir()

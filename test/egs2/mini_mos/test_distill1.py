@@ -4,7 +4,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def run(recipe, *options):
     teachers = f"{top}/teacher16 {top}/teacher24"
     command = ["./run.sh", "--nj", "1", "--teachers", teachers, "--student_layers", "1"]
     command += ["--dumpdir", str(top / "dump"), "--expdir", str(top / "exp")]
-    command += ["--python", sys.executable, "--tag", "student", *options]
+    command += ["--tag", "student", *options]
     small = "--batch_bins 48000 --num_iters_per_epoch 2 --max_epoch 2 --crop_seconds 1"
     command += ["--train_args", small]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

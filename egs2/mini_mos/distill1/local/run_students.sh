@@ -16,7 +16,7 @@ fail() {
 
 whisper=openai/whisper-tiny # Upstream {whisper} of the list; students begin with its first layers.
 hubert=../mos1/upstream/hubert_tiny # Upstream {hubert}.
-list=conf/students.txt # Students: NAME | teachers | options of run.sh.
+list=conf/students.txt # Students: NAME | teachers | options of run.sh | options of the training.
 only=                # Names of the list; all of it if empty.
 seeds="0 1"
 steps=200            # Of a training.
@@ -40,7 +40,7 @@ $(sed -n '/^whisper=/,/^# shellcheck/s/^\([a-z_]*\)=\("[^"]*"\|[^ #]*\) *\(# \(.
 trimmed() { # trimmed TEXT: without blanks around it
     xargs <<< "$1"
 }
-student() { # student SEED NAME TEACHERS OPTIONS: distil one, unless that is done
+student() { # student SEED NAME TEACHERS OPTIONS TRAIN_ARGS: distil one, unless that is done
     local exp="${expdir}/seed$1/$2" options
     [ ! -e "${exp}/.done" ] || return 0
     echo "${exp}: begins, log: ${exp}.log"
@@ -48,7 +48,7 @@ student() { # student SEED NAME TEACHERS OPTIONS: distil one, unless that is don
     read -ra options <<< "$4"
     if ./run.sh --stage 3 --stop_stage 4 --expdir "${expdir}/seed$1" --dumpdir "${dumpdir}" --tag "$2" --teachers "$3" \
         "${options[@]}" --train_args "--seed $1 --max_epoch 1 --num_iters_per_epoch ${steps}
-        --batch_bins ${batch_bins} --scheduler_conf total_steps=${steps} --scheduler_conf warmup_steps=$((steps * 7 / 100))" \
+        --batch_bins ${batch_bins} --scheduler_conf total_steps=${steps} --scheduler_conf warmup_steps=$((steps * 7 / 100)) $5" \
         > "${exp}.log" 2>&1; then
         touch "${exp}/.done"
     else
@@ -60,7 +60,7 @@ student() { # student SEED NAME TEACHERS OPTIONS: distil one, unless that is don
 code=0
 done_names=()
 for seed in ${seeds}; do
-    while IFS='|' read -r name teachers options; do
+    while IFS='|' read -r name teachers options train_args; do
         name=$(trimmed "${name%%#*}")
         [ -n "${name}" ] || continue
         [ -z "${only}" ] || [[ " ${only} " == *" ${name} "* ]] || continue
@@ -74,7 +74,7 @@ for seed in ${seeds}; do
             teachers=${teachers//"${BASH_REMATCH[0]}"/${other}/upstream}
         done
         while [ "$(jobs -rp | wc -l)" -ge "${runs_nj}" ]; do wait -n || code=1; done
-        student "${seed}" "${name}" "${teachers}" "${options}" &
+        student "${seed}" "${name}" "${teachers}" "${options}" "${train_args}" &
         done_names+=("${seed} ${name}")
     done < "${list}"
 done
