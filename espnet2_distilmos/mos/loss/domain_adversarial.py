@@ -214,8 +214,14 @@ class DomainAdversarialLoss(AbsMOSLoss):
         self._own_optimizer.step()
 
     def statistics(self) -> Dict[str, torch.Tensor]:
-        """Share of its answers in which the discriminator was right."""
-        return {} if self.accuracy is None else {f"{self.name}_acc": self.accuracy}
+        """Share of its answers in which the discriminator was right.
+
+        None of distortions in validation, which has none.
+        """
+        nothing = self.domain == DISTORTION and not self.training
+        if self.accuracy is None or nothing:
+            return {}
+        return {f"{self.name}_acc": self.accuracy}
 
     def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
         if self.domain == CORPUS:

@@ -569,16 +569,18 @@ def test_masks_noise_and_moving_average_resume_as_if_never_stopped(
 
 
 def distillation(mos_corpus, folder):
-    """A distillation with all its losses, from a teacher that it writes."""
-    frontend = build_frontend("hf", mos_corpus.frontend_conf)
-    frontend.model.save_pretrained(folder / "teacher")
+    """A distillation with all its losses, from two teachers that it writes."""
+    teachers = [str(folder / "teacher"), str(folder / "teacher" / "other")]
+    for seed, teacher in enumerate(teachers):
+        conf = {**mos_corpus.frontend_conf, "init_seed": seed}
+        build_frontend("hf", conf).model.save_pretrained(teacher)
     return dict(
         frontend_conf={"upstream": str(folder / "teacher"), "num_layers": 1},
         head="token",
         head_conf={},
         losses={
             "layer_distill": {
-                "teachers": [str(folder / "teacher")] * 2,
+                "teachers": teachers,
                 "layers": [1, 2],
                 "aggregate": "average",
                 "view": "masked",
@@ -613,7 +615,7 @@ def test_a_distillation_resumes_as_if_never_stopped(mos_corpus, tmp_path, traini
     log = training_log(whole)[1]
     assert {"domain_adversarial_acc", "distortion_snr_error"} <= set(log["train"])
 
-    # no file of the teacher is read
+    # no file of the teachers is read
     shutil.rmtree(tmp_path / "teacher")
     model, _ = load_model(whole / "config.yaml", whole / "2epoch.pth")
     for key, value in model.frontend.state_dict().items():
