@@ -6,7 +6,7 @@
 Each Python of a recipe spends seconds on importing torch, transformers and ESPnet, and
 a run of all stages starts dozens. Here a server imports them, and a process forked from
 it does what `python3 -m MODULE` or `python3 SCRIPT.py` would do: same arguments,
-directory, environment, files, exit code, and end, should the caller be killed.
+directory, environment, files, signals, exit code, and end, should the caller be killed.
 
     fork_server.py SOCKET           the server, until its stdin is closed
     fork_server.py SOCKET PYTHON .. the client; what is no module of ours or script is
@@ -38,6 +38,9 @@ def ask(path, words):
         server.connect(path)
         socket.send_fds(server, [len(data).to_bytes(8, "big")], [0, 1, 2])
         server.sendall(data)
+        pid = int.from_bytes(server.recv(8), "big")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: os.kill(pid, number))
         code = server.recv(8)
     return int(code) if code else 1
 
@@ -87,6 +90,7 @@ def attend(client, order, files):
         return
     for file in files:
         os.close(file)
+    client.sendall(pid.to_bytes(8, "big"))
     handle = os.pidfd_open(pid)
     ready, _, _ = select.select([handle, client], [], [])
     if handle not in ready:  # the client was killed

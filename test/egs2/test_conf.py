@@ -268,7 +268,7 @@ def test_configuration_dry_runs_as_in_the_ci_of_espnet(
         ({"losses": {"token_ce": {"colums": ["wavlm_l09"]}}}, "'colums'"),
         ({"model_conf": {"mask": {"start": 0.1}}}, "'start'"),
         ({"optim_conf": {"learning_rate": 0.1}}, "'learning_rate'"),
-        ({"noisy_view": {"snr": 5}}, "--noisy_view and no loss"),
+        ({"noisy_view": {"noise_snr": [5, 5]}}, "--noisy_view and no loss"),
     ],
 )
 def test_dry_run_finds_what_is_wrong(changed, message, tmp_path, monkeypatch):

@@ -381,7 +381,7 @@ def test_upstreams_that_do_not_go_together(corpus, upstreams, tiny_conf, capsys)
         ([own, whisper, "--layers", "1", "2", "3"], "3 values of --layers for 2 str"),
         ([own, whisper, "--num_clusters", "1", "2", "3"], "3 values of --num_clusters"),
         ([own, whisper, "--import_km", "1=a.km"], "--import_km for the upstreams hub"),
-        ([own, str(corpus / "none")], "none is neither a local directory"),
+        ([own, str(corpus / "none")], "none/config.json"),
     ):
         assert learn(corpus, "--upstreams", *options) == 1
         assert words in capsys.readouterr().err.splitlines()[-1]

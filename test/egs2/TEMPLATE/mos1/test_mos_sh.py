@@ -510,7 +510,9 @@ def test_tokens_of_several_upstreams(finished, whisper, tmp_path):
     # Those of one upstream are not what is asked for.
     options = ["--stage", 7, "--stop_stage", 7, *upstreams, "--tag", "other"]
     refused = recipe.run(*options, "--tokens_tag", "train_tiny_k4_lall", code=1)
-    assert "tokens made by another upstream (hubert, fing" in refused.stderr
+    assert (
+        "tokens made by another upstream or in another way (hubert " in refused.stderr
+    )
     # One codebook for both.
     options = ["--stage", 5, "--stop_stage", 5, *upstreams]
     recipe.run(*options, "--token_aggregate", "concat", "--token_layers", "1 2")
