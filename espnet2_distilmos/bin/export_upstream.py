@@ -77,8 +77,7 @@ def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
             f"no configuration of transformers describes; {instead}"
         )
     family = frontend.family
-    prefix = family.checkpoint_prefix
-    if prefix and not family.is_whole:
+    if not family.has_config:
         raise DataError(
             f"{where} has the first {frontend.num_layers} layers of {frontend.name} "
             "without the norm behind its last one, which no configuration of "
@@ -95,7 +94,7 @@ def write_checkpoint(frontend, folder: str, where: str, dtype: str) -> None:
     network.load_state_dict(frontend.model.state_dict())
     weights = network.to(getattr(torch, dtype)).state_dict()
     save_file(
-        {prefix + name: value.contiguous() for name, value in weights.items()},
+        {family.checkpoint_prefix + k: v.contiguous() for k, v in weights.items()},
         os.path.join(folder, "model.safetensors"),
         metadata={"format": "pt"},
     )
@@ -135,11 +134,14 @@ def export(args: argparse.Namespace) -> Dict[str, str]:
             f"{args.output} is there already, expected a new directory; choose "
             "another or give --overwrite."
         )
+    if os.path.isfile(output):
+        raise DataError(f"{args.output} is a file, expected a directory.")
     others = set(os.listdir(output)) - FILES if os.path.isdir(output) else set()
-    if others or os.path.isfile(output):
+    if others:
         raise DataError(
-            f"{args.output} is no checkpoint alone, it has {sorted(others)[:3]}, "
-            f"expected at most {', '.join(sorted(FILES))} to overwrite; choose another."
+            f"{args.output} is more than an earlier export, it has "
+            f"{', '.join(sorted(others)[:3])}, expected {', '.join(sorted(FILES))} "
+            "alone; choose another directory."
         )
     with open_trained_model(args.model) as files:
         model, _ = load_model(*files)

@@ -128,7 +128,8 @@ def fill_in_classes(args: argparse.Namespace, losses: Mapping[str, AbsMOSLoss]) 
     """State what the losses on distortions and corpora tell from each other."""
     for name, loss in losses.items():
         if "distortion" in loss.needs:
-            classes = kinds_of(**args.noisy_view) if args.noisy_view else []
+            given = args.noisy_view
+            classes = [] if given is None else kinds_of(**check_view(given))
         elif "corpus" in loss.needs:
             classes = args.corpus_list or ["a", "b"][: 2 * args.dry_run]
         else:

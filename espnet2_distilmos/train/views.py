@@ -70,7 +70,7 @@ def check_view(options: Mapping[str, Any]) -> Dict[str, Any]:
 
     found = {name: value for name, value in options.items() if value is not None}
     scheme = found.pop("scheme", "mix")
-    expect(scheme in OPTIONS, "scheme", f"one of {', '.join(OPTIONS)}")
+    expect(scheme in list(OPTIONS), "scheme", f"one of {', '.join(OPTIONS)}")
     teacher = found.pop("teacher", TRUE_SIGNAL)
     expect(teacher in TEACHERS, "teacher", f"one of {', '.join(TEACHERS)}")
     read = OPTIONS[scheme]
@@ -81,19 +81,22 @@ def check_view(options: Mapping[str, Any]) -> Dict[str, Any]:
         expect(name in read, name, f"with scheme={scheme} some of {names}; {where}")
     found = {**read, **found}
     for name in sorted({"noise_prob", "speech_prob", "reverb_prob"} & set(found)):
-        good = is_number(found[name]) and 0 <= found[name] <= 1
+        good = _is_number(found[name]) and 0 <= found[name] <= 1
         expect(good, name, "a number from 0 to 1")
     if scheme == "mix":
         both = found["noise_prob"] + found["speech_prob"]
         expect(both <= 1, "noise_prob", "1 at most together with speech_prob")
         share = found["speech_share"]
-        good = is_number(share) and 0 < share <= 1
+        good = _is_number(share) and 0 < share <= 1
         expect(good, "speech_share", "a number above 0, 1 at most")
     for name in sorted({"noise_snr", "speech_snr", "rt60"} & set(found)):
         values = found[name]
         good = isinstance(values, (list, tuple)) and len(values) == 2
-        good = good and all(map(is_number, values)) and values[0] <= values[1]
+        good = good and all(map(_is_number, values)) and values[0] <= values[1]
         expect(good, name, "a list of two numbers, the lower one first")
+    for name in sorted({"noise_scp", "rir_scp"} & set(found)):
+        good = found[name] is None or isinstance(found[name], str)
+        expect(good, name, "the path of a wav.scp")
     if "rt60" in found:
         expect(found["rt60"][0] > 0, "rt60", "seconds above 0")
     if scheme in ("single", "double"):
@@ -102,12 +105,12 @@ def check_view(options: Mapping[str, Any]) -> Dict[str, Any]:
     if scheme == "systems":
         names = found["systems"]
         good = isinstance(names, (list, tuple)) and len(names) > 0
-        good = good and all(name in SYSTEMS for name in names)
+        good = good and all(name in list(SYSTEMS) for name in names)
         expect(good, "systems", f"with scheme=systems some of {', '.join(SYSTEMS)}")
     return {"scheme": scheme, "teacher": teacher, **found}
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Whether a value of YAML is a finite number."""
     is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_one and math.isfinite(value)
@@ -430,14 +433,15 @@ def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
 def shift_pitch(speech: np.ndarray, cents: float) -> np.ndarray:
     """Speech (N,) at another pitch, as long and in time: (N,).
 
-    A phase vocoder stretches it, and it is played faster or slower; 512 samples and
-    less are returned as they are.
+    A phase vocoder stretches it, and it is played faster or slower. Silence, and 512
+    samples or less, are returned as they are.
     """
     factor = 2 ** (cents / 1200)
     size, hop = 512, 128
     window = torch.hann_window(size)
     samples = torch.from_numpy(np.array(speech, dtype=np.float32))
-    if len(samples) <= size:  # shorter than a window; nothing can be said of its pitch
+    # Shorter than a window, or silent: nothing can be said of its pitch.
+    if len(samples) <= size or not torch.any(samples):
         return speech
     spectrum = torch.stft(samples, size, hop, window=window, return_complex=True)
     advance = torch.linspace(0, np.pi * hop, size // 2 + 1)[:, None]
@@ -450,9 +454,10 @@ def shift_pitch(speech: np.ndarray, cents: float) -> np.ndarray:
 def reject_band(
     speech: np.ndarray, sample_rate: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Speech (N,) without a band of frequencies, in time: (N,) float64.
+    """Speech (N,) without a band of frequencies, in time: (N,).
 
-    The band is up to 13.5/256 of the range in mel wide, anywhere in it.
+    The band is up to 13.5/256 of the range in mel wide, anywhere in it; speech that
+    has nothing there is returned as it is.
     """
     top = 2595 * np.log10(1 + sample_rate / 2 / 700)
     width = generator.uniform(0, _REJECTED) * top
@@ -460,5 +465,8 @@ def reject_band(
     edges = 700 * (10 ** (np.array([low, low + width]) / 2595) - 1)
     spectrum = np.fft.rfft(np.asarray(speech, dtype=np.float64))
     frequencies = np.fft.rfftfreq(len(speech), 1 / sample_rate)
-    spectrum[(frequencies >= edges[0]) & (frequencies <= edges[1])] = 0.0
+    band = (frequencies >= edges[0]) & (frequencies <= edges[1])
+    if not np.any(spectrum[band]):
+        return speech
+    spectrum[band] = 0.0
     return np.fft.irfft(spectrum, len(speech))

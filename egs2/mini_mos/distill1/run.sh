@@ -142,8 +142,8 @@ if [ -z "${tag}" ]; then
     [ "${scheme}" = double ] || tag+="_${scheme// /+}"
     [ "${dat}" = none ] || tag+="_${dat}${dat_domain}${dat_weight}"
     [ "${equivariant}" = none ] || tag+="_equivariant${equivariant}"
-    tag+=$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.=+-]//g' <<< "${noisy_args} ${train_args}")
-    tag=${tag//[^A-Za-z0-9_.=+-]/}
+    tag+=$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.+-]//g' <<< "${noisy_args} ${train_args}")
+    tag=${tag//[^A-Za-z0-9_.+-]/}
 fi
 exp="${expdir}/${tag}"
 feats="${dumpdir}/raw"
@@ -193,7 +193,7 @@ if in_stage 5; then
     log "Stage 5: Probes: ${exp}/probes.md"
     need "${exp}/config.yaml" 3
     # shellcheck disable=SC2086  # several options in one string
-    "${python}" local/probe_students.py "${tag}=${exp}" --train "${feats}/train" --dev "${feats}/dev" --teacher "${first}" \
+    "${python}" local/probe_students.py "student=${exp}" --train "${feats}/train" --dev "${feats}/dev" --teacher "${first}" \
         --output "${exp}/probes" ${probe_opts}
 fi
 log "Finished, elapsed time: ${SECONDS} s"

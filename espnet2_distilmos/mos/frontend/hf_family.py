@@ -44,12 +44,12 @@ class HFFamily(torch.nn.Module, ABC):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.is_whole = True  # all layers are kept
+        # Whether a configuration of transformers says what the network is.
+        self.has_config = True
 
     def keep_layers(self, num_layers: int) -> None:
         """Let the network that is built have its first layers only, fewer than all."""
         self.config.num_hidden_layers = num_layers
-        self.is_whole = False
 
     @staticmethod
     def load(upstream: str, config, cls=None) -> Tuple[torch.nn.Module, Set[str]]:

@@ -76,9 +76,11 @@ class WhisperFamily(HFFamily):
         super().keep_layers(num_layers)
         # Two names of one number in newer versions of transformers.
         self.config.encoder_layers = num_layers
+        # transformers knows no encoder without the norm behind its last layer.
+        self.has_config = False
 
     def prepare(self, model: torch.nn.Module) -> None:
-        if not self.is_whole:
+        if not self.has_config:
             # It belongs to the last layer of the whole network.
             model.layer_norm = torch.nn.Identity()
 

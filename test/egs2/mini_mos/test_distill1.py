@@ -53,7 +53,7 @@ def run(recipe, *options):
     teachers = f"{top}/teacher16 {top}/teacher24"
     command = ["./run.sh", "--nj", "1", "--teachers", teachers, "--student_layers", "1"]
     command += ["--dumpdir", str(top / "dump"), "--expdir", str(top / "exp")]
-    command += ["--tag", "student", *options]
+    command += ["--tag", "a=student", *options]
     small = "--batch_bins 48000 --num_iters_per_epoch 2 --max_epoch 2 --crop_seconds 1"
     command += ["--train_args", small]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -81,9 +81,9 @@ def test_from_speech_to_a_student_of_two_teachers(recipe, tmp_path):
         recipe,
         *("--local_data_opts", f"--speech_dir {tmp_path}/speech"),
         *("--cdm", "setup2", "--dat", "alternating", "--equivariant", "0.1"),
-        *("--probe_opts", f"{probe_opts}{rated}:utt2spk"),
+        *("--probe_opts", f"{probe_opts}heard={rated}:utt2spk"),
     )
-    exp = tmp_path / "exp" / "student"
+    exp = tmp_path / "exp" / "a=student"
     log = (exp / "train.log").read_text()[-2000:] if exp.exists() else ""
     assert result.returncode == 0, result.stdout + result.stderr + log
     config = yaml.safe_load((exp / "config.yaml").read_text())
@@ -96,11 +96,105 @@ def test_from_speech_to_a_student_of_two_teachers(recipe, tmp_path):
     for key, value in student.state_dict().items():
         assert torch.equal(value, trained[f"frontend.{key}"])
     (row,) = json.loads((exp / "probes.json").read_text())["rows"].values()
+    row = {key.partition("=")[0]: value for key, value in row.items()}
     assert set(row) == {
         *(f"{p}_{v}" for p in ("recovered", "tokens", "speakers") for v in VIEWS),
-        "srcc_rated",
+        "srcc_heard",
     }
-    assert -1.0 <= row["srcc_rated"] <= 1.0
+    assert -1.0 <= row["srcc_heard"] <= 1.0
+
+
+@pytest.mark.slow
+def test_a_list_of_students(recipe, tmp_path):
+    """One is another's teacher, one fails; then nothing is made again."""
+    write_speech(tmp_path / "speech")
+    speech = ("--local_data_opts", f"--speech_dir {tmp_path}/speech")
+    result = run(recipe, "--stop_stage", "2", *speech)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (tmp_path / "list.txt").write_text(
+        "# teacher's, of both seeds\n"
+        "first | {whisper} | --student_layers all |\n"
+        "bad | {whisper} | --cdm setup2 | --no_such 1\n"
+        "second | {whisper} {first} | --aggregate average | --upstream_lr 0.001\n"
+    )
+    command = ["local/run_students.sh", "--list", str(tmp_path / "list.txt")]
+    command += ["--whisper", str(tmp_path / "teacher16"), "--steps", "2"]
+    command += ["--batch_bins", "48000", "--dumpdir", str(tmp_path / "dump")]
+    command += ["--expdir", str(tmp_path / "students"), "--probe_opts"]
+    command += ["--num_clusters 4 --seconds 1 --train_utterances 8"]
+
+    def students(*options):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [*command, *options],
+            cwd=recipe,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    result = students()
+    assert result.returncode == 1, result.stdout + result.stderr
+    (line,) = [x for x in result.stderr.splitlines() if "seed0/bad: failed" in x]
+    made = {f"seed{seed}/{name}" for seed in (0, 1) for name in ("first", "second")}
+    folder = tmp_path / "students"
+    assert {str(p.parent.relative_to(folder)) for p in folder.rglob(".done")} == made
+    config = yaml.safe_load((folder / "seed1/second/config.yaml").read_text())
+    assert config["seed"] == 1 and config["upstream_lr"] == 0.001
+    teachers = [str(tmp_path / "teacher16"), str(folder / "seed0/first/upstream")]
+    assert config["losses"]["layer_distill"]["teachers"] == teachers
+    table = (folder / "RESULTS.md").read_text()
+    names = [row.split(" | ")[0] for row in table.splitlines()[2:]]
+    rows = ["teacher", "its first 2 layers", "first", "second", "*SD between seeds*"]
+    assert names == [f"| {row}" for row in rows]
+    again = students("--only", "first second")
+    assert again.returncode == 0 and "begins" not in again.stdout
+    assert (folder / "RESULTS.md").read_text() == table
+    other = students("--only", "first second", "--steps", "3")
+    assert other.returncode == 1 and "was made as" in other.stderr
+
+
+def test_probes_are_kept_and_averaged(probes, tmp_path):
+    found = probes.Probes(str(tmp_path / "x"), {"seed": 0})
+    rows = [
+        {"a": 1.0, "b=d:f": 4.0},
+        {"a": 2.0, "b=d:f": 9.0},
+        {"a": 7.0, "b=d:f": 0.0},
+    ]
+    for name, row in zip(("s", "s", "t"), rows):
+        found.add(name, f"{name}{row['a']}", f"print{row['a']}", row)
+    *_, s, t, spread = found.table(["s", "t"], ["a", "b=d:f"]).splitlines()
+    assert s == "| s | 1.500 | 6.500 |" and t == "| t | 7.000 | 0.000 |"
+    expected = np.std([rows[0]["a"], rows[1]["a"]], ddof=1)
+    assert f"| {expected:.3f} |" in spread
+    assert found.table(["t"], ["a", "b=d:f"]).startswith("| student | a | b |")
+    assert probes.Probes(str(tmp_path / "x"), {"seed": 0}).rows == found.rows
+    assert not probes.Probes(str(tmp_path / "x"), {"seed": 1}).rows
+
+
+def test_experiments_of_other_options_have_other_names(recipe):
+    def tag(*options):
+        command = ["./run.sh", "--stage", "4", "--stop_stage", "4", *options]
+        result = subprocess.run(command, cwd=recipe, capture_output=True, text=True)
+        assert "/config.yaml is missing or empty" in result.stderr
+        return result.stderr
+
+    several = [
+        (),
+        ("--teachers", "a b"),
+        ("--teachers", "a  b", "--aggregate", "concat"),
+        ("--student_layers", "all"),
+        ("--layers", "[1, 2]"),
+        ("--cdm", "same"),
+        ("--cdm", "same", "--scheme", "gsm  hum"),
+        ("--cdm", "same", "--noisy_args", "--noisy_view rt60=[1,2]"),
+        ("--cdm", "same", "--dat", "reversal"),
+        ("--cdm", "same", "--dat", "reversal", "--dat_weight", "1"),
+        ("--cdm", "same", "--equivariant", "0.1"),
+        ("--train_args", "--seed 1"),
+    ]
+    assert len({tag(*options) for options in several}) == len(several)
+    assert "a+b_concat" in tag(*several[2])
 
 
 VIEWS = ("clean", "seen", "unseen")

@@ -245,7 +245,7 @@ def run(recipe, *options):
     command = ["./ssl.sh", "--nj", "1", "--train_threads", "1"]
     command += ["--train_config", str(top / "toy.yaml"), "--num_clusters", "5"]
     command += ["--dumpdir", str(top / "dump"), "--expdir", str(top / "exp")]
-    command += [*options]
+    command += options
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, cwd=recipe, env=environment, capture_output=True, text=True

@@ -10,28 +10,12 @@ import pytest
 import torch
 import transformers
 import yaml
+from mos.frontend.tiny_upstreams import FIRST, VARIANTS, each_family
 
 from espnet2_distilmos.bin import export_upstream
 from espnet2_distilmos.bin.export_upstream import main
 from espnet2_distilmos.mos.build import build_model
 from espnet2_distilmos.mos.frontend.hf import HFFrontend
-
-WHISPER = dict(
-    model_type="whisper",
-    d_model=32,
-    encoder_layers=2,
-    encoder_attention_heads=2,
-    decoder_attention_heads=2,
-    encoder_ffn_dim=48,
-)
-W2V_BERT = dict(
-    model_type="wav2vec2-bert",
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=48,
-    feature_projection_input_dim=160,
-)
 
 
 def experiment(scorer_dir, folder, **frontend_conf):
@@ -83,29 +67,35 @@ def test_the_copy_of_a_cut_network_is_as_small(scorer_dir, tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "upstream,extractor",
-    [
-        (WHISPER, transformers.WhisperFeatureExtractor),
-        (W2V_BERT, transformers.SeamlessM4TFeatureExtractor),
-    ],
-)
-def test_networks_that_take_a_spectrogram(upstream, extractor, scorer_dir, tmp_path):
-    conf = {"upstream_config": upstream, "normalize_waveform": False}
+EXTRACTORS = {
+    "whisper": transformers.WhisperFeatureExtractor,
+    "wav2vec2-bert": transformers.SeamlessM4TFeatureExtractor,
+}
+
+
+@each_family
+def test_transformers_reads_every_family(model_type, scorer_dir, tmp_path):
+    """Its own classes: the weights, and what the extractor shall do."""
+    takes_waveform = model_type not in EXTRACTORS
+    conf = {"upstream_config": VARIANTS[FIRST[model_type]]}
+    conf["normalize_waveform"] = takes_waveform
     trained = experiment(scorer_dir, tmp_path / "exp", **conf)
     output = tmp_path / "out"
     assert main([str(tmp_path / "exp"), str(output)]) == 0
     copy = HFFrontend(upstream=str(output))
     for a, b in zip(hidden_states(trained), hidden_states(copy), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-    # As transformers' own classes read them: weights, and the extractor's options.
     network = transformers.AutoModel.from_pretrained(output)
-    network = getattr(network, "encoder", network) if upstream is WHISPER else network
+    network = network.encoder if model_type == "whisper" else network
+    found = network.state_dict()
     for key, value in trained.model.state_dict().items():
-        assert torch.equal(value, network.state_dict()[key])
+        assert torch.equal(value, found[key])
+    extractor = EXTRACTORS.get(model_type, transformers.Wav2Vec2FeatureExtractor)
     options = extractor.from_pretrained(output).to_dict()
-    for key, value in trained.family.extractor_conf.items():
-        assert options[key] == value
+    expected = dict(trained.family.extractor_conf)
+    if takes_waveform:
+        expected["do_normalize"] = True
+    assert {key: options[key] for key in expected} == expected
 
 
 def test_nothing_is_replaced_unasked(scorer_dir, tmp_path, capsys):
@@ -116,7 +106,10 @@ def test_nothing_is_replaced_unasked(scorer_dir, tmp_path, capsys):
     assert str(output) in capsys.readouterr().err and (output / "mine").exists()
     # An earlier export alone is replaced.
     assert main([str(scorer_dir), str(output), "--overwrite"]) == 1
-    assert "['mine']" in capsys.readouterr().err and (output / "mine").exists()
+    assert (
+        "it has mine, expected" in capsys.readouterr().err
+        and (output / "mine").exists()
+    )
     (output / "mine").rename(output / "config.json")
     assert main([str(scorer_dir), str(output), "--overwrite"]) == 0
     assert len(list(output.iterdir())) == 3 and len(list(tmp_path.iterdir())) == 1
@@ -144,7 +137,7 @@ def test_a_copy_that_differs_gets_no_name(scorer_dir, tmp_path, capsys, monkeypa
     "conf,words",
     [
         ({"lora": {"rank": 1}}, "adapters"),
-        ({"upstream_config": WHISPER, "num_layers": 1}, "norm"),
+        ({"upstream_config": VARIANTS["whisper"], "num_layers": 1}, "norm"),
     ],
 )
 def test_what_no_checkpoint_holds(conf, words, scorer_dir, tmp_path, capsys):

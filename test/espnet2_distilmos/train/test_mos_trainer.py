@@ -613,7 +613,9 @@ def test_a_distillation_resumes_as_if_never_stopped(mos_corpus, tmp_path, traini
     for key, value in rivals[0]["network"].items():
         assert torch.equal(value, rivals[1]["network"][key])
     log = training_log(whole)[1]
-    assert {"domain_adversarial_acc", "distortion_snr_error"} <= set(log["train"])
+    of_distortions = {"domain_adversarial_acc", "distortion_snr_error"}
+    assert of_distortions <= set(log["train"])
+    assert not of_distortions & set(log["valid"])  # which hears none
 
     # no file of the teachers is read
     shutil.rmtree(tmp_path / "teacher")

@@ -222,19 +222,20 @@ def rated_srcc(student: AbsLayerFrontend, folder: str, groups_of: str) -> float:
     return float(spearmanr(predicted, y)[0])
 
 
-def name_of(rated: str) -> str:
-    """The column of a listening test, given as DIRECTORY:FILE.
+def rated_folder(rated: str) -> Tuple[str, str]:
+    """Data directory and file of a listening test, given as NAME=DIRECTORY:FILE.
 
     Raises:
         DataError: It is given in another way.
     """
-    folder = rated.rpartition(":")[0]
-    if not folder:
+    name, _, where = rated.partition("=")
+    folder, _, file = where.rpartition(":")
+    if not (name and folder and file):
         raise DataError(
-            f"found the ratings {rated!r}, expected DIRECTORY:FILE with the file whose "
-            "groups are left out, such as data/p835:utt2spk."
+            f"found the ratings {rated!r}, expected NAME=DIRECTORY:FILE with the file "
+            "whose groups are left out, such as p835=data/p835:utt2spk."
         )
-    return f"srcc_{os.path.basename(os.path.normpath(folder))}"
+    return folder, file
 
 
 def find_students(args: argparse.Namespace) -> List[Tuple[str, str, Optional[int]]]:
@@ -269,7 +270,7 @@ class Probes:
         if os.path.exists(f"{output}.json"):
             with open(f"{output}.json") as file:
                 before = json.load(file)
-            if before["settings"] == settings:
+            if before.get("settings") == settings:
                 self.rows = before["rows"]
 
     def add(self, name: str, path: str, fingerprint: str, row: Dict[str, float]):
@@ -284,7 +285,8 @@ class Probes:
 
     def table(self, names: Sequence[str], columns: Sequence[str]) -> str:
         """A line of each name, the mean over its directories."""
-        heads = (column.replace("_", " ") for column in columns)
+        # Of ratings, NAME alone.
+        heads = (column.partition("=")[0].replace("_", " ") for column in columns)
         lines = ["| student | " + " | ".join(heads) + " |"]
         lines.append("|---|" + "---:|" * len(columns))
         apart = []
@@ -306,7 +308,7 @@ def probe_all(args: argparse.Namespace) -> int:
     students = find_students(args)
     settings = {key: getattr(args, key) for key in SETTINGS}
     probes = Probes(args.output, settings)
-    rated = {name_of(given): given.rpartition(":")[::2] for given in args.ratings}
+    rated = {f"srcc_{given}": rated_folder(given) for given in args.ratings}
     columns = [f"{what}_{view}" for what in WHAT for view in VIEWS]
     train = Clips(args.train, args.train_utterances, args.seconds, args.seed)
     dev = Clips(args.dev, args.dev_utterances, args.seconds, args.seed)
@@ -349,7 +351,13 @@ def main(cmd: Optional[List[str]] = None) -> int:
     add("--teacher", required=True, help="upstream: directory or hub id")
     add("--teacher_layer", type=int, default=-1, help="hidden state; -1 is the last")
     add("--output", required=True, help="without .md and .json")
-    add("--ratings", nargs="*", default=[], metavar="DIR:FILE", help="listening tests")
+    add(
+        "--ratings",
+        nargs="*",
+        default=[],
+        metavar="NAME=DIR:FILE",
+        help="listening tests",
+    )
     add("--train_utterances", type=int, default=400)
     add("--dev_utterances", type=int, default=100)
     add("--seconds", type=float, default=4.0, help="of each utterance")

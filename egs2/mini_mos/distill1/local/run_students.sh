@@ -5,7 +5,7 @@
 
 # The comparison of README.md: distils the students of conf/students.txt, probes all of them,
 # and writes one table, EXPDIR/RESULTS.md. Stages 1 and 2 of run.sh come first. What is done
-# is skipped.
+# is skipped, if it was made in the same way.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ batch_bins=384000    # Samples of a step.
 expdir=exp/students
 dumpdir=dump
 runs_nj=2            # Students at a time, each on one thread.
-probe_opts=          # Options of local/probe_students.py, such as "--ratings DIR:utt2spk".
+probe_opts=          # Options of local/probe_students.py, such as "--ratings NAME=DIR:utt2spk".
 
 # shellcheck disable=SC2034  # parse_options.sh prints it
 help_message="Usage: $0 [--name value ...]
@@ -41,8 +41,12 @@ trimmed() { # trimmed TEXT: without blanks around it
     xargs <<< "$1"
 }
 student() { # student SEED NAME TEACHERS OPTIONS TRAIN_ARGS: distil one, unless that is done
-    local exp="${expdir}/seed$1/$2" options
-    [ ! -e "${exp}/.done" ] || return 0
+    local exp="${expdir}/seed$1/$2" options settings="$3 | $4 | $5 | ${steps} steps of ${batch_bins} samples"
+    if [ -e "${exp}/.done" ]; then
+        [ "$(< "${exp}/.done")" != "${settings}" ] || return 0
+        echo "${exp} was made as '$(< "${exp}/.done")', expected '${settings}'; remove the directory, or rename it in the list." >&2
+        return 1
+    fi
     echo "${exp}: begins, log: ${exp}.log"
     mkdir -p "${exp}"
     read -ra options <<< "$4"
@@ -50,7 +54,7 @@ student() { # student SEED NAME TEACHERS OPTIONS TRAIN_ARGS: distil one, unless 
         "${options[@]}" --train_args "--seed $1 --max_epoch 1 --num_iters_per_epoch ${steps}
         --batch_bins ${batch_bins} --scheduler_conf total_steps=${steps} --scheduler_conf warmup_steps=$((steps * 7 / 100)) $5" \
         > "${exp}.log" 2>&1; then
-        touch "${exp}/.done"
+        echo "${settings}" > "${exp}/.done"
     else
         echo "${exp}: failed, the last line of ${exp}.log: $(tail -n 1 "${exp}.log")" >&2
         return 1
@@ -64,6 +68,8 @@ for seed in ${seeds}; do
         name=$(trimmed "${name%%#*}")
         [ -n "${name}" ] || continue
         [ -z "${only}" ] || [[ " ${only} " == *" ${name} "* ]] || continue
+        options=$(trimmed "${options}")
+        train_args=$(trimmed "${train_args}")
         teachers=$(trimmed "${teachers}")
         teachers=${teachers//'{whisper}'/${whisper}}
         teachers=${teachers//'{hubert}'/${hubert}}

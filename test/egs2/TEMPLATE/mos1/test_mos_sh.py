@@ -515,10 +515,19 @@ def test_tokens_of_several_upstreams(finished, whisper, tmp_path):
     )
     # One codebook for both.
     options = ["--stage", 5, "--stop_stage", 5, *upstreams]
+    unequal = [*options, "--token_aggregate", "concat", "--token_layers", "1 1,2"]
+    said = recipe.run(*unequal, code=1).stderr.splitlines()[-1]
+    assert "stage 5 failed: found different numbers of layers to pair" in said
     recipe.run(*options, "--token_aggregate", "concat", "--token_layers", "1 2")
     (folder,) = (recipe.dir / "dump" / "tokens").glob("*_l1+2_*_concat")
     info = json.loads((folder / "dev" / "tokens.json").read_text())
     assert info["columns"] == [{"stream": "hubert+whisper", "layer": 1, "K": 4}]
+    # They are not those of both side by side.
+    options = ["--stage", 7, "--stop_stage", 7, *upstreams, "--tag", "joint"]
+    options += ["--tokens_tag", folder.name]
+    refused = recipe.run(*options, code=1)
+    assert "in another way (hubert+whisper concat:" in refused.stderr
+    recipe.run(*options, "--token_aggregate", "concat")
 
 
 @pytest.mark.slow

@@ -211,6 +211,14 @@ def test_teachers_that_do_not_fit_are_refused(teachers, options, message):
         make(teachers, **options)
 
 
+def test_teachers_are_two_networks_that_are_there(teachers, tmp_path):
+    with pytest.raises(ValueError, match="one network twice .*: name each once"):
+        make([teachers[0], teachers[0]])
+    gone = tmp_path / "gone"
+    with pytest.raises(ValueError, match=f"teacher {gone}: found no {gone}/config.js"):
+        make([teachers[0], str(gone)])
+
+
 def test_a_teacher_of_another_rate_is_refused(teachers, tmp_path):
     conf = HFFrontend(upstream=teachers[0]).config_dict
     other = {**conf, "conv_stride": [5, 2], "conv_kernel": [10, 8]}
