@@ -81,13 +81,42 @@ def become(order, files):
         runpy.run_path(words[0], run_name="__main__")
 
 
+def end(work):
+    """Do the work and end as Python ends, but take no time to free what is imported."""
+    import atexit
+    import threading
+    import traceback
+
+    code = 0
+    try:
+        work()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, (int, type(None))) else 1
+        if error.code is not code:
+            print(error.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it
+            code = code or 120
+    os._exit((code or 0) & 0xFF)
+
+
 def attend(client, order, files):
     """Fork the wanted process, and tell the client how it ended, or end it with it."""
     pid = os.fork()
     if not pid:
         client.close()
-        become(order, files)
-        return
+        end(lambda: become(order, files))
     for file in files:
         os.close(file)
     client.sendall(pid.to_bytes(8, "big"))
@@ -108,6 +137,7 @@ def attend(client, order, files):
 
 def serve(path):
     """Import everything, then fork for each client."""
+    import gc
     import importlib
     import pkgutil
 
@@ -121,6 +151,7 @@ def serve(path):
 
     for module in pkgutil.iter_modules(commands.__path__):
         importlib.import_module(f"{commands.__name__}.{module.name}")
+    gc.freeze()  # a collection would write to, and so copy, all of it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")
