@@ -28,7 +28,7 @@ from ..corpora import write_lines
 
 add_crops = load_script("open_tests/mos1/local/add_crops.py")
 folds = load_script("open_tests/mos1/local/folds.py")
-prune = load_script("open_tests/mos1/local/prune.py")
+prune_run = load_script("TEMPLATE/mos1/pyscripts/utils/prune_run.py")
 sizes = load_script("open_tests/mos1/local/sizes.py")
 SETS = {"p835": "p835/p835", "bvrnn": "bvrnn/test", "yourtts": "yourtts/test"}
 SYSTEMS = ("a", "b", "c")
@@ -452,17 +452,19 @@ def test_what_sizes_and_prune_need_is_said(tmp_path, monkeypatch, capsys):
     for path, words in (("runs.txt", "the line 'a_1 0 exp'"), ("none", "none cannot")):
         assert sizes.main([path, "--output", "out"]) == 1
         assert words in capsys.readouterr().err
-    options = "--model exp --keep 0.5 --data dump --out out --fold".split()
-    for fold, words in (("all", "train the run first"), ("no_x", "fold is 'no_x'")):
-        assert prune.main([*options, fold]) == 1
+    options = "--model exp --keep 0.5 --data dump --out out".split()
+    for words in ("exp/inference has no predictions", "exp/config.yaml is not there"):
+        assert prune_run.main(options) == 1
         assert words in capsys.readouterr().err
+        write_lines(tmp_path / "exp/inference/one/test/metric.scp", ["a 1"])
+        write_lines(tmp_path / "dump/one/test/wav.scp", ["a a.wav"])
 
 
 SIZES = """
 cnn_s | conf/train_spec_cnn.yaml | CNN | --use_tokens false
 whisper-distilled_1 | conf/train_ridge.yaml | --frontend_conf num_layers=1 --head_conf layers=[1] --head_conf penalty=10.0 | PSEUDO
 whisper-distilled_4 | conf/train_ridge.yaml | --head_conf layers=[2] --head_conf penalty=10.0 | PSEUDO
-pruned_50 | local/prune.py | --keep 0.5 --model {exp}/whisper-distilled_4/seed0/{fold} --data {dumpdir}/raw --fold {fold}
+pruned_50 | pyscripts/utils/prune_run.py | --keep 0.5 --model {exp}/whisper-distilled_4/seed0/{fold} --data {dumpdir}/raw
 """  # noqa: E501
 TINY_CNN = (
     "--frontend_conf channels=[2,2] --frontend_conf hidden_size=8 "

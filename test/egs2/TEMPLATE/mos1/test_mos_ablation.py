@@ -253,10 +253,11 @@ def test_tokens_are_made_once_for_those_who_need_the_same(made_up):
 PREDICT = """
 import argparse, os
 parser = argparse.ArgumentParser()
-for name in ("--out", "--fold", "--dump"):
+for name in ("--out", "--fold", "--dump", "--seed"):
     parser.add_argument(name)
 args = parser.parse_args()
 assert args.dump == f"dump/{args.fold}"
+assert not args.seed or f"/seeded/seed{args.seed}/" in args.out
 for name in (f"test_{args.fold}", "shared"):
     os.makedirs(f"{args.out}/{name}")
     with open(f"{args.out}/{name}/metric.scp", "w") as file:
@@ -275,8 +276,9 @@ def test_folds(made_up):
         "after | conf/a.yaml | --init_model {exp}/first/seed{seed}/{fold}/x.pth\n"
         + LIST
         + "script | predict.py | --fold {fold} --dump {dumpdir}\n"
+        + "seeded | predict.py | --fold {fold} --dump {dumpdir} --seed {seed}\n"
     )
-    names = "after first other script"
+    names = "after first other script seeded"
     command = ("--folds", "a_0 b_0 b_1", "--only", names, "--runs_nj", 3)
     command += ("--fold", "{fold}", "--train_set", "train_{fold}")
     command += ("--baseline", "first")
@@ -293,7 +295,8 @@ def test_folds(made_up):
     assert stages == [(f, s) for f in ("a_0", "b_0", "b_1") for s in "165"]
     runs = [c for c in calls if "--mos_exp" in c]
     order = [c["--mos_exp"].split("/")[2] for c in runs]
-    assert set(order[-6:]) == {"after"} and order.count("script") == 3
+    assert set(order[-6:]) == {"after"}
+    assert order.count("script") == 3 and order.count("seeded") == 6
     for call in runs[-6:]:
         seed, fold = call["--mos_exp"].split("/")[-2:]
         model = f"exp/ablation_list/first/{seed}/{fold}/x.pth"

@@ -21,9 +21,9 @@ Lines of the list, of which the last two fields may be absent; # begins a commen
                                                  --further_sets
     NAME | SCRIPT.py | options
 
-A script predicts without training, with no seed: it is given `--out DIR` and writes
-DIR/TEST_SET/metric.scp. In the options {fold}, {seed} and {dumpdir} are those of the
-run; {exp} is the directory of all runs, so that `--init_model
+A script predicts without training, and with no seed unless its options have {seed}: it
+is given `--out DIR` and writes DIR/TEST_SET/metric.scp. In the options {fold}, {seed}
+and {dumpdir} are those of the run; {exp} is the directory of all runs, so that `--init_model
 {exp}/OTHER/seed{seed}/{fold}/latest.pth` starts from the model of another run.
 """
 
@@ -137,10 +137,10 @@ def parse_token_options(text):
     return options
 
 
-def check_args(text):
+def check_args(text, reserved=RESERVED):
     """Return options of mos_train or of a script, words that no shell evaluates."""
     words = text.split()
-    reserved = [word for word in words if word.partition("=")[0] in RESERVED]
+    reserved = [word for word in words if word.partition("=")[0] in reserved]
     if reserved:
         raise DataError(
             f"{reserved[0]} is not for a list, expected it on the command line or in "
@@ -173,8 +173,10 @@ def read_run(line, train_args, token_options):
             f"the name of the run is {name!r}, expected letters, digits, '.', '_' and "
             "'-'."
         )
-    own_args, own_options = check_args(own_args), parse_token_options(own_options)
-    if config.endswith(".py"):
+    is_script = config.endswith(".py")
+    own_args = check_args(own_args, () if is_script else RESERVED)
+    own_options = parse_token_options(own_options)
+    if is_script:
         try:
             text = Path(config).read_text(encoding="utf-8")
         except OSError as error:
@@ -362,7 +364,8 @@ class Ablation:
         return self.exp / run.name / f"seed{seed}" / fold
 
     def seeds(self, run):
-        return ["0"] if run.is_script else self.args.seeds
+        seeded = not run.is_script or "{seed}" in run.args
+        return self.args.seeds if seeded else ["0"]
 
     def start(self, words, fold, seed="0", log_file=None):
         """Run a command in a process group of its own; return the code."""

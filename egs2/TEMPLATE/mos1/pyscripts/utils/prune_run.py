@@ -3,21 +3,21 @@
 # Copyright 2026 espnet2_distilmos developers
 #  Apache 2.0  (http://www.apache.org/licenses/LICENSE-2.0)
 
-"""Prune a model of a fold and predict the fold's test sets with what is left.
+"""Prune the model of a run, and predict what the run has predicted.
 
-The sets that trained the model prune it (``distilmos prune``, one round); its head, a
-ridge regression, is fitted anew to the smaller network. The pruned model is beside
-``--out``, in the directory ``pruned``, and predictions are in ``--out`` as those of a
-trained model are.
+A script for lists of ``scripts/mos_ablation.sh``. The sets that trained the model prune
+it (``distilmos prune``); a head that is a ridge regression is fitted anew to the smaller
+network. The pruned model is beside ``--out``, in the directory ``pruned``, and
+predictions are in ``--out`` as those of a trained model are. Options that are not listed
+here are options of mos_train for the steps between.
 """
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Dict, Optional, Sequence
-
-from folds import read_fold, read_sets
 
 from espnet2_distilmos.bin import prune
 from espnet2_distilmos.data.datadir import DataError, read_scp, write_metric_scp
@@ -47,6 +47,23 @@ def training_sets(model: str) -> Dict[str, str]:
     }
 
 
+def tested_sets(model: str, data: str) -> Sequence[str]:
+    """Names of the sets in ``data`` that a run has predicted.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = Path(model, "inference")
+    names = [f.parent.relative_to(folder) for f in folder.rglob("metric.scp")]
+    names = sorted(str(name) for name in names if Path(data, name, "wav.scp").exists())
+    if not names:
+        raise DataError(
+            f"{folder} has no predictions of sets in {data}, expected those of the "
+            "run; train it first, with --only too."
+        )
+    return names
+
+
 def predict(model: str, data: str, names: Sequence[str], out: str) -> None:
     """Write ``<test set>/metric.scp``; a clip of two sets is scored once.
 
@@ -71,35 +88,33 @@ def predict(model: str, data: str, names: Sequence[str], out: str) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="the directory of a training")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("--model", required=True, help="the directory of a run")
     parser.add_argument("--keep", required=True, help="share of the units")
-    kinds = prune.IMPORTANCES
-    parser.add_argument("--importance", choices=kinds, default="taylor")
+    parser.add_argument("--importance", choices=prune.IMPORTANCES, default="taylor")
+    parser.add_argument("--rounds", default="1", help="of removing and training")
+    parser.add_argument("--steps", default="1", help="of training in a round")
     parser.add_argument("--utterances", default="400", help="for the importance")
+    parser.add_argument("--seed", default="0")
     parser.add_argument("--data", required=True, help="has the data directories")
-    parser.add_argument("--fold", required=True)
     parser.add_argument("--out", required=True, help="gets <test set>/metric.scp")
-    args = parser.parse_args(argv)
+    args, of_training = parser.parse_known_args(argv)
     try:
-        sets = read_sets()
-        # run.sh may have left test parts out.
-        names = [
-            name
-            for name in read_fold(args.fold, sets).test
-            if os.path.exists(f"{args.data}/{name}/wav.scp")
-        ]
+        names = tested_sets(args.model, args.data)
         pruned = str(Path(args.out).parent / "pruned")
         options = ["--keep", args.keep, "--importance", args.importance]
-        options += ["--rounds", "1", "--steps", "1", "--output", pruned]
-        options += ["--importance_utterances", args.utterances]
+        options += ["--rounds", args.rounds, "--steps", args.steps]
+        options += ["--importance_utterances", args.utterances, "--seed", args.seed]
+        options += ["--train_args", shlex.join(of_training), "--output", pruned]
         for name, folder in training_sets(args.model).items():
             options += [name, folder]
         if prune.main([f"{args.model}/latest.pth", *options]):
             raise DataError(f"{args.model} could not be pruned, see above.")
         predict(pruned, args.data, names, args.out)
     except (DataError, OSError, ValueError) as error:
-        print(f"prune.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"prune_run.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 
