@@ -23,8 +23,9 @@ Lines of the list, of which the last two fields may be absent; # begins a commen
 
 A script predicts without training, and with no seed unless its options have {seed}: it
 is given `--out DIR` and writes DIR/TEST_SET/metric.scp. In the options {fold}, {seed}
-and {dumpdir} are those of the run; {exp} is the directory of all runs, so that `--init_model
-{exp}/OTHER/seed{seed}/{fold}/latest.pth` starts from the model of another run.
+and {dumpdir} are those of the run; {exp} is the directory of all runs, so that
+`--init_model {exp}/OTHER/seed{seed}/{fold}/latest.pth` starts from the model of another
+run.
 """
 
 import argparse

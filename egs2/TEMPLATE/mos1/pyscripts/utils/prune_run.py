@@ -5,11 +5,11 @@
 
 """Prune the model of a run, and predict what the run has predicted.
 
-A script for lists of ``scripts/mos_ablation.sh``. The sets that trained the model prune
-it (``distilmos prune``); a head that is a ridge regression is fitted anew to the smaller
-network. The pruned model is beside ``--out``, in the directory ``pruned``, and
-predictions are in ``--out`` as those of a trained model are. Options that are not listed
-here are options of mos_train for the steps between.
+A script for lists of ``scripts/mos_ablation.sh``. The sets that trained the model
+prune it (``distilmos prune``); a head that is a ridge regression is fitted anew to the
+smaller network. The pruned model is beside ``--out``, in the directory ``pruned``, and
+predictions are in ``--out`` as those of a trained model are. Options that are not
+listed here are options of mos_train for the steps between.
 """
 
 import argparse
