@@ -13,7 +13,7 @@ network is enough for a checkout that can write the tokens along.
 `--rival ESPNET_ROOT` takes the scripts of an ESPnet checkout in turn, with the options
 of its perform_kmeans.sh: for each layer features of the same network through s3prl are
 dumped, clustered (all frames) and labelled. Packages that they need and ours does not
-(h5py, librosa) are to be on PYTHONPATH.
+(h5py, kaldiio, librosa) are to be on PYTHONPATH.
 
 Example:
 

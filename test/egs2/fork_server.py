@@ -87,27 +87,27 @@ def end(work):
     import threading
     import traceback
 
-    code = 0
+    code, interrupted = 0, False
     try:
         work()
     except SystemExit as error:
         code = error.code if isinstance(error.code, (int, type(None))) else 1
         if error.code is not code:
             print(error.code, file=sys.stderr)
-    except KeyboardInterrupt:
+    except BaseException as error:
         traceback.print_exc()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
+        code, interrupted = 1, isinstance(error, KeyboardInterrupt)
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None and not stream.closed:
+                stream.flush()
         except OSError:  # nobody reads it
-            code = code or 120
+            code = 120
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit((code or 0) & 0xFF)
 
 

@@ -12,13 +12,15 @@ import pytest
 
 from .conftest import quick_python
 
+AT_EXIT = "import atexit; atexit.register(print, 'last'); print('first')"
 SCRIPTS = {
     "returns": "print('out', end='')",
     "code": "import sys; sys.exit(300)",
     "sentence": "import sys; sys.exit('a sentence')",
     "exception": "raise ValueError('wrong')",
-    "interrupt": "raise KeyboardInterrupt",
-    "at_exit": "import atexit; atexit.register(print, 'last'); print('first')",
+    "interrupt": AT_EXIT + "; raise KeyboardInterrupt",
+    "at_exit": AT_EXIT,
+    "closed": "import sys; print('out'); sys.stdout.close()",
     "thread": "import threading as t; t.Timer(0.2, print, ['late']).start()",
     "arguments": "import os, sys; print(sys.argv[1:], os.getcwd(), os.environ['X'])",
     "stdin": "print(input()[::-1])",

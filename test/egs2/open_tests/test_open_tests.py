@@ -460,6 +460,25 @@ def test_what_sizes_and_prune_need_is_said(tmp_path, monkeypatch, capsys):
         write_lines(tmp_path / "dump/one/test/wav.scp", ["a a.wav"])
 
 
+@pytest.mark.parametrize("further", [[], ["--upstream_lr=1e-5"], ["--seed", "3"]])
+def test_what_a_pruning_is_given(further, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = "data_path_and_name_and_type: [[dump/x/wav.scp, speech, sound]]"
+    lines = [f"{which}_{path}" for which in ("train", "valid")]
+    write_lines(tmp_path / "exp/config.yaml", lines)
+    write_lines(tmp_path / "exp/inference/one/test/metric.scp", ["a 1"])
+    write_lines(tmp_path / "dump/one/test/wav.scp", ["a a.wav"])
+    given = []
+    monkeypatch.setattr(prune_run.prune, "main", lambda argv: given.extend(argv) or 1)
+    options = "--model exp --keep 0.5 --data dump --out out/inference".split()
+    assert prune_run.main([*options, *further]) == 1
+    args = prune_run.prune.get_parser().parse_args(given)
+    assert args.train_args == " ".join(f for f in further if "lr" in f)
+    assert args.seed == (3 if "--seed" in further else 0)
+    assert (args.train_set, args.valid_set) == ("dump/x", "dump/x")
+    assert (args.model, args.output) == ("exp/latest.pth", "out/pruned")
+
+
 SIZES = """
 cnn_s | conf/train_spec_cnn.yaml | CNN | --use_tokens false
 whisper-distilled_1 | conf/train_ridge.yaml | --frontend_conf num_layers=1 --head_conf layers=[1] --head_conf penalty=10.0 | PSEUDO

@@ -70,8 +70,9 @@ TRAINING_ONLY = (
     *("freeze", "lora", "gradient_checkpointing"),
     *("layerdrop", "spec_augment"),
 )
-# What this script itself gives to mos_train.
-RESERVED = ("--seed", "--config", "--output_dir", "--resume")
+# What this script itself gives to mos_train; a script of a list may take a seed.
+OF_SCRIPTS = ("--config", "--output_dir", "--resume")
+RESERVED = ("--seed", *OF_SCRIPTS)
 
 
 class Run(NamedTuple):
@@ -175,7 +176,7 @@ def read_run(line, train_args, token_options):
             "'-'."
         )
     is_script = config.endswith(".py")
-    own_args = check_args(own_args, () if is_script else RESERVED)
+    own_args = check_args(own_args, OF_SCRIPTS if is_script else RESERVED)
     own_options = parse_token_options(own_options)
     if is_script:
         try:

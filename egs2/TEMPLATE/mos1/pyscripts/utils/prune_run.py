@@ -5,11 +5,11 @@
 
 """Prune the model of a run, and predict what the run has predicted.
 
-A script for lists of ``scripts/mos_ablation.sh``. The sets that trained the model
-prune it (``distilmos prune``); a head that is a ridge regression is fitted anew to the
-smaller network. The pruned model is beside ``--out``, in the directory ``pruned``, and
-predictions are in ``--out`` as those of a trained model are. Options that are not
-listed here are options of mos_train for the steps between.
+A script for lists of scripts/mos_ablation.sh. The sets that trained the model's last
+epoch, latest.pth, prune it (distilmos prune); a head that is a ridge regression is
+fitted anew to the smaller network. The pruned model is beside --out, in the directory
+pruned, and predictions are in --out as those of a trained model are. Options that are
+not listed here are options of mos_train for the training after each removal.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def tested_sets(model: str, data: str) -> Sequence[str]:
     if not names:
         raise DataError(
             f"{folder} has no predictions of sets in {data}, expected those of the "
-            "run; train it first, with --only too."
+            "run; train it and let it predict (stages 7 and 8) first, with --only too."
         )
     return names
 
@@ -89,7 +89,9 @@ def predict(model: str, data: str, names: Sequence[str], out: str) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], allow_abbrev=False
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="the directory of a run")
     parser.add_argument("--keep", required=True, help="share of the units")
@@ -107,7 +109,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         options = ["--keep", args.keep, "--importance", args.importance]
         options += ["--rounds", args.rounds, "--steps", args.steps]
         options += ["--importance_utterances", args.utterances, "--seed", args.seed]
-        options += ["--train_args", shlex.join(of_training), "--output", pruned]
+        options += [f"--train_args={shlex.join(of_training)}", "--output", pruned]
         for name, folder in training_sets(args.model).items():
             options += [name, folder]
         if prune.main([f"{args.model}/latest.pth", *options]):
