@@ -382,6 +382,8 @@ def test_runs_of_an_ablation_can_be_trained(path, monkeypatch):
             [run.tokens_tag, run.options, args.losses, network, rates], default=str
         )
     assert len(set(trained.values())) == len(runs)  # no two are the same
+    if len(runs) == 1:
+        return  # others are pruned from it
     baseline = next(iter(runs))
     if baseline == "distilmos":
         assert {"lambda0", "ssl_mos"} < set(runs)
