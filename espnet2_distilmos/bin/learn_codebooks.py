@@ -89,7 +89,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def parse_layers(text: str, num_layers: int) -> Tuple[int, ...]:
-    """Parse ``all`` or ``1,3,5`` into sorted layer numbers.
+    """Parse ``all`` or ``1,3,5`` into layer numbers, in their order there.
 
     Raises:
         DataError: Not a list of different layers between 0 and ``num_layers``.
@@ -98,13 +98,13 @@ def parse_layers(text: str, num_layers: int) -> Tuple[int, ...]:
         # A frontend without layers, such as mfcc, has its input alone.
         return tuple(range(1, num_layers + 1)) or (0,)
     parts = text.split(",")
-    layers = {int(part) for part in parts if part.isdecimal()}
-    if len(layers) != len(parts) or max(layers) > num_layers:
+    layers = tuple(int(part) for part in parts if part.isdecimal())
+    if len(set(layers)) != len(parts) or max(layers) > num_layers:
         raise DataError(
             f"the layers are {text!r}, expected `all` or different numbers from 0 to "
             f"{num_layers} such as 1,3; correct --layers."
         )
-    return tuple(sorted(layers))
+    return layers
 
 
 def choose_sample(
@@ -347,6 +347,11 @@ def plan_streams(args: argparse.Namespace, frontends: Sequence, grid) -> List[St
     }
     texts = one_each("--layers", args.layers, len(frontends))
     layers = [parse_layers(text, f.num_layers) for text, f in zip(texts, frontends)]
+    if args.aggregate == "heads":
+        layers = [tuple(sorted(some)) for some in layers]
+    elif len({len(some) for some in layers}) == 1:
+        # Pairs, by the first upstream's layers.
+        layers = list(zip(*sorted(zip(*layers))))
     sources = list(frontends)
     stated: List[Any] = [list(some) for some in layers]
     if args.aggregate != "heads":

@@ -169,7 +169,7 @@ def test_impossible_options_are_refused(corpus, capsys, options, found):
 def test_layers():
     assert parse_layers("all", 3) == (1, 2, 3)
     assert parse_layers("all", 0) == (0,)
-    assert parse_layers("3,0", 3) == (0, 3)
+    assert parse_layers("3,0", 3) == (3, 0)
     for text in ("", "1,,2", "1,1", "-1", "5", "x"):
         with pytest.raises(DataError, match="correct --layers"):
             parse_layers(text, 4)
