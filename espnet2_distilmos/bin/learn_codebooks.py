@@ -64,8 +64,8 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["all"],
         help="`all` transformer layers (1 to L), or a list such as 1,3,5, for all "
-        "upstreams or for each; 0 is what enters the first layer, and all that "
-        "`frontend: mfcc` has",
+        "upstreams or for each, which average and concat pair by their order; 0 is "
+        "what enters the first layer, and all that `frontend: mfcc` has",
     )
     parser.add_argument(
         "--max_frames", type=int, default=100000, help="frames to fit to"

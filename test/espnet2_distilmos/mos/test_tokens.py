@@ -94,6 +94,26 @@ def test_an_iteration_equals_scikit_learn(monkeypatch):
     np.testing.assert_allclose(moved, plain.cluster_centers_, atol=1e-5)
 
 
+def test_the_start_is_greedy_k_means_plus_plus():
+    """In NumPy, a frame and a trial at a time."""
+    generator = np.random.default_rng(2)
+    x, draws = generator.normal(size=(40, 3)), generator.uniform(size=(6, 4))
+    nearest, expected = np.ones(40), []
+    for k, row in enumerate(draws):
+        edges = np.cumsum(nearest) / nearest.sum()
+        options = []
+        for draw in row:
+            place = int((edges <= draw).sum())
+            distance = ((x - x[place]) ** 2).sum(axis=1)
+            left = np.minimum(distance, nearest) if k else distance
+            options.append((left.sum(), place, left))
+        _, place, nearest = min(options, key=lambda option: option[0])
+        expected.append(x[place])
+    x, draws = torch.from_numpy(x), torch.from_numpy(draws)
+    found = tokens_module._spread(x, x.square().sum(dim=1), draws)
+    np.testing.assert_array_equal(found, np.stack(expected))
+
+
 def test_clusters_far_apart_are_found_each():
     """Also the rare ones: one frame in a hundred, around large numbers."""
     generator = np.random.default_rng(1)
