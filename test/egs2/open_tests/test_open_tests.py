@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 import statistics
 import sys
 import types
@@ -233,6 +234,13 @@ def test_released_models_predict_the_sets_of_a_fold(
     assert predict.main([*options[:3], f"data/scores/{method}"]) == 0
     further = folds.further_scores(tmp_path / "data", "two/test")
     assert further == {method: pytest.approx({"u0": 0.1, "u1": 0.2})}
+    # What is there is not predicted again.
+    kept = {"u0": 3.0, "u1": 4.0}
+    write_metric_scp(f"data/scores/{method}/one/test/metric.scp", kept)
+    assert predict.main([*options, "--fold", "no_one"]) == 0
+    assert read_metric_scp("out/one/test/metric.scp") == kept
+    assert read_metric_scp("out/test_one/metric.scp") == {"u0": 3.0}
+    os.remove(f"data/scores/{method}/one/test/metric.scp")
     # A clip that has no score is named.
     run = fake.run
     fake.run = lambda audio, sr: {**run(audio, sr), "ovrl_mos": 1 / (len(audio) < 3000)}
@@ -252,9 +260,37 @@ def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys):
         (["dnsmos"], "pip install speechmos"),
         (["knn"], "needs --fold and --model"),
         (["knn", "--fold", "all", "--model", "x"], "train the run l1 first"),
+        (["mean", "--fold", "all"], "--method mean needs --runs"),
+        (["mean", "--fold", "no_one", "--runs", "x"], "x/inference/one/test/metric"),
         (["dnsmos", "--fold", "no_three"], "the fold is 'no_three'"),
     ):
         assert predict.main(["--out", "out", "--method", *options]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_mean_is_of_standardised_scores(tmp_path, monkeypatch, capsys):
+    predict = load_script("open_tests/mos1/local/predict.py")
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
+    random = np.random.default_rng(0)
+    scores = random.normal((3, 50), (0.2, 30), (20, 2))
+    ids = [f"u{k:02d}" for k in range(20)]
+    for name in ("one/test", "test_one"):
+        for run, column in zip("ab", scores.T):
+            of_run = dict(zip(ids, column))
+            write_metric_scp(f"{run}/inference/{name}/metric.scp", of_run)
+    options = ["--method", "mean", "--fold", "no_one", "--out", "out", "--runs"]
+    assert predict.main([*options, "a", "b"]) == 0
+    for name in ("one/test", "test_one"):
+        found = read_metric_scp(f"out/{name}/metric.scp")
+        expected = scipy.stats.zscore(scores, axis=0).mean(axis=1)
+        assert found == pytest.approx(dict(zip(ids, expected)), abs=1e-4)
+    for wrong, words in (
+        ({"u00": 1.0}, "has other clips than that of a"),
+        (dict.fromkeys(ids, 1.0), "has one score for all clips"),
+    ):
+        write_metric_scp("b/inference/one/test/metric.scp", wrong)
+        assert predict.main([*options, "a", "b"]) == 1
         assert words in capsys.readouterr().err
 
 

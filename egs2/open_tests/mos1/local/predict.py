@@ -8,15 +8,18 @@
 - ``dnsmos``: the released DNSMOS P.835, overall quality (package speechmos).
 - ``knn``: half the score of a trained model, half the mean label of the eight training
   clips that are nearest in its embedding.
+- ``mean``: the mean of what other runs have predicted, each divided by its standard
+  deviation over the clips of the set; a single clip's needs the others' for it.
 
 Predictions are written as ``metric.scp``, as a model's are. Without ``--fold`` they are
-of every clip of the sets, and may be targets of the loss aux_scores: see README.md.
+of every clip of the sets, and in data/scores/METHOD they may be targets of the loss
+aux_scores (see README.md); those of a fold are then taken from there.
 """
 
 import argparse
 import os
 import sys
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 from folds import read_fold, read_sets
@@ -24,6 +27,7 @@ from folds import read_fold, read_sets
 from espnet2_distilmos.data.audio import AudioError, read_audio
 from espnet2_distilmos.data.datadir import (
     DataError,
+    read_metric_scp,
     read_scp,
     write_metric_scp,
 )
@@ -63,13 +67,39 @@ def knn(model_dir: str, train: str, out: str) -> Predictor:
     return predict
 
 
+def mean(runs: Sequence[str], name: str) -> Dict[str, float]:
+    """Mean of the standardised scores of runs, for the clips of a set.
+
+    Raises:
+        DataError: a run has no predictions of the set, or of other clips, or all of
+            them are the same.
+    """
+    standardised: List[Dict[str, float]] = []
+    for run in runs:
+        path = f"{run}/inference/{name}/metric.scp"
+        if not os.path.exists(path):
+            raise DataError(f"{path} is not there; predict with that run first.")
+        scores = read_metric_scp(path)
+        if standardised and scores.keys() != standardised[0].keys():
+            raise DataError(
+                f"{path} has other clips than that of {runs[0]}, expected the same; "
+                "predict with both runs anew."
+            )
+        centre, spread = np.mean([*scores.values()]), np.std([*scores.values()])
+        if not spread > 0:
+            raise DataError(f"{path} has one score for all clips; leave the run out.")
+        standardised.append({u: (x - centre) / spread for u, x in scores.items()})
+    return {u: float(np.mean([s[u] for s in standardised])) for u in standardised[0]}
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    methods = ("distillmos", "dnsmos", "knn")
+    methods = ("distillmos", "dnsmos", "knn", "mean")
     parser.add_argument("--method", required=True, choices=methods)
     parser.add_argument("--data", default="data", help="has the data directories")
     parser.add_argument("--fold", help="predict its test sets; default: the whole sets")
     parser.add_argument("--model", help="of knn, the directory of a training")
+    parser.add_argument("--runs", nargs="+", help="of mean, directories of runs")
     parser.add_argument("--out", required=True, help="gets <test set>/metric.scp")
     args = parser.parse_args(argv)
     try:
@@ -78,6 +108,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if args.fold is not None:
             fold = read_fold(args.fold, sets)
             names = fold.test
+        if args.method == "mean":
+            if not args.runs:
+                raise DataError("--method mean needs --runs; name at least one.")
+            for name in names:
+                path = os.path.join(args.out, name, "metric.scp")
+                write_metric_scp(path, mean(args.runs, name), decimals=6)
+            return 0
         if args.method == "knn":
             if args.model is None or args.fold is None:
                 raise DataError("--method knn needs --fold and --model; give both.")
@@ -86,6 +123,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         else:
             predict = released(args.method)
         known: Dict[str, Optional[float]] = {}
+        if args.method != "knn" and args.fold is not None:
+            for name in sets.values():
+                path = f"data/scores/{args.method}/{name}/metric.scp"
+                if os.path.exists(path):
+                    print(f"predict.py: what {path} has is taken from it")
+                    known.update(read_metric_scp(path))
         for name in names:
             wavs = read_scp(f"{args.data}/{name}/wav.scp")
             path = os.path.join(args.out, name, "metric.scp")
