@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-import os
+import shutil
 import statistics
 import sys
 import types
@@ -236,11 +236,12 @@ def test_released_models_predict_the_sets_of_a_fold(
     assert further == {method: pytest.approx({"u0": 0.1, "u1": 0.2})}
     # What is there is not predicted again.
     kept = {"u0": 3.0, "u1": 4.0}
-    write_metric_scp(f"data/scores/{method}/one/test/metric.scp", kept)
+    for name in ("one", "two"):
+        write_metric_scp(f"data/scores/{method}/{name}/test/metric.scp", kept)
     assert predict.main([*options, "--fold", "no_one"]) == 0
     assert read_metric_scp("out/one/test/metric.scp") == kept
     assert read_metric_scp("out/test_one/metric.scp") == {"u0": 3.0}
-    os.remove(f"data/scores/{method}/one/test/metric.scp")
+    shutil.rmtree("data/scores")
     # A clip that has no score is named.
     run = fake.run
     fake.run = lambda audio, sr: {**run(audio, sr), "ovrl_mos": 1 / (len(audio) < 3000)}
