@@ -30,6 +30,10 @@ class Router(NamedTuple):
     that predictors with other spreads come to one scale. A missing score has no weight,
     and counts as :math:`z_k = 0` in the weights of the others.
 
+    A hidden layer of eight units in the place of the linear map was tried on three
+    predictors and the four listening tests of egs2/open_tests: mean SRCC .589 against
+    .605 on other clips of the tests, and .536 against .566 on tests left out.
+
     Attributes:
         keys: names of the K scores.
         mean, sd: m and s, (K,).
