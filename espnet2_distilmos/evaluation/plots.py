@@ -342,6 +342,8 @@ def size_figure(
     Raises:
         ValueError: There is no row.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     if not rows:
         raise ValueError("found no model of known size, expected one at least")
     panels = list(dict.fromkeys(row["panel"] for row in rows))
@@ -359,7 +361,10 @@ def size_figure(
             )
             axes.plot(*zip(*points), label=family, **_style(k)) if points else None
         axes.set_xscale("log")
-        _finish(axes, None, xlabel="parameters", ylabel=label, title=panel)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        _finish(axes, None, xlabel="parameters, M", ylabel=label, title=panel)
     for axes in grid[len(panels) :]:
         axes.remove()
     handles = {}
