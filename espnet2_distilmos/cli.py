@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+from concurrent.futures import BrokenExecutor
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -75,6 +76,13 @@ def call(work: Callable[[], int]) -> int:
     except BrokenPipeError:
         # The reader of the output has left; nothing is to be flushed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BrokenExecutor:
+        print(
+            "a process ended without a word, for lack of memory perhaps; with a "
+            "smaller --nj run it again: what is done is kept",
+            file=sys.stderr,
+        )
         return 1
     except (ValueError, OSError, yaml.YAMLError) as error:
         # DataError, AudioError and CodebookError are ValueErrors.

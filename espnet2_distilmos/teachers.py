@@ -179,4 +179,6 @@ def is_table(path: str) -> bool:
     """Whether a path is a file of scores (or a directory with metric.scp), no model."""
     if os.path.isdir(path):
         return os.path.isfile(os.path.join(path, "metric.scp"))
-    return os.path.isfile(path) and not path.endswith((".zip", ".pth", ".yaml"))
+    return os.path.isfile(path) and not path.endswith(
+        (".zip", ".pth", ".yaml", ".onnx")
+    )

@@ -88,9 +88,13 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def find_sources(
-    inputs: Sequence[str],
+    inputs: Sequence[str], folder: str
 ) -> Tuple[List[InputFile], Dict[str, str]]:
     """Find the speech; ids become one word without a slash or an ending.
+
+    Args:
+        inputs: as of the command.
+        folder: gets the copies, which are no speech if an input holds it.
 
     Returns:
         Sources with unique ids, and a sentence by the id of those that have none.
@@ -99,7 +103,10 @@ def find_sources(
     names = [scp if os.path.isfile(scp) else n for scp, n in zip(lists, inputs)]
     found: Dict[str, InputFile] = {}
     failures = {}
+    copies = os.path.join(os.path.realpath(folder), "")
     for item in collect_inputs(names):
+        if os.path.realpath(item.path).startswith(copies):
+            continue
         source = one_word(without_ending(item.id).replace("/", " "))
         reason = item.error
         if not source or not source.isprintable():
@@ -175,6 +182,7 @@ def copy_source(
         The rows of all copies, and a sentence where something went wrong.
     """
     rows: List[Row] = []
+    failed: Dict[str, str] = {}
     audio = None
     try:
         with open(source.path, "rb") as file:
@@ -189,7 +197,13 @@ def copy_source(
             if finished is None:
                 if audio is None:
                     audio = read_audio(source.path, SAMPLE_RATE).astype(np.float64)
-                write_copy(path, stamp, audio, number, row, settings)
+                try:
+                    write_copy(path, stamp, audio, number, row, settings)
+                except DataError:
+                    raise
+                except ValueError as error:
+                    failed[row["id"]] = str(error)
+                    continue
                 finished = row
             rows.append(finished)
     except DataError:
@@ -198,9 +212,10 @@ def copy_source(
         return rows, str(error)
     except OSError as error:
         return rows, f"{source.path} cannot be read ({error.strerror}); leave it out."
-    except ValueError as error:
-        return rows, f"{source.path}: {error}"
-    return rows, ""
+    if not failed:
+        return rows, ""
+    which = f" makes no {', '.join(failed)}" if rows else ""
+    return rows, f"{source.path}{which}: {' '.join(dict.fromkeys(failed.values()))}"
 
 
 def _one_thread() -> None:
@@ -247,8 +262,14 @@ def distort(args: argparse.Namespace) -> Dict[str, str]:
             "process and one second, finite seconds, and shares from 0 to 1; correct "
             "the options."
         )
-    sources, failures = find_sources(args.inputs)
+    scp, manifest = (os.path.join(args.output, n) for n in ("wav.scp", MANIFEST))
+    if os.path.exists(scp) and not os.path.exists(manifest):
+        raise DataError(
+            f"{scp} is there and was not written by this command, expected a new "
+            "directory as --output, as the list would be lost."
+        )
     folder = os.path.join(args.output, "data")
+    sources, failures = find_sources(args.inputs, folder)
     work = functools.partial(copy_source, folder=folder, settings=settings)
     rows: List[Row] = []
     with ProcessPoolExecutor(args.nj, initializer=_one_thread) as pool:

@@ -364,7 +364,17 @@ class Pruner:
                 f"found --output {args.output} where the model is, expected another "
                 "directory, as the model there would be lost."
             )
+        for name in ("config.yaml", "model.pth", "latest.pth"):
+            # A pruning writes its record first.
+            other = os.path.join(self.output, name)
+            if os.path.exists(other) and not os.path.exists(self.path(RECORD)):
+                raise DataError(
+                    f"{other} is there and is of no pruning, expected a new directory "
+                    "or that of a pruning to go on with: give another --output."
+                )
         self.before = Units(model.frontend).kept
+        if args.keep == 1:
+            args.keep = self.before
         if not args.keep <= min(1.0, self.before + 1e-9):
             raise DataError(
                 f"{args.model}: found {self.before:.3f} of its units left, expected "

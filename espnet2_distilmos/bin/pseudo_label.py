@@ -518,10 +518,19 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         DataError: one sentence.
     """
-    same = os.path.realpath(args.output) == os.path.realpath(args.data_dir)
+    given = [args.data_dir, *(split_name(one)[1] for one in args.labelled.split())]
+    same = os.path.realpath(args.output) in map(os.path.realpath, given)
+    labels, table = (
+        os.path.join(args.output, name) for name in ("metric.scp", "scores.csv")
+    )
     wrong = ""
     if same:
         wrong = f"--output is {args.output}, the data itself, expected another place"
+    elif os.path.exists(labels) and not os.path.exists(table):
+        wrong = (
+            f"{labels} is there and was not written by this command, expected a new "
+            "directory as --output, as its labels would be lost"
+        )
     elif os.path.exists(args.output) and not os.path.isdir(args.output):
         wrong = f"--output is {args.output}, a file, expected a directory or a new name"
     elif args.nj < 1 or (args.nj > 1 and args.device != "cpu"):
@@ -604,6 +613,11 @@ def pseudo_label(args: argparse.Namespace) -> Dict[str, str]:
             of_one = list(get_teacher(source, args.device).keys)
         keys += of_one
         main.append(of_one[0])
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise DataError(
+            f"--teachers give the score {twice[0]} twice, expected another name for "
+            "each; write NAME=PATH."
+        )
     if args.target not in (*keys, *CHOICES):
         raise DataError(
             f"--target is {args.target}, expected one of {', '.join(keys + [*CHOICES])}"

@@ -64,7 +64,7 @@ class Journal:
         if found != json.loads(json.dumps(header)):
             raise DataError(
                 f"{self.path} was written with {found}, expected {header}; run as "
-                "before, or without --resume."
+                "before, or remove it to begin anew."
             )
         self.rows = [row for row in rows if row is not None]
         self._file.truncate(len(whole))

@@ -172,6 +172,11 @@ def lose_packets(audio, rng, rate, conceal, burst=1.3, packet=320):
     # one loss falls where there is speech, so that no clip passes untouched.
     energy = (audio[: packets * packet].reshape(-1, packet) ** 2).sum(axis=1)
     loud = 2 + np.flatnonzero(energy[2:] > 0.5 * np.mean(energy))
+    if not len(loud):
+        raise ValueError(
+            "found no sound after its first two packets, expected some that can be "
+            "lost; leave it out."
+        )
     certain = int(rng.choice(loud))
     lost, run = False, 0
     for index in range(2, packets):

@@ -101,9 +101,11 @@ def test_scores_that_are_none_are_refused():
 
 def test_what_is_a_table(scorer_dir, tmp_path):
     (tmp_path / "scores.csv").write_text("id,mos\nu,3\n")
-    (tmp_path / "model.zip").write_text("")
+    models = [tmp_path / name for name in ("model.zip", "model.onnx")]
+    for path in models:
+        path.write_text("")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "metric.scp").write_text('u {"mos": 3}\n')
     assert is_table(str(tmp_path / "scores.csv")) and is_table(str(tmp_path / "data"))
-    for path in (scorer_dir, tmp_path / "model.zip", tmp_path / "none.csv"):
+    for path in (scorer_dir, *models, tmp_path / "none.csv"):
         assert not is_table(str(path))

@@ -4,6 +4,8 @@
 import csv
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -158,3 +160,45 @@ def test_bad_files_get_a_sentence_and_the_rest_goes_on(folder, tmp_path, capsys)
         assert run(tmp_path / "out", folder, max_seconds=seconds) == 1
         assert "finite seconds" in capsys.readouterr().err
     assert run(tmp_path / "out", folder, clean_share=2) == 1
+
+
+def test_an_output_within_the_speech_or_of_others(folder, tmp_path, capsys):
+    """Copies are no speech, and a list of somebody else's is not written over."""
+    for _ in range(2):
+        assert run(folder / "out", folder, copies=1) == 0
+        assert len(read_manifest(folder / "out")) == 3
+    line = f"x {folder}/a.wav\n"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wav.scp").write_text(line)
+    assert run(tmp_path / "data", tmp_path / "data") == 1
+    assert "was not written by this command" in capsys.readouterr().err
+    assert (tmp_path / "data" / "wav.scp").read_text() == line
+
+
+def test_a_copy_that_cannot_be_made_leaves_the_others(
+    folder, tmp_path, monkeypatch, capsys
+):
+    write = distort.write_copy
+
+    def fail(path, stamp, audio, number, *args):
+        if number == 1:
+            raise ValueError("no sound is left.")
+        write(path, stamp, audio, number, *args)
+
+    monkeypatch.setattr(distort, "write_copy", fail)
+    monkeypatch.setattr(distort, "ProcessPoolExecutor", ThreadPoolExecutor)
+    assert run(tmp_path / "out", folder) == 1
+    assert len(read_manifest(tmp_path / "out")) == 6
+    error = capsys.readouterr().err
+    assert "long.wav makes no long_c1: no sound is left.\n" in error
+
+
+def test_a_killed_process_gets_a_sentence(folder, tmp_path, monkeypatch, capsys):
+    class Broken(ThreadPoolExecutor):
+        def map(self, *args):
+            raise BrokenProcessPool("abruptly")
+
+    monkeypatch.setattr(distort, "ProcessPoolExecutor", Broken)
+    assert run(tmp_path / "out", folder) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a process ended without a word" in line

@@ -194,6 +194,9 @@ def test_a_pruned_model_is_pruned_on(pruned, mos_corpus, tmp_path, capsys):
         assert set(after) <= set(before)
     assert main(command(mos_corpus, pruned, tmp_path / "b", keep=0.6)) == 1
     assert "of its units left" in capsys.readouterr().err
+    # 1 removes nothing here either.
+    assert main(command(mos_corpus, pruned, tmp_path / "c", keep=1)) == 0
+    assert [row["kept"] for row in rows_of(tmp_path / "c")] == [rows[0]["kept"]] * 2
 
 
 @pytest.mark.parametrize("kind", ["l0", "random"])
@@ -320,6 +323,11 @@ def test_bad_input(trained, scorer_dir, mos_corpus, tmp_path, capsys):
     refuse(["--steps -1"], "--steps", -1)
     refuse(["--importance_utterances 0"], "--importance_utterances", 0)
     refuse(["where the model is"], output=trained)
+    # Of another training, which would be lost.
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "config.yaml").write_text("of: another")
+    refuse(["config.yaml is there and is of no pruning"], output=tmp_path / "y")
+    assert (tmp_path / "y" / "config.yaml").read_text() == "of: another"
     refuse(["nowhere"], model=tmp_path / "nowhere")
     refuse(["wav.scp"], "--train_set", tmp_path)
     # A raw set, as README warns: its samples would be taken for others of 16 kHz.

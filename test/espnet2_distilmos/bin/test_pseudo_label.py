@@ -3,6 +3,7 @@
 
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -326,12 +327,15 @@ def test_a_score_that_is_no_number_is_named_as_such(place):
 
 def test_what_cannot_be_is_refused(place, monkeypatch, capsys):
     write_table(place / "mos.csv", {"u00": 3})
+    (place / "rated").mkdir()
+    (place / "rated" / "metric.scp").write_text('u00 {"mos": 3}\n')
     for options, words in (
         (dict(output="data"), "the data itself"),
         (dict(output="mos.csv"), "--output is mos.csv, a file, expected a directory"),
         (dict(teachers=""), "--teachers is empty"),
         (dict(teachers="distillmos distillmos"), "a second time"),
         (dict(teachers="mos.csv"), "write NAME=PATH"),
+        (dict(output="rated"), "rated/metric.scp is there and was not written by"),
     ):
         assert run(**options) == 1
         assert words in capsys.readouterr().err
@@ -343,10 +347,16 @@ def test_what_cannot_be_is_refused(place, monkeypatch, capsys):
         (("--target", "router"), "needs --labelled"),
         (("--balance", 1), "at least two ranges"),
         (("--labelled", "data"), "metric.scp cannot be read"),
+        (("--labelled", "rated=out"), "--output is out, the data itself"),
         (("--score_range", 5, 1), "expected the lower end first"),
     ):
         assert run(*options) == 1
         assert words in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        several = types.SimpleNamespace(keys=("distillmos", "of_it"))
+        patch.setattr(pseudo_label, "get_teacher", lambda *_: several)
+        assert run(teachers="distillmos of_it=mos.csv") == 1
+    assert "give the score of_it twice" in capsys.readouterr().err
     pseudo_label.get_teacher.cache_clear()
     monkeypatch.setitem(sys.modules, "speechmos", None)
     assert run(teachers="dnsmos") == 1

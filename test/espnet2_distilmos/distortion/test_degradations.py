@@ -51,6 +51,14 @@ def test_transforms_invert(clean):
         np.testing.assert_allclose(again, clean, atol=1e-9)
 
 
+def test_packets_of_a_click_cannot_be_lost():
+    click = np.zeros(16000)
+    click[100] = 1.0
+    with pytest.raises(ValueError, match="no sound after its first two packets"):
+        rng = np.random.default_rng(0)
+        degradations.lose_packets(click, rng, rate=0.2, conceal="zero")
+
+
 def test_lost_packets_are_silent(clean):
     rng = np.random.default_rng(3)
     degraded = degradations.lose_packets(clean, rng, rate=0.2, conceal="zero")

@@ -37,8 +37,10 @@ $(sed -n '/^speech_dir=/,/^python=/s/^\([a-z_]*\)=\("[^"]*"\|[^ #]*\) *# \(.*\)$
 . ./path.sh
 
 distorted="data/${pseudo_set}_copies"
-good() { # good DIR: whether a step that left something out may be gone on from
-    ${skip_bad} && [ -s "$1/wav.scp" ]
+begun=$(mktemp)
+trap 'rm -f "${begun}"' EXIT
+good() { # good DIR: whether a step that left something out, but wrote, may be gone on from
+    ${skip_bad} && [ -s "$1/wav.scp" ] && [ "$1/wav.scp" -nt "${begun}" ]
 }
 "${python}" -m espnet2_distilmos.bin.distilmos distort "${speech_dir}" \
     --copies "${copies}" --nj "${nj}" --output "${distorted}" \

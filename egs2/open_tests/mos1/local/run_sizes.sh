@@ -43,8 +43,8 @@ scripts/mos_ablation.sh \
     --train_threads 1 \
     --use_corpora false \
     "${options[@]}" || code=$?
-# With what is done, if something failed.
-[ ! -s "${expdir}/ablation_sizes/runs.txt" ] \
+# With what is done, if something failed; but not if nothing was begun.
+[ ! "${expdir}/ablation_sizes/runs.txt" -nt "${expdir}/sizes/columns.txt" ] \
     || python3 local/sizes.py "${expdir}/ablation_sizes/runs.txt" --output "${expdir}/sizes" \
         --note "Command: \`${command}\`"
 exit "${code}"

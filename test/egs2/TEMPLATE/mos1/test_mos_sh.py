@@ -159,6 +159,10 @@ def test_pseudo_labels_become_a_training_set(recipe):
     assert recipe.lines("data/pseudo/metric.scp") == [
         f'{i} {{"mos": 3.5, "t": 3.5}}' for i in ids[1:]
     ]
+    # What an earlier run has left is not this one's.
+    for bad in (("--teachers", "nobody"), ("--target", "nokey"), ("--copies", 0)):
+        wrong = [*options, *bad, "--skip_bad", "true"]
+        assert recipe.run(*wrong, script=script, code=1).stdout == ""
     copies = dict(line.split() for line in recipe.lines("data/pseudo/wav.scp"))
     assert all((recipe.dir / path).is_file() for path in copies.values())
     assert "--speech_dir is missing" in recipe.run(script=script, code=1).stderr
