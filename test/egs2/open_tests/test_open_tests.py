@@ -235,11 +235,12 @@ def test_released_models_predict_the_sets_of_a_fold(
     further = folds.further_scores(tmp_path / "data", "two/test")
     assert further == {method: pytest.approx({"u0": 0.1, "u1": 0.2})}
     # What is there is not predicted again.
-    kept = {"u0": 3.0, "u1": 4.0}
+    kept = {"u0": 3.0, "u1": None}
     for name in ("one", "two"):
         write_metric_scp(f"data/scores/{method}/{name}/test/metric.scp", kept)
     assert predict.main([*options, "--fold", "no_one"]) == 0
-    assert read_metric_scp("out/one/test/metric.scp") == kept
+    expected = {"u0": 3.0, "u1": pytest.approx(0.2)}  # it had none
+    assert read_metric_scp("out/one/test/metric.scp") == expected
     assert read_metric_scp("out/test_one/metric.scp") == {"u0": 3.0}
     shutil.rmtree("data/scores")
     # A clip that has no score is named.
@@ -289,6 +290,7 @@ def test_mean_is_of_standardised_scores(tmp_path, monkeypatch, capsys):
     for wrong, words in (
         ({"u00": 1.0}, "has other clips than that of a"),
         (dict.fromkeys(ids, 1.0), "has one score for all clips"),
+        ({**dict.fromkeys(ids, 1.0), "u03": None}, "has no score of u03"),
     ):
         write_metric_scp("b/inference/one/test/metric.scp", wrong)
         assert predict.main([*options, "a", "b"]) == 1
@@ -563,6 +565,8 @@ def test_accuracy_against_size(sized):
     page = (exp / "RESULTS.md").read_text()
     assert all(f"| {name} " in page for name in names)
     assert (exp / "RESULTS.png").read_bytes().startswith(b"\x89PNG")
+    recipe.run("--help", script="local/run_sizes.sh")  # measures nothing anew
+    assert (exp / "RESULTS.md").read_text() == page
     size = {name: one["size"] for name, one in found.items()}
     for less in ("pruned_50", "whisper-distilled_1"):
         for key in ("parameters", "gmacs"):

@@ -193,6 +193,7 @@ def test_a_line_for_each_family_over_the_size():
     # A family looks the same in every panel.
     assert second.lines[0].get_color() == first.lines[1].get_color()
     assert first.get_xscale() == "log"
+    assert first.xaxis.get_major_formatter()(2.5e6) == "2.5"  # millions
     (legend,) = figure.legends
     assert [t.get_text() for t in legend.get_texts()] == ["cut", "pruned"]
     assert len(size_figure([{**rows[0], "panel": str(k)} for k in range(5)]).axes) == 5

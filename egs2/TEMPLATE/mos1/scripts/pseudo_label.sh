@@ -37,7 +37,8 @@ $(sed -n '/^speech_dir=/,/^python=/s/^\([a-z_]*\)=\("[^"]*"\|[^ #]*\) *# \(.*\)$
 . ./path.sh
 
 distorted="data/${pseudo_set}_copies"
-begun=$(mktemp)
+mkdir -p data
+begun=$(mktemp data/.begun.XXXXXX) # beside what is compared with it: one clock
 trap 'rm -f "${begun}"' EXIT
 good() { # good DIR: whether a step that left something out, but wrote, may be gone on from
     ${skip_bad} && [ -s "$1/wav.scp" ] && [ "$1/wav.scp" -nt "${begun}" ]

@@ -85,6 +85,11 @@ def mean(runs: Sequence[str], name: str) -> Dict[str, float]:
                 f"{path} has other clips than that of {runs[0]}, expected the same; "
                 "predict with both runs anew."
             )
+        if missing := [utt_id for utt_id, x in scores.items() if x is None]:
+            raise DataError(
+                f"{path} has no score of {missing[0]}, expected one of each clip; "
+                "predict with that run anew."
+            )
         centre, spread = np.mean([*scores.values()]), np.std([*scores.values()])
         if not spread > 0:
             raise DataError(f"{path} has one score for all clips; leave the run out.")
@@ -128,7 +133,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 path = f"data/scores/{args.method}/{name}/metric.scp"
                 if os.path.exists(path):
                     print(f"predict.py: what {path} has is taken from it")
-                    known.update(read_metric_scp(path))
+                    scores = read_metric_scp(path)
+                    known.update({u: x for u, x in scores.items() if x is not None})
         for name in names:
             wavs = read_scp(f"{args.data}/{name}/wav.scp")
             path = os.path.join(args.out, name, "metric.scp")
