@@ -177,7 +177,9 @@ def seen_by_model(predictor, items: Sequence[InputFile]) -> List[str]:
     ours = {os.path.realpath(item.path) for item in items}
     sentences = []
     if predictor.datastore is not None:
-        sentences += predictor.datastore.own_clips(item.id for item in items)
+        sentences += predictor.datastore.own_clips(
+            [(item.id, item.path) for item in items]
+        )
     for part, did in (("train", "trained"), ("valid", "chose the checkpoint of")):
         key = f"{part}_data_path_and_name_and_type"
         for path, name, *_ in predictor.config.get(key) or []:

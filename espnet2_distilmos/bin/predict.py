@@ -402,7 +402,7 @@ def predict(args: argparse.Namespace) -> int:
             f"scores have a share of {predictor.knn_weight:g} of the labels of "
             f"{predictor.knn} neighbours among {len(datastore.ids)} clips of "
             f"{datastore.source}",
-            *datastore.own_clips(item.id for item in items),
+            *datastore.own_clips([(item.id, item.path) for item in items]),
             sep="\n",
             file=sys.stderr,
         )

@@ -315,6 +315,13 @@ class ClipSet:
                 means[row["utt"]] = float(row["mos"])
             except ValueError:
                 means[row["utt"]] = math.nan  # differs from every mean
+            listeners = Counter(vote["listener"] for _, vote in given)
+            if twice := [name for name, votes_of in listeners.items() if votes_of > 1]:
+                self.faults.append(
+                    f"{listed}: clip {row['utt']} has {listeners[twice[0]]} votes of "
+                    f"the listener {twice[0]}, expected one; correct the listener, or "
+                    "leave the others out."
+                )
             for line, vote in given:
                 self.add(line, *clip, vote["score"], vote["listener"], **place)
         if votes:
@@ -391,7 +398,7 @@ class ClipSet:
             self.faults.append(
                 f"{path}: clip {clip.utt_id} has the published mean {mean:g}, but "
                 f"{len(votes)} votes with the mean {clip.score:g}, expected the same; "
-                "a vote is lost or doubled: get the list of votes again."
+                "a mean is wrong, or a vote is lost or doubled: get both lists again."
             )
 
     def clips(self) -> List[Clip]:

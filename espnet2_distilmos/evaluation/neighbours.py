@@ -21,12 +21,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Iterable, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from espnet2_distilmos import FORMAT_VERSION
 from espnet2_distilmos.data.datadir import atomic_write
+from espnet2_distilmos.evaluation.join import match
 from espnet2_distilmos.evaluation.trust import check_stored, reading_stored
 
 #: Beside the model's config.yaml.
@@ -112,15 +113,18 @@ class Datastore:
         weights = np.maximum(edge - squared, 0.0)
         return float(weights @ self.labels / weights.sum())
 
-    def own_clips(self, ids: Iterable[str]) -> List[str]:
-        """A sentence if some of the clips that are scored are its own, by their ids."""
-        ids = list(ids)
-        own = len(set(self.ids).intersection(ids))
+    def own_clips(self, clips: Sequence[Tuple[str, Optional[str]]]) -> List[str]:
+        """A sentence if some of the clips that are scored are its own, by their names.
+
+        Args:
+            clips: id and path of each, matched with its own as labels are.
+        """
+        own = len(match(clips, [(utt_id, None) for utt_id in self.ids])[0])
         if not own:
             return []
         return [
-            f"{own} of the {len(ids)} clips are in the datastore ({self.source}), with "
-            "ids of that name: their scores have their own labels in them and say "
+            f"{own} of the {len(clips)} clips are in the datastore ({self.source}), by "
+            "their names: their scores have their own labels in them and say "
             "nothing of other clips; take others, or leave out --knn."
         ]
 

@@ -133,7 +133,7 @@ def williams_t(r_a: float, r_b: float, r_ab: float, num_items: int) -> Correlati
             reason_correlation="no smallest difference, as the models are opposite"
         )
     error = math.sqrt(below / above)
-    return test._replace(detectable_correlation=smallest_detectable(error))
+    return test._replace(detectable_correlation=smallest_detectable(error, n - 3))
 
 
 def compare_correlations(
@@ -301,7 +301,9 @@ def compare_models(
             value is not finite, or see ``Resampler``.
     """
     if len(predictions) < 2:
-        raise ValueError(f"{len(predictions)} models, at least 2 are compared.")
+        raise ValueError(
+            f"{len(predictions)} models, at least 2 are compared: give one more."
+        )
     if baseline is None:
         pairs = list(itertools.combinations(predictions, 2))
     elif baseline in predictions:

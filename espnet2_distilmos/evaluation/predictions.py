@@ -81,7 +81,7 @@ def summarize(records: Iterable[Score], by_system: bool) -> str:
     for record in records:
         name = record.system or "(none)"
         if not by_system:
-            name = os.path.dirname(record.path) or "."
+            name = os.path.dirname(record.path or "") or "."
         groups.setdefault(shown(name), []).append(record)
     rows = []
     for name, group in groups.items():
@@ -130,7 +130,11 @@ def report(
             "labels (see their note): the model extrapolates",
             file=sys.stderr,
         )
-    failed = [record.error for record in records if record.score is None]
+    failed = [
+        record.error or f"{shown(record.id)} has no score"
+        for record in records
+        if record.score is None
+    ]
     for sentence in failed[:_MOST_PRINTED]:
         print(sentence, file=sys.stderr)
     if failed:

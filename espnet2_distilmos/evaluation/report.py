@@ -78,7 +78,8 @@ CONFIDENCE = 0.95
 DASH = "–"
 DETECTABLE = (
     f"(z_{1 - ALPHA / 2:g} + z_{POWER:g}) SE = {smallest_detectable(1):.2f} SE, with "
-    "SE the standard error of the difference that the test estimated"
+    "SE the standard error of the difference that the test estimated; of Williams' "
+    "test with the quantiles of t in the place of z"
 )
 METRIC_KEYS = [
     f"{level}_mos_{name}" for level in ("utt", "sys") for name in ALL_METRICS
@@ -796,10 +797,16 @@ def comparison_lines(rows: Sequence[Row]) -> List[str]:
         f"two-sided, with a probability of {POWER:.0%}, before Holm's correction: "
         f"{DETECTABLE}."
     )
+    marks = (
+        f"better: by the bootstrap after Holm's correction, p < {ALPHA}; n.s.: not "
+        "significant; n.t.: not tested."
+    )
     has_value = any(row[test] is not None for row in rows for test in tests)
     return [
         *comparison_table(rows),
-        *(["", definition] if has_value else []),
+        "",
+        marks,
+        *([definition] if has_value else []),
         *_list(sentences, f"Not computed ({DASH}):"),
     ]
 
@@ -1277,6 +1284,8 @@ def read_columns(path: str) -> Columns:
                 "a b | c d`."
             )
         columns[name] = sets
+    if not columns:
+        raise DataError(f"{path} has no column, expected a line such as `gap | a | b`.")
     return columns
 
 

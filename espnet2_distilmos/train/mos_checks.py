@@ -362,6 +362,11 @@ def _check_training_labels(
         f"a --batch_size of {least} or more, or a loss on single utterances such as "
         "--losses mos_l1.weight=1",
     )
+    _expect(
+        any(loss.trains_score for loss in readers.values()),
+        f"no loss on labels but {names}, which trains the embedding and no score",
+        "a loss that trains the score besides, such as --losses mos_l1.weight=1",
+    )
     if any(loss.sets_scale for loss in readers.values()):
         return
     corpora: Mapping[str, str] = {}

@@ -205,6 +205,11 @@ class DistilMOSHead(AbsMOSHead):
         if layers is None:
             layers = list(range(1, num_layers + 1))
         layers = checked_layers("head_conf.layers", layers, num_layers)
+        if type(hidden_dim) is not int or hidden_dim < 1:
+            raise ValueError(
+                f"found head_conf.hidden_dim={hidden_dim}, expected a whole number of "
+                "1 or more"
+            )
         adapter_dim = None
         if layer_adapter is not None:
             is_mapping = isinstance(layer_adapter, Mapping)

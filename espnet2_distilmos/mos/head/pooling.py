@@ -31,7 +31,8 @@ class Statistics(torch.nn.Module):
         known = {"mean", "sd", "attention"}
         is_list = isinstance(pooling, (list, tuple))
         # Each once: a copy is no further statistic.
-        good = is_list and len(known.intersection(pooling)) == len(pooling)
+        good = is_list and all(isinstance(kind, str) for kind in pooling)
+        good = good and len(known.intersection(pooling)) == len(pooling)
         if not good or "mean" not in pooling:
             raise ValueError(
                 f"found pooling={pooling}, expected a list of mean and, if wanted, sd "

@@ -140,7 +140,8 @@ class Probe(torch.nn.Module):
             )
         x, y = features.double().cpu().numpy(), labels.double().cpu().numpy()
         groups = np.zeros(len(y), int) if corpora is None else corpora.cpu().numpy()
-        # A corpus whose labels are all equal says nothing.
+        # A corpus whose labels are all equal says nothing; if none says anything, the
+        # prediction is constant.
         spread = {g: y[groups == g].std() for g in np.unique(groups)}
         groups_used = [g for g in spread if spread[g] > 0] or list(spread)
         kept = np.isin(groups, groups_used)
@@ -161,10 +162,10 @@ class Probe(torch.nn.Module):
                 rows = groups == group
                 x[rows] += centre - np.average(x[rows], axis=0, weights=part)
                 own = y[rows] - np.average(y[rows], weights=part)
-                y[rows] = middle + own * unit / spread[group]
+                y[rows] = middle + own * unit / (spread[group] or 1.0)
         scale = np.sqrt(np.average((x - centre) ** 2, axis=0, weights=weights))
         # A constant dimension says nothing; divided by its SD it would be noise.
-        scale[scale < 1e-5 * scale.max()] = np.inf
+        scale[scale <= 1e-5 * scale.max()] = np.inf
         inputs, outputs = (x - centre) / scale, y - middle
 
         def regression(penalty: float, rows: Any = slice(None)) -> np.ndarray:

@@ -30,6 +30,7 @@ class AbsMOSLoss(torch.nn.Module, ABC):
         uses: entries that it reads where they are there: ``corpus``, ``mos_se``.
         sets_scale: whether the scores, where it reads labels, come onto their scale;
             those of a training by other losses rank and no more.
+        trains_score: whether, where it reads labels, the score learns from them.
         least_rows: fewest labelled utterances of a batch that it learns anything from.
         reads_states: whether it reads the hidden states of the prediction.
         view: ``CLEAN`` or ``MASKED``, the pass whose prediction it takes. The model
@@ -47,6 +48,7 @@ class AbsMOSLoss(torch.nn.Module, ABC):
     uses: FrozenSet[str] = frozenset()
     reads_states: bool = False
     sets_scale: bool = True
+    trains_score: bool = True
     least_rows: int = 1
     teacher_sizes: Sequence[int] = ()
     learning_rate: Optional[float] = None

@@ -21,7 +21,9 @@ class BradleyTerryLoss(PairLoss):
 
     Pairs that the listeners did not tell apart, |y_i - y_j| <= margin
     sqrt(SE_i^2 + SE_j^2), are left out, as are equal labels. A standard error that is
-    not known is taken for zero.
+    not known is taken for zero, as that of a single vote is. With listener embeddings
+    every vote is a row, and two listeners' votes of one clip are a pair as well, by
+    which the embeddings learn who is the stricter one.
 
     Args:
         scale: s.

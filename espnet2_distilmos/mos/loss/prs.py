@@ -24,8 +24,10 @@ class PartialRankSimilarityLoss(PairLoss):
     """w_ij |(g_i - g_j) - (p_i - p_j)|, averaged over the ordered pairs i != j.
 
     g and p are the labels and the scores of a corpus, each brought to [0, 1] by their
-    lowest and highest; w is ``concordant`` where both have the same order, else 1
-    (arXiv 2310.05078).
+    lowest and highest of those that are compared, a range of scores below 0.1 or of
+    labels below 1e-4 being taken for that; w is ``concordant`` where both have the same
+    order, else 1 (arXiv 2310.05078). Pairs of equal labels, too, weigh 1 here, so that
+    their scores are drawn together; in the authors' code they weigh ``concordant``.
 
     A batch is compared with itself and with a queue of past scores and labels, which
     have no gradient: with B utterances in the batch and Q in the queue the range is
@@ -55,10 +57,9 @@ class PartialRankSimilarityLoss(PairLoss):
         super().__init__(weight, across_corpora)
         self.queue = self.checked_number("queue", queue, whole=True)
         self.concordant = self.checked_number("concordant", concordant)
-        # A single utterance is compared with the past.
-        self.least_rows = 1 if queue else 2
         # Scores and labels (2, Q) by corpus, the latest last.
         self._past: Dict[int, torch.Tensor] = {}
+        self._pairs = 0
 
     def train(self, mode: bool = True) -> "PartialRankSimilarityLoss":
         """Set the mode; ESPnet's trainer calls it at the beginning of each epoch."""
@@ -66,7 +67,7 @@ class PartialRankSimilarityLoss(PairLoss):
         return super().train(mode)
 
     def forward(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
-        total, pairs = prediction.utt_mos.sum() * 0.0, 0
+        total, self._pairs = prediction.utt_mos.sum() * 0.0, 0
         labelled, corpora = torch.isfinite(target["mos"]), self.corpora(target)
         for corpus in corpora[labelled].unique().tolist():
             rows = labelled & (corpora == corpus)
@@ -83,8 +84,13 @@ class PartialRankSimilarityLoss(PairLoss):
                 total = (
                     total + torch.where(g * p > 0, self.concordant * cost, cost).sum()
                 )
-                pairs += count * (everything.size(1) - 1)
+                self._pairs += count * (everything.size(1) - 1)
             if self.training and self.queue > 0:
-                past = torch.cat([past, values.detach()], dim=1)
-                self._past[corpus] = past[:, -self.queue :]
-        return total / max(pairs, 1)
+                # A step with a score that is no number is skipped; the next is not.
+                finite = values.detach()[:, torch.isfinite(values[0])]
+                self._past[corpus] = torch.cat([past, finite], dim=1)[:, -self.queue :]
+        return total / max(self._pairs, 1)
+
+    def count(self, prediction: MOSPrediction, target: Target) -> torch.Tensor:
+        """Pairs of the last :meth:`forward`, those with the queue among them."""
+        return torch.tensor(self._pairs, device=target["mos"].device)

@@ -97,9 +97,10 @@ def test_smallest_difference_that_could_be_found(files, capsys):
     for test, column in (("bootstrap", 9), ("correlation", 12)):
         value = row[f"detectable_{test}"]
         assert cells[column] == f"{value:.3f}" and 0 < value < row["difference"]
-    # Williams' t is the difference in standard errors.
+    # Williams' t is the difference in standard errors, with n - 3 degrees of freedom.
     error = row["difference"] / row["statistic"]
-    assert row["detectable_correlation"] == pytest.approx(2.8016 * error, rel=1e-4)
+    quantiles = stats.t.ppf([0.975, 0.8], row["degrees_of_freedom"]).sum()
+    assert row["detectable_correlation"] == pytest.approx(quantiles * error, rel=1e-4)
     assert row["detectable_bootstrap"] == pytest.approx(
         2.8016 / 3.92 * np.diff(row["interval"])[0], rel=0.2
     )

@@ -327,6 +327,9 @@ def test_an_extract_with_votes_and_without(tmp_path):
     (sentence,) = faults
     assert f"{tmp_path}/votes.csv is missing, expected the 4 votes" in sentence
     assert "without votes.scp" in sentence and "--skip_bad true" in sentence
+    twice = [vote.replace("a,l2", "a,l1") for vote in VOTES]
+    (sentence,) = write_extract(tmp_path, RATINGS, twice)[1]
+    assert "clip a has 2 votes of the listener l1, expected one" in sentence
     clips, faults = write_extract(tmp_path, RATINGS, VOTES)
     assert not faults and set(clips) == {"a", "b"}
     assert clips["a"] == (

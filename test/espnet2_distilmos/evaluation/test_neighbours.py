@@ -120,5 +120,7 @@ def test_impossible_datastores_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             make(**changes)
-    assert store.own_clips(["a", "utt3", "utt4"])[0].startswith("2 of the 3 clips are")
-    assert store.own_clips(["a"]) == []
+    # By their ids or the names of their files, as labels are matched.
+    clips = [("a", "x/a.wav"), ("utt3", None), ("x/utt4.wav", "x/utt4.wav")]
+    assert store.own_clips(clips)[0].startswith("2 of the 3 clips are")
+    assert store.own_clips(clips[:1]) == []

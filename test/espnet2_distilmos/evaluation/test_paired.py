@@ -35,8 +35,8 @@ def test_williams():
     t, p, df, reason, detectable = williams_t(0.3, 0.4, 0.5, 100)
     assert round(t, 4) == -1.0767 and round(p, 4) == 0.2843
     assert df == 97 and reason is None
-    # t is the difference in standard errors, of which it takes 1.960 + 0.842
-    assert detectable == pytest.approx(2.8016 * 0.1 / 1.0767, rel=1e-4)
+    # t is the difference in standard errors, of which it takes 1.985 + 0.845
+    assert detectable == pytest.approx(2.8300 * 0.1 / 1.0767, rel=1e-4)
     there, back = williams_t(0.7, 0.6, 0.5, 60), williams_t(0.6, 0.7, 0.5, 60)
     assert there.statistic == pytest.approx(-back.statistic) and there.statistic > 0
     same = williams_t(0.7, 0.7, 1.0, 60)

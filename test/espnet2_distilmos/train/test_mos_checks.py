@@ -208,16 +208,21 @@ def test_a_training_set_without_labels(mos_corpus, tmp_path):
 
 
 def test_a_batch_without_pairs(mos_corpus, tmp_path):
-    for losses, size in ((("bradley_terry",), 1), (("triplet", "token_ce"), 2)):
+    for losses, size in ((("bradley_terry",), 1), (("prs", "token_ce"), 1)):
         losses = {"losses": {name: {} for name in losses}}
         sentence = refusal(mos_corpus, tmp_path, **losses, batch_size=size)
         assert f"--batch_size {size}" in sentence and "mos_l1.weight=1" in sentence
         assert f"a --batch_size of {size + 1} or more" in sentence
         check(mos_corpus, tmp_path, **losses, batch_size=size + 1)
-    for losses in ({"prs": {}}, {**RANKS, "mos_l1": {}}):
-        check(mos_corpus, tmp_path, losses=losses, batch_size=1)
-    prs = {"prs": {"queue": 0}}
-    assert "prs" in refusal(mos_corpus, tmp_path, losses=prs, batch_size=1)
+    check(mos_corpus, tmp_path, losses={**RANKS, "mos_l1": {}}, batch_size=1)
+    # Its validation has no queue, whatever the training has.
+    assert "prs" in refusal(mos_corpus, tmp_path, losses={"prs": {}}, batch_size=1)
+
+
+def test_a_loss_that_trains_no_score_is_not_alone(mos_corpus, tmp_path):
+    sentence = refusal(mos_corpus, tmp_path, losses={"triplet": {}}, batch_size=4)
+    assert "triplet" in sentence and "mos_l1.weight=1" in sentence
+    check(mos_corpus, tmp_path, losses=RANKS, batch_size=4)
 
 
 def test_labels_that_are_all_equal_rank_nothing(mos_corpus, tmp_path):

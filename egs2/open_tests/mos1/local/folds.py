@@ -242,7 +242,7 @@ def write_fold(fold: Fold, sets: Dict[str, str], data: Path, labels: str) -> Non
             continue
         clips = [clip for part in fold.parts for clip in parts[part]]
         given = read_metric_scp(f"{folder}/metric.scp")
-        mapped = normal_scores([given[c] for c in clips if given[c] is not None])
+        mapped = normal_scores([given[c] for c in clips if given.get(c) is not None])
         if labels == "linear":
             own = read_score_range(folder) or SCALE
             mapped = functools.partial(rescale, old=own, new=SCALE)

@@ -7,7 +7,7 @@
 - ``distillmos``: the released Distill-MOS (package distillmos) as it is.
 - ``dnsmos``: the released DNSMOS P.835, overall quality (package speechmos).
 - ``knn``: half the score of a trained model, half the mean label of the eight training
-  clips that are nearest in its embedding.
+  clips that are nearest in its embedding, the nearest of which count most.
 - ``mean``: the mean of what other runs have predicted, each divided by its standard
   deviation over the clips of the set; a single clip's needs the others' for it.
 
@@ -17,6 +17,7 @@ aux_scores (see README.md); those of a fold are then taken from there.
 """
 
 import argparse
+import functools
 import os
 import sys
 from typing import Callable, Dict, List, Optional, Sequence
@@ -38,9 +39,14 @@ Predictor = Callable[[np.ndarray, str], float]
 
 
 def released(name: str) -> Predictor:
-    """A released model: its overall score."""
-    teacher = load_teacher(name)
-    return lambda audio, utt_id: teach(teacher, audio, utt_id)[teacher.keys[0]]
+    """A released model, loaded when it is first asked: its overall score."""
+    load = functools.lru_cache(load_teacher)
+
+    def predict(audio: np.ndarray, utt_id: str) -> float:
+        teacher = load(name)
+        return teach(teacher, audio, utt_id)[teacher.keys[0]]
+
+    return predict
 
 
 def knn(model_dir: str, train: str, out: str) -> Predictor:
@@ -90,6 +96,8 @@ def mean(runs: Sequence[str], name: str) -> Dict[str, float]:
                 f"{path} has no score of {missing[0]}, expected one of each clip; "
                 "predict with that run anew."
             )
+        if not scores:
+            raise DataError(f"{path} has no clip; predict with that run anew.")
         centre, spread = np.mean([*scores.values()]), np.std([*scores.values()])
         if not spread > 0:
             raise DataError(f"{path} has one score for all clips; leave the run out.")

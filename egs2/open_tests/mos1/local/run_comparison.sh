@@ -23,9 +23,13 @@ while [ $# -gt 0 ]; do
 done
 # shellcheck source=/dev/null
 . ./path.sh
+case " ${options[*]:-} " in
+    *" --help "* | *" -h "*) exec scripts/mos_ablation.sh --help ;;
+esac
 mkdir -p exp
 # shellcheck disable=SC2086  # several folds
-python3 local/folds.py ${folds} --columns > exp/columns.txt
+python3 local/folds.py ${folds} --columns > exp/.columns.txt
+mv exp/.columns.txt exp/columns.txt # a wrong fold leaves those of a run that goes on
 
 scripts/mos_ablation.sh \
     --list conf/ablation/methods.txt \

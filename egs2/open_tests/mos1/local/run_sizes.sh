@@ -21,9 +21,13 @@ command="local/run_sizes.sh $*"
 take_options "folds seeds bootstrap expdir dumpdir" "$@"
 # shellcheck source=/dev/null
 . ./path.sh
+case " ${options[*]:-} " in
+    *" --help "* | *" -h "*) exec scripts/mos_ablation.sh --help ;;
+esac
 mkdir -p "${expdir}/sizes"
 # shellcheck disable=SC2086  # several folds
-python3 local/folds.py ${folds} --columns --test_parts false > "${expdir}/sizes/columns.txt"
+python3 local/folds.py ${folds} --columns --test_parts false > "${expdir}/sizes/.columns.txt"
+mv "${expdir}/sizes/.columns.txt" "${expdir}/sizes/columns.txt" # see run_comparison.sh
 
 # Labels on the scale of 1 to 5, so that the spread of the scores says something.
 code=0

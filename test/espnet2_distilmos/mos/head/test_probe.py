@@ -137,6 +137,23 @@ def test_a_dimension_that_is_constant_in_training_counts_nothing():
     assert torch.equal(probe(*batch(states[30:])), before)
 
 
+@pytest.mark.parametrize("constant", ["labels", "labels of each corpus", "features"])
+def test_where_nothing_can_be_learnt_the_score_is_constant(constant):
+    states, labels = utterances()
+    corpora = torch.arange(len(labels)) % 2 if "corpus" in constant else None
+    if constant == "features":
+        states = [[torch.ones(5, D)] * (L + 1) for _ in states]
+    else:
+        labels = torch.full_like(labels, 3.0)
+        if corpora is not None:
+            labels += corpora
+    probe = Probe(D, L)
+    probe.fit(probe.features(*batch(states)), labels, corpora)
+    scores = probe(*batch(states))
+    expected = labels.mean().item()
+    torch.testing.assert_close(scores, torch.full_like(scores, expected))
+
+
 @pytest.mark.parametrize(
     "conf, found",
     [
@@ -145,6 +162,7 @@ def test_a_dimension_that_is_constant_in_training_counts_nothing():
         ({"pooling": ["sd"]}, "a list of mean and"),
         ({"pooling": ["mean", "max"]}, "'max'"),
         ({"pooling": "mean"}, "a list of mean and"),
+        ({"pooling": [["mean"]]}, "a list of mean and"),
         ({"penalty": -1.0}, "penalty=-1.0"),
     ],
 )

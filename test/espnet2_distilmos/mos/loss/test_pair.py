@@ -105,7 +105,7 @@ def test_equals_the_sum_over_pairs_of_one_corpus(name, across):
     gradient = made.embedding.grad if name == "triplet" else made.utt_mos.grad
     assert not gradient[2].any() and gradient.isfinite().all() and gradient.any()
     # What the mean over an epoch is weighed by.
-    expected = {"contrastive": 8, "prs": len(pairs) // 2}.get(name, len(costs))
+    expected = 8 if name == "contrastive" else len(costs)
     assert loss.count(made, given()) == expected
     # Without names of corpora all of it is one.
     alone = make(name)(made, given(corpus=None))
@@ -175,7 +175,8 @@ def test_prs_compares_with_the_past_of_the_corpus():
     for corpus in (0, 1, 0, 0, 1):
         scores, labels = generator.uniform(1, 5, (2, 3))
         made = predicted(scores)
-        value = loss(made, given(labels.tolist(), [corpus] * 3))
+        target = given(labels.tolist(), [corpus] * 3)
+        value = loss(made, target)
         everything = np.array([*zip(scores, labels), *past[corpus]])
         position = (everything - everything.min(0)) / np.ptp(everything, axis=0)
         costs = []
@@ -184,6 +185,7 @@ def test_prs_compares_with_the_past_of_the_corpus():
             if i != j:
                 costs.append((0.1 if p * g > 0 else 1.0) * abs(p - g))
         assert value.item() == pytest.approx(np.mean(costs))
+        assert loss.count(made, target) == len(costs)
         past[corpus] = [*past[corpus], *zip(scores, labels)][-2:]
     # A validation neither reads nor writes, and an epoch begins anew.
     made, target = predicted(), given()
@@ -192,6 +194,17 @@ def test_prs_compares_with_the_past_of_the_corpus():
     assert torch.equal(loss.eval()(made, target), alone)
     assert torch.equal(loss.train()(made, target), alone)
     assert not loss.state_dict()
+
+
+def test_prs_queues_no_score_that_is_no_number():
+    """The step with it is skipped; the next one is as if the others had come alone."""
+    labels = [1.0, 2.0, 3.0]
+    losses = [LOSSES["prs"]().train() for _ in range(2)]
+    assert losses[0](predicted([1.0, np.nan, 3.5]), given(labels, None)).isnan()
+    losses[1](predicted([1.0, 3.5]), given([1.0, 3.0], None))
+    made = predicted([1.0, 2.5, 3.0])
+    first, second = (loss(made, given(labels, None)) for loss in losses)
+    assert first.isfinite() and torch.equal(first, second)
 
 
 @pytest.mark.parametrize("factor", [1.0, 30.0])

@@ -11,7 +11,7 @@ take_options() {
     shift
     while [ $# -gt 0 ]; do
         if [[ "$1" == --* ]] && [[ "${names}" == *" ${1#--} "* ]]; then
-            [ $# -gt 1 ] || { echo "run.sh: option $1 needs a value." >&2; exit 1; }
+            [ $# -gt 1 ] || { echo "${0##*/}: option $1 needs a value." >&2; exit 1; }
             printf -v "${1#--}" '%s' "$2"
             shift 2
         else
