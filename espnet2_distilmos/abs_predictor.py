@@ -631,7 +631,9 @@ def _checked_neighbours(
                 )
         return None, None
     if not isinstance(knn, int) or isinstance(knn, bool) or knn < 1:
-        raise ValueError(f"found knn={knn!r:.80}, expected neighbours, 1 or more")
+        raise ValueError(
+            f"found knn={knn!r:.80}, expected a number of neighbours of 1 or more"
+        )
     weight = _KNN_WEIGHT if weight is None else weight
     is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
     if not is_number or not 0 <= weight <= 1:

@@ -259,7 +259,7 @@ def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "speechmos", None)
     write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
     for options, words in (
-        (["dnsmos"], "pip install speechmos"),
+        (["dnsmos"], "one/test/wav.scp"),
         (["knn"], "needs --fold and --model"),
         (["knn", "--fold", "all", "--model", "x"], "train the run l1 first"),
         (["mean", "--fold", "all"], "--method mean needs --runs"),
@@ -268,6 +268,9 @@ def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys):
     ):
         assert predict.main(["--out", "out", "--method", *options]) == 1
         assert words in capsys.readouterr().err
+    # The package is needed where a clip has no score yet.
+    with pytest.raises(DataError, match="pip install speechmos"):
+        predict.released("dnsmos")(np.zeros(16000), "u")
 
 
 def test_mean_is_of_standardised_scores(tmp_path, monkeypatch, capsys):
