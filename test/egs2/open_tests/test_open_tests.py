@@ -168,6 +168,23 @@ def test_data_of_the_folds_by_hand(tmp_path):
     assert json.loads(text) == [["x", pytest.approx(linear[utt_id])]]
 
 
+def test_a_clip_without_a_line_of_scores_has_no_label(tmp_path):
+    sets = {"one": "one/test", "two": "two/test"}
+    for name, of in sets.items():
+        write_set(tmp_path / of, name, 0.2)
+    path = str(tmp_path / "one/test/metric.scp")
+    fold = folds.read_fold("no_two", sets)
+    folds.write_fold(fold, sets, tmp_path, "ranks")
+    out = str(tmp_path / "train_open_one/metric.scp")
+    utt_id = next(iter(read_metric_scp(out)))
+    labels = read_metric_scp(path)
+    del labels[utt_id]
+    write_metric_scp(path, labels)
+    folds.write_fold(fold, sets, tmp_path, "ranks")
+    found = read_metric_scp(out)
+    assert found.pop(utt_id) is None and None not in found.values()
+
+
 def test_a_set_of_too_few_sources_is_refused(tmp_path):
     sets = {"one": "one/test", "two": "two/test"}
     for name, of in sets.items():
@@ -298,6 +315,9 @@ def test_mean_is_of_standardised_scores(tmp_path, monkeypatch, capsys):
         write_metric_scp("b/inference/one/test/metric.scp", wrong)
         assert predict.main([*options, "a", "b"]) == 1
         assert words in capsys.readouterr().err
+    (tmp_path / "a/inference/one/test/metric.scp").write_text("")
+    assert predict.main([*options, "a"]) == 1
+    assert "has no clip" in capsys.readouterr().err
 
 
 # The recipe
@@ -357,6 +377,24 @@ def test_what_cannot_work_is_said(tmp_path, whisper, options, variables, words):
     said = recipe.run(*options, code=1, **variables).stderr
     assert words in said and "Traceback" not in said
     assert not list(recipe.dir.glob("dump/*/raw"))
+
+
+@pytest.mark.parametrize(
+    "script, path",
+    [
+        ("local/run_comparison.sh", "exp/columns.txt"),
+        ("local/run_sizes.sh", "exp/sizes/columns.txt"),
+    ],
+)
+def test_a_table_that_goes_on_keeps_its_columns(tmp_path, whisper, script, path):
+    recipe = Recipe(tmp_path, whisper)
+    columns = recipe.dir / path
+    columns.parent.mkdir(parents=True)
+    columns.write_text("a | b\n")
+    assert "--runs_nj" in recipe.run("--help", script=script).stdout
+    for wrong, words in (("no_where", "'no_where'"), ("", "arguments are required")):
+        assert words in recipe.run("--folds", wrong, script=script, code=1).stderr
+    assert columns.read_text() == "a | b\n"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from espnet2_distilmos.data.datadir import read_metric_scp, read_scp
 from espnet2_distilmos.data.frames import npy_path
 from espnet2_distilmos.evaluation.formats import read_scores
 from espnet2_distilmos.evaluation.join import Score, decode_name
-from espnet2_distilmos.evaluation.predictions import summarize
+from espnet2_distilmos.evaluation.predictions import report, summarize
 from espnet2_distilmos.evaluation.trust import fit_scale
 
 COLUMNS = ["id", "path", "score", "error", "seconds", "note", "scorer"]
@@ -504,3 +504,12 @@ def test_lists_on_standard_input(scorer_dir, folder, tmp_path):
 
 def test_parser_has_a_description():
     assert get_parser().description
+
+
+def test_a_summary_of_rows_without_path_and_error(capsys):
+    """Tables of others may lack both."""
+    records = [Score("a", 3.0), Score("b")]
+    assert report(records, False, None, sys.stdout) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].split()[:4] == [".", "2", "1", "0"]
+    assert printed.err.splitlines()[0] == "b has no score"

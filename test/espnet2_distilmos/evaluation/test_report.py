@@ -511,3 +511,6 @@ def test_columns_that_are_none(line, tmp_path):
     (tmp_path / "columns").write_text(f"x | y\n{line}\n")
     with pytest.raises(DataError, match="columns, line 2: found .* expected a name"):
         read_columns(f"{tmp_path}/columns")
+    (tmp_path / "columns").write_text("# none\n")
+    with pytest.raises(DataError, match="columns has no column"):
+        read_columns(f"{tmp_path}/columns")

@@ -181,6 +181,9 @@ def test_the_probe_scores_the_rows_of_a_condition():
 def test_refusals():
     with pytest.raises(ValueError, match="between 0 and 3"):
         DistilMOSHead(8, 3, layers=[4])
+    for size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"hidden_dim={size}, expected a whole"):
+            DistilMOSHead(8, 3, hidden_dim=size)
     for adapter in ({"dim": 0}, {"size": 4}, {}):
         with pytest.raises(ValueError, match="a bottleneck such as"):
             DistilMOSHead(8, 3, layer_adapter=adapter)
