@@ -5,10 +5,12 @@
 
 import hashlib
 import json
+import re
 import shutil
 import statistics
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import scipy.stats
 import soundfile
 import yaml
 
+from espnet2_distilmos.bin.pseudo_label import get_teacher
 from espnet2_distilmos.data.datadir import (
     DataError,
     read_metric_scp,
@@ -212,9 +215,16 @@ def test_a_bad_list_of_sets(text, words, tmp_path):
 # Released models
 
 
+@pytest.fixture
+def fresh_teachers():
+    get_teacher.cache_clear()
+    yield
+    get_teacher.cache_clear()
+
+
 @pytest.mark.parametrize("method", ["distillmos", "dnsmos"])
 def test_released_models_predict_the_sets_of_a_fold(
-    method, tmp_path, monkeypatch, capsys
+    method, tmp_path, monkeypatch, capsys, fresh_teachers
 ):
     predict = load_script("open_tests/mos1/local/predict.py")
     monkeypatch.chdir(tmp_path)
@@ -260,17 +270,31 @@ def test_released_models_predict_the_sets_of_a_fold(
     assert read_metric_scp("out/one/test/metric.scp") == expected
     assert read_metric_scp("out/test_one/metric.scp") == {"u0": 3.0}
     shutil.rmtree("data/scores")
-    # A clip that has no score is named.
+    # Killed before it has written a table, it goes on with the clips that are left.
+    shutil.rmtree("out/one")
+    shutil.rmtree("out/test_one")
+    (journal,) = Path("out/teachers").glob("one_test-*")
+    lines = journal.read_text().splitlines(keepends=True)
+    assert "u0" in lines[1] and "0.1" in lines[1]
+    journal.write_text(lines[0] + lines[1].replace("0.1", "0.3"))
+    assert predict.main([*options, "--fold", "no_one"]) == 0
+    expected = {"u0": 0.3, "u1": pytest.approx(0.2)}
+    assert read_metric_scp("out/one/test/metric.scp") == expected
+    # A clip that has no score is named, and the others have theirs.
+    shutil.rmtree("out")
     run = fake.run
     fake.run = lambda audio, sr: {**run(audio, sr), "ovrl_mos": 1 / (len(audio) < 3000)}
     fake.ConvTransformerSQAModel = lambda: types.SimpleNamespace(
         eval=lambda: lambda audio: 1 / (audio.shape[1] < 3000)
     )
+    get_teacher.cache_clear()
     assert predict.main([*options, "--fold", "no_one"]) == 1
-    assert capsys.readouterr().err.startswith("predict.py: u1: ")
+    (sentence,) = re.findall("^predict.py: .*", capsys.readouterr().err, re.MULTILINE)
+    assert f"utterance u1: {method} cannot score it" in sentence
+    assert read_metric_scp("out/one/test/metric.scp") == {"u0": 1.0, "u1": None}
 
 
-def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys):
+def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys, fresh_teachers):
     predict = load_script("open_tests/mos1/local/predict.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "speechmos", None)
@@ -286,8 +310,13 @@ def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys):
         assert predict.main(["--out", "out", "--method", *options]) == 1
         assert words in capsys.readouterr().err
     # The package is needed where a clip has no score yet.
-    with pytest.raises(DataError, match="pip install speechmos"):
-        predict.released("dnsmos")(np.zeros(16000), "u")
+    for path in ("x.wav", None):
+        wavs = {"u": path} if path else {}
+        for name in ("one", "two"):
+            write_scp(tmp_path / "data" / name / "test" / "wav.scp", wavs)
+        code = predict.main(["--out", "out", "--method", "dnsmos"])
+        assert code == (1 if path else 0)
+        assert ("pip install speechmos" in capsys.readouterr().err) == bool(path)
 
 
 def test_mean_is_of_standardised_scores(tmp_path, monkeypatch, capsys):

@@ -13,11 +13,11 @@
 
 Predictions are written as ``metric.scp``, as a model's are. Without ``--fold`` they are
 of every clip of the sets, and in data/scores/METHOD they may be targets of the loss
-aux_scores (see README.md); those of a fold are then taken from there.
+aux_scores (see README.md); those of a fold are then taken from there. Killed, a
+released model goes on where it was.
 """
 
 import argparse
-import functools
 import os
 import sys
 from typing import Callable, Dict, List, Optional, Sequence
@@ -25,6 +25,8 @@ from typing import Callable, Dict, List, Optional, Sequence
 import numpy as np
 from folds import read_fold, read_sets
 
+from espnet2_distilmos.bin.pseudo_label import Set, Source, get_teacher, score_set
+from espnet2_distilmos.cli import progress
 from espnet2_distilmos.data.audio import AudioError, read_audio
 from espnet2_distilmos.data.datadir import (
     DataError,
@@ -32,21 +34,17 @@ from espnet2_distilmos.data.datadir import (
     read_scp,
     write_metric_scp,
 )
-from espnet2_distilmos.teachers import load_teacher, teach
 
 # From audio (N,) at 16 kHz, and the clip's id for messages, to a score.
 Predictor = Callable[[np.ndarray, str], float]
 
 
-def released(name: str) -> Predictor:
-    """A released model, loaded when it is first asked: its overall score."""
-    load = functools.lru_cache(load_teacher)
-
-    def predict(audio: np.ndarray, utt_id: str) -> float:
-        teacher = load(name)
-        return teach(teacher, audio, utt_id)[teacher.keys[0]]
-
-    return predict
+def released(method: str, data: Set, out: str, nj: int) -> Dict[str, float]:
+    """Overall scores of a released model; ``data`` gets what is wrong with a clip."""
+    source = Source(method, "", is_table=False)
+    score_set(data, [source], out, nj, "cpu")
+    key = get_teacher(source, "cpu").keys[0]
+    return {utt_id: scores[key] for utt_id, scores in data.scores.items()}
 
 
 def knn(model_dir: str, train: str, out: str) -> Predictor:
@@ -114,6 +112,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--model", help="of knn, the directory of a training")
     parser.add_argument("--runs", nargs="+", help="of mean, directories of runs")
     parser.add_argument("--out", required=True, help="gets <test set>/metric.scp")
+    parser.add_argument(
+        "--nj", type=int, default=1, help="processes of a released model"
+    )
     args = parser.parse_args(argv)
     try:
         sets = read_sets()
@@ -133,8 +134,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 raise DataError("--method knn needs --fold and --model; give both.")
             train = f"{args.data}/{'+'.join(fold.directories('train'))}"
             predict = knn(args.model, train, args.out)
-        else:
-            predict = released(args.method)
         known: Dict[str, Optional[float]] = {}
         if args.method != "knn" and args.fold is not None:
             for name in sets.values():
@@ -143,19 +142,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                     print(f"predict.py: what {path} has is taken from it")
                     scores = read_metric_scp(path)
                     known.update({u: x for u, x in scores.items() if x is not None})
+        faults: Dict[str, List[str]] = {}
         for name in names:
-            wavs = read_scp(f"{args.data}/{name}/wav.scp")
-            path = os.path.join(args.out, name, "metric.scp")
-            for utt_id, wav in wavs.items():
-                if utt_id not in known:  # a test part is a part of its set
+            folder = f"{args.data}/{name}"
+            wavs = read_scp(f"{folder}/wav.scp")
+            # A test part is a part of its set.
+            missing = {u: wav for u, wav in wavs.items() if u not in known}
+            if args.method == "knn":
+                for utt_id, wav in progress(missing.items(), name, unit="clip"):
                     known[utt_id] = predict(read_audio(wav, utt_id=utt_id), utt_id)
+            elif missing:
+                data = Set(name.replace("/", "_"), folder, missing, {}, faults)
+                known.update(released(args.method, data, args.out, args.nj))
             write_metric_scp(
-                path, {utt_id: known[utt_id] for utt_id in wavs}, decimals=6
+                os.path.join(args.out, name, "metric.scp"),
+                {utt_id: known.get(utt_id) for utt_id in wavs},
+                decimals=6,
             )
+        for sentences in faults.values():
+            print(f"predict.py: {' '.join(dict.fromkeys(sentences))}", file=sys.stderr)
+        return 1 if faults else 0
     except (AudioError, DataError, OSError, ValueError) as error:
         print(f"predict.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
