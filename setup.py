@@ -60,7 +60,7 @@ setup(
         "onnx": ["onnx"],
         "test": [
             "pytest",
-            "pytest-xdist",
+            "pytest-xdist>=3.8",
             "black==26.10.1",
             "isort==9.0.2",
             "flake8==7.5.0",
