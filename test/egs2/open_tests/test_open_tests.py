@@ -234,6 +234,10 @@ def test_released_models_predict_the_sets_of_a_fold(
         write_scp(tmp_path / "data" / name / "wav.scp", wavs)
     for k in range(2):
         write_tone(tmp_path / f"{k}.wav", seconds=0.1 * (k + 1))
+    # Ids of one set say nothing about another's.
+    shutil.copy(tmp_path / "0.wav", tmp_path / "2.wav")
+    wavs = {"u0": f"{tmp_path}/1.wav", "u1": f"{tmp_path}/2.wav"}
+    write_scp(tmp_path / "data/two/test/wav.scp", wavs)
     options = ["--method", method, "--out", "out"]
     monkeypatch.setitem(sys.modules, "distillmos", None)
     monkeypatch.setitem(sys.modules, "speechmos", None)
@@ -260,7 +264,7 @@ def test_released_models_predict_the_sets_of_a_fold(
     # Without a fold, whole sets.
     assert predict.main([*options[:3], f"data/scores/{method}"]) == 0
     further = folds.further_scores(tmp_path / "data", "two/test")
-    assert further == {method: pytest.approx({"u0": 0.1, "u1": 0.2})}
+    assert further == {method: pytest.approx({"u0": 0.2, "u1": 0.1})}
     # What is there is not predicted again.
     kept = {"u0": 3.0, "u1": None}
     for name in ("one", "two"):
@@ -301,6 +305,7 @@ def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys, fresh_teacher
     write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
     for options, words in (
         (["dnsmos"], "one/test/wav.scp"),
+        (["dnsmos", "--nj", "0"], "--nj is 0, expected 1 or more"),
         (["knn"], "needs --fold and --model"),
         (["knn", "--fold", "all", "--model", "x"], "train the run l1 first"),
         (["mean", "--fold", "all"], "--method mean needs --runs"),

@@ -20,6 +20,7 @@ released model goes on where it was.
 import argparse
 import os
 import sys
+from concurrent.futures import BrokenExecutor
 from typing import Callable, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -134,34 +135,43 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 raise DataError("--method knn needs --fold and --model; give both.")
             train = f"{args.data}/{'+'.join(fold.directories('train'))}"
             predict = knn(args.model, train, args.out)
-        known: Dict[str, Optional[float]] = {}
+        if args.nj < 1:
+            raise DataError(f"--nj is {args.nj}, expected 1 or more processes.")
+        # Scores of each set by clip: two sets may have the same ids.
+        known: Dict[str, Dict[str, Optional[float]]] = {n: {} for n in sets.values()}
         if args.method != "knn" and args.fold is not None:
             for name in sets.values():
                 path = f"data/scores/{args.method}/{name}/metric.scp"
                 if os.path.exists(path):
                     print(f"predict.py: what {path} has is taken from it")
                     scores = read_metric_scp(path)
-                    known.update({u: x for u, x in scores.items() if x is not None})
-        faults: Dict[str, List[str]] = {}
+                    known[name] = {u: x for u, x in scores.items() if x is not None}
+        failed = False
         for name in names:
             folder = f"{args.data}/{name}"
             wavs = read_scp(f"{folder}/wav.scp")
-            # A test part is a part of its set.
-            missing = {u: wav for u, wav in wavs.items() if u not in known}
+            # A test part, test_SET, is a part of its set.
+            of_set = known[name if "/" in name else sets[name.split("_", 1)[1]]]
+            missing = {u: wav for u, wav in wavs.items() if u not in of_set}
+            data = Set(name.replace("/", "_"), folder, missing, {}, {})
             if args.method == "knn":
                 for utt_id, wav in progress(missing.items(), name, unit="clip"):
-                    known[utt_id] = predict(read_audio(wav, utt_id=utt_id), utt_id)
+                    of_set[utt_id] = predict(read_audio(wav, utt_id=utt_id), utt_id)
             elif missing:
-                data = Set(name.replace("/", "_"), folder, missing, {}, faults)
-                known.update(released(args.method, data, args.out, args.nj))
+                of_set.update(released(args.method, data, args.out, args.nj))
             write_metric_scp(
                 os.path.join(args.out, name, "metric.scp"),
-                {utt_id: known.get(utt_id) for utt_id in wavs},
+                {utt_id: of_set.get(utt_id) for utt_id in wavs},
                 decimals=6,
             )
-        for sentences in faults.values():
-            print(f"predict.py: {' '.join(dict.fromkeys(sentences))}", file=sys.stderr)
-        return 1 if faults else 0
+            for sentences in data.faults.values():
+                print(f"predict.py: {' '.join(sentences)}", file=sys.stderr)
+                failed = True
+        return 1 if failed else 0
+    except BrokenExecutor:
+        sentence = "a process was killed, perhaps for memory; the same command goes on."
+        print(f"predict.py: {sentence}", file=sys.stderr)
+        return 1
     except (AudioError, DataError, OSError, ValueError) as error:
         print(f"predict.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
