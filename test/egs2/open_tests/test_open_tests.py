@@ -10,6 +10,7 @@ import shutil
 import statistics
 import sys
 import types
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +323,22 @@ def test_what_predict_needs_is_said(tmp_path, monkeypatch, capsys, fresh_teacher
         code = predict.main(["--out", "out", "--method", "dnsmos"])
         assert code == (1 if path else 0)
         assert ("pip install speechmos" in capsys.readouterr().err) == bool(path)
+
+
+def test_a_killed_process_of_predict_is_a_sentence(tmp_path, monkeypatch, capsys):
+    predict = load_script("open_tests/mos1/local/predict.py")
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "conf/sets.txt", ["one one/test", "two two/test"])
+    write_scp(tmp_path / "data/one/test/wav.scp", {"u": "u.wav"})
+
+    def killed(*_):
+        raise BrokenProcessPool("terminated abruptly")
+
+    monkeypatch.setattr(predict, "score_set", killed)
+    assert predict.main(["--out", "out", "--method", "dnsmos", "--nj", "2"]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("predict.py: a process was killed")
+    assert not (tmp_path / "out").exists()
 
 
 def test_mean_is_of_standardised_scores(tmp_path, monkeypatch, capsys):
