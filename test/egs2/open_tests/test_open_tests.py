@@ -267,8 +267,8 @@ def test_released_models_predict_the_sets_of_a_fold(
     further = folds.further_scores(tmp_path / "data", "two/test")
     assert further == {method: pytest.approx({"u0": 0.2, "u1": 0.1})}
     # What is there is not predicted again.
-    kept = {"u0": 3.0, "u1": None}
-    for name in ("one", "two"):
+    for name, score in (("one", 3.0), ("two", 4.0)):
+        kept = {"u0": score, "u1": None}
         write_metric_scp(f"data/scores/{method}/{name}/test/metric.scp", kept)
     assert predict.main([*options, "--fold", "no_one"]) == 0
     expected = {"u0": 3.0, "u1": pytest.approx(0.2)}  # it had none
